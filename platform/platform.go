@@ -1,0 +1,120 @@
+// Package platform puts AIOS between gVisor's kernel and the machine that
+// runs an agent's code, and chooses that machine.
+//
+// A gVisor platform executes application code: it offers address spaces, and
+// contexts whose Switch runs one thread until it makes a system call, faults
+// or is interrupted. Every entry into and every return from an agent's code
+// therefore passes one method, and Wrap stands in front of it.
+//
+// Key types: Platform and its contexts (the decorator), Hooks (what the kernel
+// wants to hear), Driver and Drivers (which platforms exist, which of them work
+// on this host, and how to choose). The drivers are in platform/kvm,
+// platform/systrap and platform/ptrace; platform/drivers lists them;
+// platform/fake interprets a few instructions for tests without a host
+// platform; platform/platformtest is the contract that all of them keep.
+//
+// Lock order: the package takes no locks. A context's Switch, Prepare* and
+// Release are called by the one goroutine of its task; Interrupt and Preempt
+// by anybody, and they go to the inner context untouched.
+//
+// An AddressSpace is never wrapped: platforms assert its concrete type.
+//
+// The package must not import anything under sentry/: hooks get the task as
+// the context.Context it is.
+package platform
+
+import (
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/hostarch"
+	"gvisor.dev/gvisor/pkg/sentry/arch"
+	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
+)
+
+// Hooks is what the kernel wants to hear about the tasks that a platform runs.
+// A nil function costs one branch. Hooks run on the task's own goroutine and
+// must not block: the task, and whoever waits for it, would block too.
+type Hooks struct {
+	// FirstSwitch runs once per context, before it first executes
+	// application code. task is what the kernel passed to Switch: the
+	// *kernel.Task itself.
+	FirstSwitch func(task context.Context)
+
+	// Exit runs once for every context that FirstSwitch ran for, with the
+	// same task: when the task exits, while it still has its memory manager,
+	// or when its context is released without an exit.
+	Exit func(task context.Context)
+}
+
+// Platform is a gVisor platform with hooks around its contexts. Everything
+// but NewContext is the inner platform's.
+type Platform struct {
+	gvplatform.Platform
+	hooks Hooks
+}
+
+// Wrap returns inner with hooks around every context it makes from now on.
+func Wrap(inner gvplatform.Platform, hooks Hooks) *Platform {
+	return &Platform{Platform: inner, hooks: hooks}
+}
+
+// Unwrap returns the platform beneath.
+func (p *Platform) Unwrap() gvplatform.Platform { return p.Platform }
+
+// NewContext implements gVisor's Platform.NewContext.
+func (p *Platform) NewContext(ctx context.Context) gvplatform.Context {
+	return &taskContext{Context: p.Platform.NewContext(ctx), hooks: &p.hooks}
+}
+
+// taskContext decorates the context of one task.
+type taskContext struct {
+	gvplatform.Context
+
+	// hooks is immutable.
+	hooks *Hooks
+
+	// task is what the first Switch was given, nil before it and after exit.
+	// Only the task goroutine touches it.
+	task context.Context
+}
+
+// Switch implements gVisor's Context.Switch.
+func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, ac *arch.Context64, cpu int32) (*linux.SignalInfo, hostarch.AccessType, error) {
+	if c.task == nil {
+		c.begin(ctx)
+	}
+	return c.Context.Switch(ctx, mm, ac, cpu)
+}
+
+// begin is outside Switch so that the hot path stays small.
+func (c *taskContext) begin(task context.Context) {
+	c.task = task
+	if c.hooks.FirstSwitch != nil {
+		c.hooks.FirstSwitch(task)
+	}
+}
+
+// PrepareExit implements gVisor's Context.PrepareExit.
+func (c *taskContext) PrepareExit() {
+	c.end()
+	c.Context.PrepareExit()
+}
+
+// Release implements gVisor's Context.Release. Like PrepareExit it may be
+// called for a task that never ran.
+func (c *taskContext) Release() {
+	c.end()
+	c.Context.Release()
+}
+
+// end tells the hook once, and lets go of the task.
+func (c *taskContext) end() {
+	if c.task == nil {
+		return
+	}
+	task := c.task
+	c.task = nil
+	if c.hooks.Exit != nil {
+		c.hooks.Exit(task)
+	}
+}

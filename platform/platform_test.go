@@ -1,0 +1,120 @@
+package platform
+
+import (
+	"slices"
+	"testing"
+
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/hostarch"
+	"gvisor.dev/gvisor/pkg/sentry/arch"
+	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
+)
+
+// recorder is an inner platform and context that writes down what reaches it,
+// in the same list as the hooks do. Any other method would be a nil call.
+type recorder struct {
+	gvplatform.Platform
+	gvplatform.Context
+	calls []string
+}
+
+func (r *recorder) note(s string) {
+	if r.calls != nil {
+		r.calls = append(r.calls, s)
+	}
+}
+
+func (r *recorder) NewContext(context.Context) gvplatform.Context { return r }
+func (r *recorder) PrepareExit()                                  { r.note("PrepareExit") }
+func (r *recorder) PrepareSleep()                                 { r.note("PrepareSleep") }
+func (r *recorder) Interrupt()                                    { r.note("Interrupt") }
+func (r *recorder) Release()                                      { r.note("Release") }
+
+func (r *recorder) Switch(context.Context, gvplatform.MemoryManager, *arch.Context64, int32) (*linux.SignalInfo, hostarch.AccessType, error) {
+	r.note("Switch")
+	return nil, hostarch.Read, gvplatform.ErrContextInterrupt
+}
+
+func TestHooksSeeEachTaskOnce(t *testing.T) {
+	task := context.Background()
+	for _, tc := range []struct {
+		name string
+		run  func(gvplatform.Context)
+		want []string
+	}{
+		{"runs and exits", func(c gvplatform.Context) {
+			c.Switch(task, nil, nil, -1)
+			c.PrepareSleep()
+			c.Switch(task, nil, nil, -1)
+			c.PrepareExit()
+			c.Release()
+		}, []string{"first", "Switch", "PrepareSleep", "Switch", "exit", "PrepareExit", "Release"}},
+		{"never runs", func(c gvplatform.Context) {
+			c.Interrupt()
+			c.PrepareExit()
+			c.Release()
+		}, []string{"Interrupt", "PrepareExit", "Release"}},
+		{"released without exit", func(c gvplatform.Context) {
+			c.Switch(task, nil, nil, -1)
+			c.Release()
+			c.Release()
+		}, []string{"first", "Switch", "exit", "Release", "Release"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inner := &recorder{calls: []string{}}
+			note := func(s string) func(context.Context) {
+				return func(got context.Context) {
+					if got != task {
+						t.Errorf("hook %s got %v, not the task", s, got)
+					}
+					inner.note(s)
+				}
+			}
+			p := Wrap(inner, Hooks{FirstSwitch: note("first"), Exit: note("exit")})
+			tc.run(p.NewContext(task))
+			if !slices.Equal(inner.calls, tc.want) {
+				t.Errorf("calls %v, want %v", inner.calls, tc.want)
+			}
+		})
+	}
+}
+
+func TestSwitchPassesResultsThrough(t *testing.T) {
+	p := Wrap(&recorder{}, Hooks{})
+	if _, at, err := p.NewContext(nil).Switch(context.Background(), nil, nil, -1); err != gvplatform.ErrContextInterrupt || at != hostarch.Read {
+		t.Errorf("Switch returned %v, %v", at, err)
+	}
+}
+
+func TestSwitchAllocatesNothing(t *testing.T) {
+	for name, hooks := range map[string]Hooks{
+		"no hooks": {},
+		"hooks":    {FirstSwitch: func(context.Context) {}, Exit: func(context.Context) {}},
+	} {
+		c := Wrap(&recorder{}, hooks).NewContext(nil)
+		task := context.Background()
+		if n := testing.AllocsPerRun(1000, func() { c.Switch(task, nil, nil, -1) }); n != 0 {
+			t.Errorf("%s: Switch allocates %v times", name, n)
+		}
+		if n := testing.AllocsPerRun(1000, func() { c.Switch(task, nil, nil, -1); c.PrepareExit(); c.Release() }); n != 0 {
+			t.Errorf("%s: a task's life allocates %v times", name, n)
+		}
+	}
+}
+
+func BenchmarkSwitch(b *testing.B) {
+	inner := &recorder{}
+	task := context.Background()
+	for name, c := range map[string]gvplatform.Context{
+		"bare":      inner,
+		"decorated": Wrap(inner, Hooks{}).NewContext(nil),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				c.Switch(task, nil, nil, -1)
+			}
+		})
+	}
+}

@@ -1,0 +1,48 @@
+// Package ptrace is the platform that needs nothing but ptrace(2): the agent's
+// code runs in child processes whose every system call stops and is emulated
+// (PTRACE_SYSEMU). It is the slowest platform and the most undemanding one; it
+// also works in binaries built with cgo, hence under the race detector.
+//
+// The package has no state of its own; gVisor's implementation keeps one pool
+// of child processes per process. It must not import anything under sentry/.
+package ptrace
+
+import (
+	"gvisor.dev/gvisor/pkg/fd"
+	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
+	gvptrace "gvisor.dev/gvisor/pkg/sentry/platform/ptrace"
+
+	"aios.dev/aios/platform"
+	"aios.dev/aios/platform/internal/hostprobe"
+)
+
+// Name is the platform's name.
+const Name = "ptrace"
+
+// Driver implements platform.Driver.
+type Driver struct{}
+
+var _ platform.Driver = Driver{}
+
+// Name implements platform.Driver.
+func (Driver) Name() string { return Name }
+
+// Probe implements platform.Driver.
+func (Driver) Probe() error {
+	if err := hostprobe.TraceChild(); err != nil {
+		return platform.Unusable(Name, "this process cannot trace its children", hostprobe.TraceFix(), err)
+	}
+	return nil
+}
+
+// OpenDevice implements platform.Driver; the platform needs no device.
+func (Driver) OpenDevice() (*fd.FD, error) { return nil, nil }
+
+// New implements platform.Driver.
+func (Driver) New(opts gvplatform.Options) (gvplatform.Platform, error) {
+	p, err := gvptrace.NewWithOptions(opts)
+	if err != nil {
+		return nil, platform.Unusable(Name, "it did not start", hostprobe.TraceFix(), err)
+	}
+	return p, nil
+}
