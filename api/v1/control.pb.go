@@ -293,6 +293,7 @@ type DoctorResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Findings      []*Finding             `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`
 	Warning       string                 `protobuf:"bytes,2,opt,name=warning,proto3" json:"warning,omitempty"` // one line, empty when nothing is missing
+	Usable        bool                   `protobuf:"varint,3,opt,name=usable,proto3" json:"usable,omitempty"`  // agents can run on this host
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -339,6 +340,13 @@ func (x *DoctorResponse) GetWarning() string {
 		return x.Warning
 	}
 	return ""
+}
+
+func (x *DoctorResponse) GetUsable() bool {
+	if x != nil {
+		return x.Usable
+	}
+	return false
 }
 
 type ShutdownRequest struct {
@@ -1959,6 +1967,7 @@ type AttachRequest struct {
 	//	*AttachRequest_StdinClosed
 	//	*AttachRequest_Resize
 	//	*AttachRequest_Signal
+	//	*AttachRequest_OutputClosed
 	Msg           isAttachRequest_Msg `protobuf_oneof:"msg"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2064,6 +2073,15 @@ func (x *AttachRequest) GetSignal() int32 {
 	return 0
 }
 
+func (x *AttachRequest) GetOutputClosed() uint32 {
+	if x != nil {
+		if x, ok := x.Msg.(*AttachRequest_OutputClosed); ok {
+			return x.OutputClosed
+		}
+	}
+	return 0
+}
+
 type isAttachRequest_Msg interface {
 	isAttachRequest_Msg()
 }
@@ -2098,6 +2116,12 @@ type AttachRequest_Signal struct {
 	Signal int32 `protobuf:"varint,7,opt,name=signal,proto3,oneof"` // to the process attached to
 }
 
+type AttachRequest_OutputClosed struct {
+	// 1 or 2: nobody reads that output any more, as when a pipe's reader is
+	// gone. The process's next write to it fails with EPIPE.
+	OutputClosed uint32 `protobuf:"varint,8,opt,name=output_closed,json=outputClosed,proto3,oneof"`
+}
+
 func (*AttachRequest_Spawn) isAttachRequest_Msg() {}
 
 func (*AttachRequest_Exec) isAttachRequest_Msg() {}
@@ -2111,6 +2135,8 @@ func (*AttachRequest_StdinClosed) isAttachRequest_Msg() {}
 func (*AttachRequest_Resize) isAttachRequest_Msg() {}
 
 func (*AttachRequest_Signal) isAttachRequest_Msg() {}
+
+func (*AttachRequest_OutputClosed) isAttachRequest_Msg() {}
 
 type AttachStarted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3442,10 +3468,11 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x14\n" +
 	"\x05found\x18\x03 \x01(\tR\x05found\x12\x16\n" +
 	"\x06effect\x18\x04 \x01(\tR\x06effect\x12\x10\n" +
-	"\x03fix\x18\x05 \x01(\tR\x03fix\"X\n" +
+	"\x03fix\x18\x05 \x01(\tR\x03fix\"p\n" +
 	"\x0eDoctorResponse\x12,\n" +
 	"\bfindings\x18\x01 \x03(\v2\x10.aios.v1.FindingR\bfindings\x12\x18\n" +
-	"\awarning\x18\x02 \x01(\tR\awarning\"4\n" +
+	"\awarning\x18\x02 \x01(\tR\awarning\x12\x16\n" +
+	"\x06usable\x18\x03 \x01(\bR\x06usable\"4\n" +
 	"\x0fShutdownRequest\x12!\n" +
 	"\fstop_domains\x18\x01 \x01(\bR\vstopDomains\"B\n" +
 	"\x10ShutdownResponse\x12.\n" +
@@ -3560,7 +3587,7 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"WindowSize\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x12\n" +
-	"\x04cols\x18\x02 \x01(\rR\x04cols\"\xa8\x02\n" +
+	"\x04cols\x18\x02 \x01(\rR\x04cols\"\xcf\x02\n" +
 	"\rAttachRequest\x12-\n" +
 	"\x05spawn\x18\x01 \x01(\v2\x15.aios.v1.SpawnRequestH\x00R\x05spawn\x12*\n" +
 	"\x04exec\x18\x02 \x01(\v2\x14.aios.v1.ExecRequestH\x00R\x04exec\x12/\n" +
@@ -3568,7 +3595,8 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x05stdin\x18\x04 \x01(\fH\x00R\x05stdin\x12#\n" +
 	"\fstdin_closed\x18\x05 \x01(\bH\x00R\vstdinClosed\x12-\n" +
 	"\x06resize\x18\x06 \x01(\v2\x13.aios.v1.WindowSizeH\x00R\x06resize\x12\x18\n" +
-	"\x06signal\x18\a \x01(\x05H\x00R\x06signalB\x05\n" +
+	"\x06signal\x18\a \x01(\x05H\x00R\x06signal\x12%\n" +
+	"\routput_closed\x18\b \x01(\rH\x00R\foutputClosedB\x05\n" +
 	"\x03msg\"~\n" +
 	"\rAttachStarted\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
@@ -3841,6 +3869,7 @@ func file_api_v1_control_proto_init() {
 		(*AttachRequest_StdinClosed)(nil),
 		(*AttachRequest_Resize)(nil),
 		(*AttachRequest_Signal)(nil),
+		(*AttachRequest_OutputClosed)(nil),
 	}
 	file_api_v1_control_proto_msgTypes[34].OneofWrappers = []any{
 		(*AttachResponse_Started)(nil),

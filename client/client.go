@@ -1,0 +1,124 @@
+// Package client is how a program speaks to the AIOS daemon: it finds the
+// socket, starts a daemon when none runs, and joins local streams to processes
+// in agents.
+//
+// Dial returns a Client, which is the generated api/v1 client with every
+// error translated to *errdefs.Error. Client.Run and Streams.Pump carry the
+// streams of one process. A Client may be used by many goroutines; Pump
+// belongs to one.
+//
+// Locks: Streams.Pump has one mutex, which keeps messages of the attach stream
+// whole; nothing else is taken under it. The package must not import the
+// kernel's side of AIOS (sentry, platform, images): clients start in
+// milliseconds.
+package client
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"syscall"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"aios.dev/aios/api"
+	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/config"
+	"aios.dev/aios/errdefs"
+)
+
+// Client speaks to one daemon.
+type Client struct {
+	apiv1.ControlClient
+	conn *grpc.ClientConn
+}
+
+// Options says how to reach a daemon.
+type Options struct {
+	Paths config.Paths
+	// NoStart makes Dial fail with DaemonUnreachable instead of starting a
+	// daemon when none runs.
+	NoStart bool
+	// Daemon is the aiosd binary to start; "" searches for it as FindDaemon
+	// describes.
+	Daemon string
+}
+
+// Dial connects to the daemon, and starts one first when none runs.
+func Dial(ctx context.Context, o Options) (*Client, error) {
+	conn, err := connect(ctx, o.Paths.Socket)
+	if err != nil {
+		if !absent(err) {
+			return nil, unreachable(err, o.Paths.Socket)
+		}
+		if o.NoStart {
+			return nil, errdefs.New(errdefs.DaemonUnreachable, "no daemon runs", errdefs.Op("connect to daemon"),
+				errdefs.Resource("at %s", o.Paths.Socket), errdefs.Fix("start one with `aiosctl daemon start`"))
+		}
+		if conn, err = start(ctx, o); err != nil {
+			return nil, err
+		}
+	}
+	return over(conn, o.Paths.Socket)
+}
+
+// over builds a Client whose first connection is conn; should it break, later
+// calls dial path again.
+func over(conn net.Conn, path string) (*Client, error) {
+	first := make(chan net.Conn, 1)
+	first <- conn
+	dial := func(ctx context.Context, _ string) (net.Conn, error) {
+		select {
+		case c := <-first:
+			return c, nil
+		default:
+			return connect(ctx, path)
+		}
+	}
+	cc, err := grpc.NewClient("passthrough:///aios", append(api.DialOptions(), grpc.WithContextDialer(dial))...)
+	if err != nil {
+		conn.Close()
+		return nil, errdefs.Wrap(err, errdefs.Internal, "connect to daemon")
+	}
+	return &Client{ControlClient: apiv1.NewControlClient(cc), conn: cc}, nil
+}
+
+// Pipe returns a Client over connections that dial makes, without peer
+// credentials. It is for servers in the same process.
+func Pipe(dial func(context.Context) (net.Conn, error)) (*Client, error) {
+	opts := append(api.DialOptions(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }))
+	cc, err := grpc.NewClient("passthrough:///aios", opts...)
+	if err != nil {
+		return nil, errdefs.Wrap(err, errdefs.Internal, "connect to daemon")
+	}
+	return &Client{ControlClient: apiv1.NewControlClient(cc), conn: cc}, nil
+}
+
+// Close ends the connection and every call on it.
+func (c *Client) Close() error { return c.conn.Close() }
+
+func connect(ctx context.Context, path string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", path)
+}
+
+// absent reports whether err of a connect means that nobody listens.
+func absent(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+func unreachable(err error, path string) error {
+	e := errdefs.New(errdefs.DaemonUnreachable, "", errdefs.Op("connect to daemon"), errdefs.Resource("at %s", path), errdefs.Cause(err))
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return e.With(errdefs.Fix("the daemon serves root and the user that runs it: become that user, or name a state directory of your own with --state-dir or %s", config.StateDirEnv)).
+			With(func(e *errdefs.Error) { e.Code = errdefs.Denied })
+	case errors.Is(err, context.Canceled):
+		return e.With(func(e *errdefs.Error) { e.Code = errdefs.Cancelled })
+	}
+	return e
+}

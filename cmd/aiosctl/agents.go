@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/client"
+)
+
+func (a *app) psCmd() *cobra.Command {
+	var (
+		all, quiet, noTrunc bool
+		domain, output      string
+	)
+	cmd := &cobra.Command{
+		Use:     "ps [flags]",
+		Aliases: []string{"ls"},
+		Short:   "List agents",
+		Example: `  aiosctl ps
+  aiosctl ps -a -o wide
+  aiosctl ps -o json | jq -r '.[].name'`,
+		Args: exactly(0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			json, err := a.wantsJSON(output, "wide")
+			if err != nil {
+				return err
+			}
+			return a.with(cmd, func(ctx context.Context, c *client.Client) error {
+				resp, err := c.List(ctx, &apiv1.ListRequest{All: all, Domain: domain})
+				switch {
+				case err != nil:
+					return a.suggest(ctx, c, err)
+				case json:
+					return a.printJSON(views(resp.GetAgents(), viewAgent))
+				case quiet:
+					for _, g := range resp.GetAgents() {
+						fmt.Fprintln(a.stdout, g.GetId())
+					}
+					return nil
+				}
+				return a.agentTable(resp.GetAgents(), output == "wide", noTrunc)
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&all, "all", "a", false, "include agents that have ended")
+	f.BoolVarP(&quiet, "quiet", "q", false, "print IDs only")
+	f.BoolVar(&noTrunc, "no-trunc", false, "print commands in full")
+	f.StringVar(&domain, "domain", "", "only agents of the domain `NAME`")
+	outputFlag(cmd, &output, "json", "wide")
+	a.completeFlag(cmd, "domain", a.domainNames)
+	return cmd
+}
+
+func (a *app) agentTable(agents []*apiv1.Agent, wide, noTrunc bool) error {
+	header := []string{"ID", "NAME", "STATE", "AGE", "PROCS", "MEMORY", "IMAGE"}
+	if wide {
+		header = append(header, "DOMAIN", "ENDED", "LABELS")
+	}
+	header = append(header, "COMMAND")
+	rows := make([][]string, 0, len(agents))
+	for _, g := range agents {
+		row := []string{
+			g.GetId(), dash(g.GetName()), stateOf(g), a.age(g.GetCreatedUnixNano()),
+			strconv.Itoa(int(g.GetProcesses())), size(g.GetMemoryBytes()), g.GetImage(),
+		}
+		if wide {
+			row = append(row, g.GetDomain(), a.age(g.GetEndedUnixNano()), dash(pairs(g.GetLabels())))
+		}
+		rows = append(rows, append(row, commandLine(g.GetArgv(), !noTrunc)))
+	}
+	return a.table(header, rows)
+}
+
+func (a *app) inspectCmd() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:     "inspect [flags] AGENT…",
+		Short:   "Show everything about agents",
+		Example: "  aiosctl inspect web\n  aiosctl inspect -o json web | jq .process_list",
+		Args:    atLeast(1, "the agent"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			json, err := a.wantsJSON(output)
+			if err != nil {
+				return err
+			}
+			all := []inspectView{}
+			err = a.each(cmd, args, func(ctx context.Context, c *client.Client, agent string) error {
+				resp, err := c.Inspect(ctx, &apiv1.InspectRequest{Agent: agent})
+				if err != nil {
+					return err
+				}
+				if json {
+					all = append(all, viewInspect(resp))
+					return nil
+				}
+				return a.printInspect(resp)
+			})
+			if json {
+				if jerr := a.printJSON(all); err == nil {
+					err = jerr
+				}
+			}
+			return err
+		},
+		ValidArgsFunction: a.complete(a.allAgents),
+	}
+	outputFlag(cmd, &output, "json")
+	return cmd
+}
+
+// facts prints names and values, leaving out what is empty.
+type facts struct{ w *tabwriter.Writer }
+
+func (f facts) add(name, value string) {
+	if value != "" {
+		fmt.Fprintf(f.w, "%s:\t%s\n", name, printable(value))
+	}
+}
+
+func (a *app) facts() facts { return facts{tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)} }
+
+func (a *app) when(nano int64) string {
+	if nano == 0 {
+		return ""
+	}
+	return time.Unix(0, nano).Format(time.RFC3339) + " (" + a.age(nano) + " ago)"
+}
+
+func (a *app) printInspect(r *apiv1.InspectResponse) error {
+	g, s, p, d := r.GetAgent(), r.GetSpec(), r.GetSpec().GetProcess(), r.GetDomain()
+	f := a.facts()
+	f.add("ID", g.GetId())
+	f.add("Name", g.GetName())
+	f.add("State", stateOf(g))
+	f.add("Reason", g.GetExit().GetReason())
+	f.add("Command", commandLine(g.GetArgv(), false))
+	f.add("Created", a.when(g.GetCreatedUnixNano()))
+	f.add("Ended", a.when(g.GetEndedUnixNano()))
+	f.add("Image", strings.TrimSpace(g.GetImage()+" "+r.GetImageDigest()))
+	f.add("Hostname", s.GetHostname())
+	f.add("User", p.GetUser())
+	f.add("Directory", p.GetCwd())
+	f.add("Terminal", yes(p.GetTty()))
+	f.add("Labels", pairs(g.GetLabels()))
+	for _, m := range s.GetMounts() {
+		mode := "ro"
+		if m.GetWritable() {
+			mode = "rw"
+		}
+		f.add("Mount", m.GetSource()+":"+m.GetTarget()+":"+mode)
+	}
+	f.add("Memory", size(g.GetMemoryBytes())+limit(s.GetLimits().GetMemoryBytes(), size))
+	f.add("Processes", strconv.Itoa(int(g.GetProcesses()))+limit(uint64(s.GetLimits().GetProcesses()), func(n uint64) string { return strconv.FormatUint(n, 10) }))
+	f.add("Domain", g.GetDomain())
+	if d != nil {
+		f.add("Kernel", fmt.Sprintf("pid %d, %s, %d agents", d.GetPid(), d.GetPlatform(), d.GetAgents()))
+	}
+	f.add("Log", r.GetLogPath())
+	if err := f.w.Flush(); err != nil {
+		return err
+	}
+	if len(r.GetProcesses()) > 0 {
+		rows := make([][]string, 0, len(r.GetProcesses()))
+		for _, p := range r.GetProcesses() {
+			command := commandLine(p.GetArgv(), true)
+			if command == "" {
+				command = "[" + p.GetName() + "]"
+			}
+			rows = append(rows, []string{
+				strconv.Itoa(int(p.GetPid())), strconv.Itoa(int(p.GetPpid())), p.GetState(), strconv.Itoa(int(p.GetThreads())), command,
+			})
+		}
+		fmt.Fprintln(a.stdout)
+		if err := a.table([]string{"PID", "PPID", "STATE", "THREADS", "COMMAND"}, rows); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintln(a.stdout)
+	return nil
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return ""
+}
+
+func limit(n uint64, format func(uint64) string) string {
+	if n == 0 {
+		return ""
+	}
+	return " of at most " + format(n)
+}

@@ -1,0 +1,183 @@
+// Command aiosctl is AIOS for people: it runs agents and shows, steers and
+// removes them, their images and their domains. It starts the daemon when
+// none runs.
+//
+// Each file holds one group of commands; a command parses its flags into a
+// request of api/v1, sends it through package client, and renders the answer
+// as a table or, with -o json, as the structures of view.go, which are a
+// stable interface. The exit status is the program's own where a command
+// joins one, and that of package errdefs for failures of AIOS.
+//
+// It must not import the kernel's side of AIOS: it has to start in
+// milliseconds.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"aios.dev/aios/client"
+	"aios.dev/aios/config"
+	"aios.dev/aios/errdefs"
+	"aios.dev/aios/ktime"
+)
+
+// app is what commands share.
+type app struct {
+	stdin          *os.File
+	stdout, stderr io.Writer
+	getenv         func(string) (string, bool)
+	clock          ktime.Clock
+	stateDir       string // --state-dir
+	// dial connects to the daemon; noStart does not start one.
+	dial func(ctx context.Context, noStart bool) (*client.Client, error)
+}
+
+// status is an error that only carries the exit status.
+type status int
+
+func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+func main() {
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.LookupEnv, clock: ktime.Real}
+	a.dial = func(ctx context.Context, noStart bool) (*client.Client, error) {
+		p, err := config.Resolve(a.stateDir)
+		if err != nil {
+			return nil, err
+		}
+		return client.Dial(ctx, client.Options{Paths: p, NoStart: noStart})
+	}
+	os.Exit(a.main(os.Args[1:]))
+}
+
+// main runs one command line and returns the exit status.
+func (a *app) main(args []string) int {
+	root := a.root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(context.Background())
+	var s status
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &s):
+		return int(s)
+	}
+	a.report(err)
+	return errdefs.ExitOf(err)
+}
+
+// report prints an error and what to do about it.
+func (a *app) report(err error) {
+	fmt.Fprintf(a.stderr, "aiosctl: %v\n", err)
+	if fix := errdefs.FixOf(err); fix != "" {
+		fmt.Fprintf(a.stderr, "fix: %s\n", fix)
+	}
+}
+
+// warn prints remarks that do not change the outcome.
+func (a *app) warn(warnings []string) {
+	for _, w := range warnings {
+		fmt.Fprintf(a.stderr, "aiosctl: warning: %s\n", w)
+	}
+}
+
+// with dials, starting a daemon if need be, and calls f.
+func (a *app) with(cmd *cobra.Command, f func(context.Context, *client.Client) error) error {
+	c, err := a.dial(cmd.Context(), false)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return f(cmd.Context(), c)
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "aiosctl",
+		Short: "Run and manage agents on AIOS",
+		Long: `aiosctl runs programs as agents: processes in a user-space kernel, each agent with
+its own namespaces, files and limits. It starts the daemon when none runs.`,
+		Example: `  aiosctl run -- python3 -c 'print("hello")'
+  aiosctl run -t -- bash
+  aiosctl spawn --name web -- python3 -m http.server
+  aiosctl ps
+  aiosctl doctor`,
+		Args:              cobra.ArbitraryArgs,
+		RunE:              group,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+	}
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.PersistentFlags().StringVar(&a.stateDir, "state-dir", "", "keep everything in `DIR` ($"+config.StateDirEnv+")")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usage(cmd, err.Error())
+	})
+	root.AddGroup(
+		&cobra.Group{ID: "agents", Title: "Agents:"},
+		&cobra.Group{ID: "objects", Title: "Images and domains:"},
+		&cobra.Group{ID: "system", Title: "System:"},
+	)
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("agents", a.runCmd(), a.spawnCmd(), a.psCmd(), a.inspectCmd(), a.logsCmd(), a.execCmd(), a.attachCmd(),
+		a.waitCmd(), a.killCmd(), a.pauseCmd(), a.resumeCmd(), a.rmCmd())
+	add("objects", a.imageCmd(), a.domainCmd())
+	add("system", a.doctorCmd(), a.daemonCmd(), a.versionCmd(), a.completionCmd())
+	root.SetHelpCommandGroupID("system")
+	return root
+}
+
+// group is what a command that only has subcommands does: help, or say that
+// the one named does not exist.
+func group(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	if cmd.SuggestionsMinimumDistance <= 0 {
+		cmd.SuggestionsMinimumDistance = 2
+	}
+	detail := fmt.Sprintf("unknown command %q", args[0])
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return errdefs.New(errdefs.InvalidArgument, detail, errdefs.Fix("did you mean `%s %s`?", cmd.CommandPath(), near[0]))
+	}
+	return usage(cmd, detail)
+}
+
+// usage is the error of a command line that makes no sense.
+func usage(cmd *cobra.Command, detail string) error {
+	return errdefs.New(errdefs.InvalidArgument, detail, errdefs.Fix("see `%s --help`", cmd.CommandPath()))
+}
+
+// atLeast demands n arguments and says which are missing.
+func atLeast(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < n {
+			return usage(cmd, what+" is missing")
+		}
+		return nil
+	}
+}
+
+// exactly demands n arguments.
+func exactly(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < n:
+			return usage(cmd, what+" is missing")
+		case len(args) > n:
+			return usage(cmd, fmt.Sprintf("unexpected argument %q", args[n]))
+		}
+		return nil
+	}
+}

@@ -1,0 +1,273 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/client"
+	"aios.dev/aios/errdefs"
+)
+
+// agentFlags are what run and spawn share.
+type agentFlags struct {
+	process processFlags
+
+	name, domain, image, hostname string
+	isolated                      bool
+	mounts, labels                []string
+	memory                        string
+	pids                          uint32
+	platform                      string
+	strict                        bool
+	remove, keep                  bool
+}
+
+func (f *agentFlags) register(a *app, cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.SetInterspersed(false)
+	fs.StringVar(&f.name, "name", "", "`NAME` of the agent; the name works wherever its ID does")
+	fs.StringVar(&f.domain, "domain", "", "run in the domain `NAME`, together with the agents there")
+	fs.BoolVar(&f.isolated, "isolated", false, "run in a domain of its own, which ends with the agent")
+	fs.StringVar(&f.image, "image", "", "root file system: an `IMAGE`'s name (default \"host\": this host's programs, without its secrets)")
+	fs.StringVar(&f.hostname, "hostname", "", "host `NAME` inside (default: the agent's name, else its ID)")
+	fs.StringArrayVar(&f.mounts, "mount", nil, "make a host directory visible: `SRC:DST[:ro|rw]` (default ro)")
+	fs.StringVar(&f.memory, "memory", "", "memory limit: `SIZE`, such as 256M or 2G")
+	fs.Uint32Var(&f.pids, "pids", 0, "at most `N` processes and threads")
+	fs.StringArrayVar(&f.labels, "label", nil, "attach `KEY=VALUE`")
+	fs.StringVar(&f.platform, "platform", "", "`PLATFORM` of a domain that this starts: auto, systrap, ptrace or kvm")
+	fs.BoolVar(&f.strict, "strict", false, "refuse to start a domain that the host cannot box fully")
+	fs.BoolVar(&f.remove, "rm", false, "forget the agent and its log once it has ended (the default of run)")
+	fs.BoolVar(&f.keep, "keep", false, "keep the agent's record and log after its end (the default of spawn)")
+	f.process.register(cmd)
+	a.completeFlag(cmd, "image", a.imageNames)
+	a.completeFlag(cmd, "domain", a.domainNames)
+	_ = cmd.RegisterFlagCompletionFunc("platform", cobra.FixedCompletions([]string{"auto", "systrap", "ptrace", "kvm"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// request builds the message; joined tells whether streams will be attached.
+func (f *agentFlags) request(a *app, argv []string, joined bool) (*apiv1.SpawnRequest, error) {
+	switch {
+	case f.remove && f.keep:
+		return nil, errdefs.New(errdefs.InvalidArgument, "--rm and --keep exclude each other", errdefs.Fix("give one of them"))
+	case f.isolated && f.domain != "":
+		return nil, errdefs.New(errdefs.InvalidArgument, "--isolated and --domain exclude each other",
+			errdefs.Fix("give one of them: --isolated makes a domain for this agent alone"))
+	}
+	for flag, name := range map[string]string{"--name": f.name, "--domain": f.domain, "--image": f.image} {
+		if err := checkName(flag, name); err != nil {
+			return nil, err
+		}
+	}
+	switch f.platform {
+	case "", "auto", "systrap", "ptrace", "kvm":
+	default:
+		return nil, invalid("--platform", f.platform, "no such platform", "use auto, systrap, ptrace or kvm")
+	}
+	p, err := f.process.message(a, argv)
+	if err != nil {
+		return nil, err
+	}
+	labels, err := parseLabels(f.labels)
+	if err != nil {
+		return nil, err
+	}
+	r := &apiv1.SpawnRequest{
+		Name: f.name, Domain: f.domain, Isolated: f.isolated, Image: f.image, Hostname: f.hostname,
+		Process: p, Labels: labels, Platform: f.platform, Strict: f.strict,
+		Remove: f.remove || joined && !f.keep,
+	}
+	if len(f.mounts) > 0 {
+		dir, err := os.Getwd()
+		if err != nil {
+			return nil, errdefs.Wrap(err, errdefs.HostIO, "find the current directory")
+		}
+		for _, s := range f.mounts {
+			m, err := parseMount(s, dir)
+			if err != nil {
+				return nil, err
+			}
+			r.Mounts = append(r.Mounts, m)
+		}
+	}
+	if f.memory != "" || f.pids != 0 {
+		r.Limits = &apiv1.Limits{Processes: f.pids}
+		if f.memory != "" {
+			if r.Limits.MemoryBytes, err = parseSize("--memory", f.memory); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return r, nil
+}
+
+// processFlags describe a program: of a new agent, or a further one.
+type processFlags struct {
+	env         []string
+	cwd, user   string
+	tty         bool
+	interactive bool
+}
+
+func (f *processFlags) register(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.SetInterspersed(false)
+	fs.StringArrayVarP(&f.env, "env", "e", nil, "set `NAME=value`, or pass your own value of NAME on")
+	fs.StringVarP(&f.cwd, "cwd", "w", "", "working `DIR` inside")
+	fs.StringVarP(&f.user, "user", "u", "", "`USER` inside: a name, UID or UID:GID")
+	fs.BoolVarP(&f.tty, "tty", "t", false, "give the program a terminal")
+}
+
+func (f *processFlags) message(a *app, argv []string) (*apiv1.Process, error) {
+	env, err := parseEnv(f.env, a.getenv)
+	if err != nil {
+		return nil, err
+	}
+	p := &apiv1.Process{Argv: argv, Env: env, Cwd: f.cwd, User: f.user, Tty: f.tty, Stdin: f.interactive}
+	if f.tty {
+		if t, ok := a.getenv("TERM"); ok {
+			p.Env = append([]string{"TERM=" + t}, p.Env...)
+		}
+		for _, file := range []any{a.stdin, a.stdout, a.stderr} {
+			if file, ok := file.(*os.File); ok {
+				if rows, cols, ok := client.TerminalSize(file); ok {
+					p.Rows, p.Cols = rows, cols
+					break
+				}
+			}
+		}
+	}
+	return p, nil
+}
+
+func (a *app) runCmd() *cobra.Command {
+	var (
+		f      agentFlags
+		detach bool
+	)
+	cmd := &cobra.Command{
+		Use:   "run [flags] [--] PROGRAM [ARG…]",
+		Short: "Run a program as an agent, as if it ran here",
+		Long: `Run starts an agent and joins it: the same input, output and exit status as the
+program's own, and signals reach it. The agent is forgotten when it ends, unless
+--keep is given.
+
+Input is read ahead, as ssh does: in a loop that reads standard input itself, give
+-i=false. With -t, ctrl-p ctrl-q leaves the agent running.
+
+Exit status: the program's; 128+N when signal N ended it; 125 when AIOS failed; 126
+when the program cannot be executed; 127 when it does not exist.`,
+		Example: `  aiosctl run -- python3 -c 'print(6*7)'
+  aiosctl run -t -- bash
+  echo hello | aiosctl run -- tr a-z A-Z
+  aiosctl run --memory 512M --pids 64 --mount .:/src -w /src -- make test
+  aiosctl run --image alpine --isolated -- sh -c 'id; hostname'`,
+		Args: atLeast(1, "the program to run"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if detach {
+				if !cmd.Flags().Changed("interactive") {
+					f.process.interactive = false
+				}
+				return a.spawn(cmd, &f, args)
+			}
+			req, err := f.request(a, args, true)
+			if err != nil {
+				return err
+			}
+			return a.join(cmd, &apiv1.AttachRequest{Msg: &apiv1.AttachRequest_Spawn{Spawn: req}},
+				joinOptions{stdin: f.process.interactive, signals: true, own: true})
+		},
+	}
+	f.register(a, cmd)
+	cmd.Flags().BoolVarP(&f.process.interactive, "interactive", "i", true, "pass standard input on")
+	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "do not join the agent: the same as spawn")
+	return cmd
+}
+
+func (a *app) spawnCmd() *cobra.Command {
+	var f agentFlags
+	cmd := &cobra.Command{
+		Use:   "spawn [flags] [--] PROGRAM [ARG…]",
+		Short: "Start an agent and print its ID",
+		Long: `Spawn starts an agent that goes on by itself and prints its ID. What it writes is
+kept for ` + "`aiosctl logs`" + `, and ` + "`aiosctl attach`" + ` joins it.`,
+		Example: `  aiosctl spawn --name web -- python3 -m http.server
+  aiosctl spawn -t -i --name shell -- bash
+  id=$(aiosctl spawn -- sleep 60); aiosctl wait $id`,
+		Args: atLeast(1, "the program to run"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.spawn(cmd, &f, args) },
+	}
+	f.register(a, cmd)
+	cmd.Flags().BoolVarP(&f.process.interactive, "interactive", "i", false, "keep standard input open for clients that attach")
+	return cmd
+}
+
+func (a *app) spawn(cmd *cobra.Command, f *agentFlags, argv []string) error {
+	req, err := f.request(a, argv, false)
+	if err != nil {
+		return err
+	}
+	return a.with(cmd, func(ctx context.Context, c *client.Client) error {
+		resp, err := c.Spawn(ctx, req)
+		if err != nil {
+			return err
+		}
+		a.warn(resp.GetWarnings())
+		_, err = fmt.Fprintln(a.stdout, resp.GetId())
+		return err
+	})
+}
+
+// joinOptions are how a command joins a process.
+type joinOptions struct {
+	stdin, signals, own bool
+}
+
+// join carries streams until the process ends and returns its status.
+func (a *app) join(cmd *cobra.Command, first *apiv1.AttachRequest, o joinOptions) error {
+	s := client.Streams{Stdout: a.stdout, Stderr: a.stderr, ForwardSignals: o.signals, Own: o.own}
+	if o.stdin {
+		s.Stdin = a.stdin
+		if term.IsTerminal(int(a.stdin.Fd())) {
+			s.Terminal = a.stdin
+		}
+	}
+	s.OnStart = func(info *apiv1.AttachStarted) {
+		if isTerminal(a.stderr) { // Elsewhere the program's own streams stay as they are.
+			a.warn(info.GetWarnings())
+		}
+	}
+	return a.with(cmd, func(ctx context.Context, c *client.Client) error {
+		out, err := c.Join(ctx, first, s)
+		if err != nil {
+			return a.suggest(ctx, c, err)
+		}
+		if r := out.Exit.GetReason(); r != "" {
+			fmt.Fprintf(a.stderr, "aiosctl: agent %s was ended: %s\n", out.Started.GetId(), r)
+		}
+		a.explainLeft(out)
+		if s := out.Status(); s != 0 {
+			return status(s)
+		}
+		return nil
+	})
+}
+
+// explainLeft says, to people, that a process goes on without them.
+func (a *app) explainLeft(out client.Outcome) {
+	id := out.Started.GetId()
+	switch {
+	case id == "" || !isTerminal(a.stderr):
+	case out.Detached != "":
+		fmt.Fprintf(a.stderr, "\naiosctl: detached (%s); agent %s goes on, `aiosctl attach %s` joins it again\n", out.Detached, id, id)
+	case out.Signal == unix.SIGINT || out.Signal == unix.SIGTERM:
+		if !out.Started.GetTty() {
+			fmt.Fprintf(a.stderr, "aiosctl: agent %s does not react and goes on, `aiosctl kill %s` ends it\n", id, id)
+		}
+	}
+}

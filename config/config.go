@@ -1,0 +1,120 @@
+// Package config decides where AIOS keeps things on the host: state, socket,
+// lock and logs. The daemon and its clients ask the same function, so that
+// they meet at the same socket.
+//
+// Everything is resolved from the user, the environment and one flag; there is
+// no configuration file. A Paths is a value and is never changed after Resolve
+// returned it. The package takes no locks and imports only errdefs and x/sys.
+package config
+
+import (
+	"os"
+	"path/filepath"
+
+	"aios.dev/aios/errdefs"
+)
+
+// StateDirEnv names the environment variable that stands in for --state-dir.
+const StateDirEnv = "AIOS_STATE_DIR"
+
+// maxSocketPath is the longest path of a Unix socket: sun_path has 108 bytes,
+// the last of which is NUL.
+const maxSocketPath = 107
+
+// Paths are the places of one installation of AIOS.
+type Paths struct {
+	StateDir string // everything that outlives the daemon
+	Socket   string // where the daemon listens
+	Images   string // the image store
+	Domains  string // one directory for each domain
+	Agents   string // one directory for each agent: record and log
+	LogFile  string // what the daemon wrote
+	LockFile string // held by flock while a daemon runs; holds its PID in decimal
+
+	// Explicit is set when the user named the state directory. A daemon
+	// started for these paths must then be told the same.
+	Explicit bool
+}
+
+// Host is what Resolve asks of the host. The zero value asks nothing and is
+// of no use; call ThisHost.
+type Host struct {
+	UID    int
+	Getenv func(string) string
+	// Owner returns the owner of a directory, or an error when path is not
+	// a directory.
+	Owner func(path string) (uid int, err error)
+}
+
+// ThisHost returns the real host.
+func ThisHost() Host {
+	return Host{UID: os.Geteuid(), Getenv: os.Getenv, Owner: ownerOf}
+}
+
+// Resolve returns the paths for the calling user. stateDir is the value of
+// --state-dir, or "". In order of precedence:
+//
+//   - stateDir or $AIOS_STATE_DIR: everything, the socket too, lives inside it;
+//   - root: /var/lib/aios, with the socket in /run/aios;
+//   - others: $XDG_STATE_HOME/aios or ~/.local/state/aios, with the socket in
+//     $XDG_RUNTIME_DIR/aios, or inside the state directory when
+//     $XDG_RUNTIME_DIR is not a directory of the user's own.
+func Resolve(stateDir string) (Paths, error) { return ThisHost().Resolve(stateDir) }
+
+// Resolve is the function Resolve for a given host.
+func (h Host) Resolve(stateDir string) (Paths, error) {
+	from := "--state-dir"
+	if stateDir == "" {
+		stateDir, from = h.Getenv(StateDirEnv), StateDirEnv
+	}
+	if stateDir != "" {
+		abs, err := filepath.Abs(stateDir)
+		if err != nil {
+			return Paths{}, errdefs.Wrap(err, errdefs.InvalidArgument, "resolve "+from, errdefs.Fix("give an absolute path"))
+		}
+		p := layout(abs, filepath.Join(abs, "run"))
+		p.Explicit = true
+		return p, checkSocket(p.Socket, "choose a shorter %s", from)
+	}
+	if h.UID == 0 {
+		return layout("/var/lib/aios", "/run/aios"), nil
+	}
+	state := h.Getenv("XDG_STATE_HOME")
+	if !filepath.IsAbs(state) { // The XDG specification says to ignore relative paths.
+		home := h.Getenv("HOME")
+		if !filepath.IsAbs(home) {
+			return Paths{}, errdefs.New(errdefs.InvalidArgument, "neither HOME nor XDG_STATE_HOME is an absolute path",
+				errdefs.Op("find the state directory"), errdefs.Fix("set HOME, or name a directory with --state-dir or %s", StateDirEnv))
+		}
+		state = filepath.Join(home, ".local", "state")
+	}
+	state = filepath.Join(state, "aios")
+	runtime := filepath.Join(state, "run")
+	if x := h.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(x) {
+		if uid, err := h.Owner(x); err == nil && uid == h.UID {
+			runtime = filepath.Join(x, "aios")
+		}
+	}
+	p := layout(state, runtime)
+	return p, checkSocket(p.Socket, "name a shorter directory with --state-dir or %s", StateDirEnv)
+}
+
+func layout(state, runtime string) Paths {
+	return Paths{
+		StateDir: state,
+		Socket:   filepath.Join(runtime, "aios.sock"),
+		Images:   filepath.Join(state, "images"),
+		Domains:  filepath.Join(state, "domains"),
+		Agents:   filepath.Join(state, "agents"),
+		LogFile:  filepath.Join(state, "aiosd.log"),
+		LockFile: filepath.Join(state, "aiosd.lock"),
+	}
+}
+
+func checkSocket(path, fix string, args ...any) error {
+	if len(path) <= maxSocketPath {
+		return nil
+	}
+	return errdefs.New(errdefs.InvalidArgument, "the path of the daemon's socket is too long for a Unix socket",
+		errdefs.Resource("%q", path), errdefs.Fix(fix+": the socket's path has %d bytes, at most %d are possible", append(args, len(path), maxSocketPath)...))
+}
