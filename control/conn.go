@@ -1,0 +1,159 @@
+package control
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"io"
+	"net"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"aios.dev/aios/errdefs"
+)
+
+// message is what a frame holds. A request has ID and Method, a response has
+// ID alone, an event has Method alone.
+type message struct {
+	ID     uint64          `json:"id,omitempty"`
+	Method string          `json:"method,omitempty"`
+	Body   json.RawMessage `json:"body,omitempty"`
+	Err    *wireError      `json:"error,omitempty"`
+}
+
+// wireError is an errdefs.Error in transit.
+type wireError struct {
+	Code     errdefs.Code `json:"code"`
+	Op       string       `json:"op,omitempty"`
+	Resource string       `json:"resource,omitempty"`
+	Detail   string       `json:"detail,omitempty"`
+	Fix      string       `json:"fix,omitempty"`
+}
+
+func toWire(err error) *wireError {
+	if err == nil {
+		return nil
+	}
+	return &wireError{Code: errdefs.CodeOf(err), Detail: err.Error(), Fix: errdefs.FixOf(err)}
+}
+
+func (w *wireError) error() error {
+	return &errdefs.Error{Code: w.Code, Op: w.Op, Resource: w.Resource, Detail: w.Detail, Fix: w.Fix}
+}
+
+// conn frames messages on a Unix stream socket. Reads belong to one
+// goroutine; writes may come from any.
+type conn struct {
+	c       *net.UnixConn
+	writeMu sync.Mutex
+}
+
+const headerLen = 8 // payload length, number of descriptors; both big endian
+
+func (c *conn) send(m *message, files ...*os.File) error {
+	body, err := json.Marshal(m)
+	if err != nil {
+		return errdefs.Wrap(err, errdefs.Internal, "encode message")
+	}
+	if len(body) > MaxMessage || len(files) > MaxFiles {
+		return errdefs.Newf(errdefs.InvalidArgument, "message of %d bytes and %d files exceeds the limit of %d bytes and %d files",
+			len(body), len(files), MaxMessage, MaxFiles)
+	}
+	buf := make([]byte, headerLen, headerLen+len(body))
+	binary.BigEndian.PutUint32(buf, uint32(len(body)))
+	binary.BigEndian.PutUint32(buf[4:], uint32(len(files)))
+	buf = append(buf, body...)
+	var oob []byte
+	if len(files) > 0 {
+		fds := make([]int, len(files))
+		for i, f := range files {
+			fds[i] = int(f.Fd())
+		}
+		oob = unix.UnixRights(fds...)
+	}
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	n, _, err := c.c.WriteMsgUnix(buf, oob, nil)
+	for err == nil && n < len(buf) {
+		var k int
+		k, err = c.c.Write(buf[n:])
+		n += k
+	}
+	if err != nil {
+		return errdefs.Wrap(err, errdefs.Protocol, "send message")
+	}
+	return nil
+}
+
+// recv returns the next message and the files that came with it, which the
+// caller owns. io.EOF means that the other side is gone.
+func (c *conn) recv() (*message, []*os.File, error) {
+	var head [headerLen]byte
+	oob := make([]byte, unix.CmsgSpace(4*MaxFiles))
+	n, oobn, flags, _, err := c.c.ReadMsgUnix(head[:], oob)
+	files, ferr := parseFiles(oob[:oobn])
+	fail := func(err error) (*message, []*os.File, error) {
+		closeAll(files)
+		return nil, nil, err
+	}
+	if err != nil {
+		return fail(err)
+	}
+	if n == 0 {
+		return fail(io.EOF)
+	}
+	if ferr != nil {
+		return fail(ferr)
+	}
+	if flags&unix.MSG_CTRUNC != 0 {
+		return fail(errdefs.New(errdefs.Protocol, "descriptors were lost in transit: out of file descriptors?"))
+	}
+	if _, err := io.ReadFull(c.c, head[n:]); err != nil {
+		return fail(err)
+	}
+	size, count := binary.BigEndian.Uint32(head[:]), binary.BigEndian.Uint32(head[4:])
+	if size > MaxMessage || count > MaxFiles {
+		return fail(errdefs.Newf(errdefs.Protocol, "frame claims %d bytes and %d files", size, count))
+	}
+	if int(count) != len(files) {
+		return fail(errdefs.Newf(errdefs.Protocol, "frame claims %d files and brought %d", count, len(files)))
+	}
+	body := make([]byte, size)
+	if _, err := io.ReadFull(c.c, body); err != nil {
+		return fail(err)
+	}
+	m := new(message)
+	if err := json.Unmarshal(body, m); err != nil {
+		return fail(errdefs.Wrap(err, errdefs.Protocol, "decode message"))
+	}
+	return m, files, nil
+}
+
+func parseFiles(oob []byte) ([]*os.File, error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	cmsgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, errdefs.Wrap(err, errdefs.Protocol, "read descriptors")
+	}
+	var files []*os.File
+	for i := range cmsgs {
+		fds, err := unix.ParseUnixRights(&cmsgs[i])
+		if err != nil {
+			continue // Another kind of control message.
+		}
+		for _, fd := range fds {
+			unix.CloseOnExec(fd)
+			files = append(files, os.NewFile(uintptr(fd), "received"))
+		}
+	}
+	return files, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}

@@ -1,0 +1,232 @@
+// Package control is the protocol between the daemon and a kernel process.
+//
+// A kernel process listens on a Unix stream socket that the daemon made and
+// handed down; the daemon connects, and connects again after a restart of its
+// own. Both ends exchange frames: a length, a JSON message, and the file
+// descriptors that belong to it. A message is a request, the response to one,
+// or an event that the kernel process pushes to every connection.
+//
+// The first message on a connection is Hello; a side that speaks another
+// abi.ProtocolVersion is refused. Messages are at most MaxMessage bytes and
+// carry at most MaxFiles descriptors; whoever exceeds that is disconnected.
+//
+// Streams of an attached process do not travel here: a request hands over one
+// end of a socket pair, and frames of package control's Stream flow on it.
+//
+// Lock order: Conn.writeMu is a leaf; Client.mu is never held while writing.
+// The package imports neither gVisor nor anything that does.
+package control
+
+import (
+	"time"
+)
+
+// Bounds of a message.
+const (
+	MaxMessage = 4 << 20 // bytes of JSON
+	MaxFiles   = 8       // descriptors
+)
+
+// Methods that a kernel process serves.
+const (
+	MethodHello    = "hello"
+	MethodMount    = "mount"
+	MethodUnmount  = "unmount"
+	MethodSpawn    = "spawn"
+	MethodExec     = "exec"
+	MethodAttach   = "attach"
+	MethodSignal   = "signal"
+	MethodPause    = "pause"
+	MethodResume   = "resume"
+	MethodInspect  = "inspect"
+	MethodList     = "list"
+	MethodForget   = "forget"
+	MethodStats    = "stats"
+	MethodShutdown = "shutdown"
+)
+
+// Hello opens a connection.
+type Hello struct {
+	Version int    `json:"version"`
+	Domain  string `json:"domain"`
+}
+
+// HelloReply tells who answered.
+type HelloReply struct {
+	Version  int       `json:"version"`
+	Domain   string    `json:"domain"`
+	PID      int       `json:"pid"`
+	Platform string    `json:"platform"`
+	Started  time.Time `json:"started"`
+	Boxes    []Box     `json:"boxes"`
+	Build    string    `json:"build"`
+}
+
+// Box is what became of one confinement of the kernel process.
+type Box struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Reason string `json:"reason,omitempty"`
+	Effect string `json:"effect,omitempty"`
+}
+
+// Kinds of file systems that MethodMount prepares.
+const (
+	KindEROFS = "erofs" // file 0: the image
+	KindGofer = "gofer" // file 0: a connection to a gofer
+)
+
+// MountRequest makes a file system known to the domain under a key, for
+// agents to use. The files travel with the message.
+type MountRequest struct {
+	Key  string `json:"key"`
+	Kind string `json:"kind"`
+	// DirectFS lets the kernel process open files below the gofer's root
+	// itself, without asking the gofer for each.
+	DirectFS bool `json:"directfs,omitempty"`
+	ReadOnly bool `json:"readonly,omitempty"`
+}
+
+// UnmountRequest forgets a key. Agents that use it keep it until they end.
+type UnmountRequest struct {
+	Key string `json:"key"`
+}
+
+// Bind places a known file system in an agent.
+type Bind struct {
+	Key      string `json:"key"`
+	Target   string `json:"target"`
+	ReadOnly bool   `json:"readonly,omitempty"`
+}
+
+// Root is how an agent's root directory is put together: a copy-on-write
+// overlay over Base, into which the file systems of Layers are grafted.
+type Root struct {
+	Base   string `json:"base"`
+	Layers []Bind `json:"layers,omitempty"`
+}
+
+// Process is a program and the surroundings it starts in.
+type Process struct {
+	Argv  []string `json:"argv"`
+	Env   []string `json:"env"`
+	Cwd   string   `json:"cwd"`
+	User  string   `json:"user,omitempty"` // "", uid, uid:gid or a name
+	TTY   bool     `json:"tty,omitempty"`
+	Stdin bool     `json:"stdin,omitempty"`
+	Rows  uint16   `json:"rows,omitempty"`
+	Cols  uint16   `json:"cols,omitempty"`
+}
+
+// Limits bound one agent. Zero means no limit.
+type Limits struct {
+	MemoryBytes uint64 `json:"memory_bytes,omitempty"`
+	Tasks       uint32 `json:"tasks,omitempty"`
+	DiskBytes   uint64 `json:"disk_bytes,omitempty"` // what the agent may write
+}
+
+// SpawnRequest creates and starts an agent. File 0 is its log; file 1, when
+// Attach is set, one end of a stream to join to its first process.
+type SpawnRequest struct {
+	ID       string  `json:"id"`
+	Hostname string  `json:"hostname"`
+	Root     Root    `json:"root"`
+	Binds    []Bind  `json:"binds,omitempty"`
+	Process  Process `json:"process"`
+	Limits   Limits  `json:"limits"`
+	Attach   bool    `json:"attach,omitempty"`
+}
+
+// ExecRequest starts a further process in a running agent. File 0, when
+// Attach is set, is one end of a stream to join to it.
+type ExecRequest struct {
+	ID      string  `json:"id"`
+	Process Process `json:"process"`
+	Attach  bool    `json:"attach,omitempty"`
+}
+
+// ExecReply names the new process.
+type ExecReply struct {
+	ExecID int32 `json:"exec_id"`
+}
+
+// AttachRequest joins a stream, file 0, to a process that runs.
+type AttachRequest struct {
+	ID     string `json:"id"`
+	ExecID int32  `json:"exec_id,omitempty"`
+	Stdin  bool   `json:"stdin,omitempty"`
+}
+
+// AttachReply tells what was joined.
+type AttachReply struct {
+	TTY bool `json:"tty"`
+}
+
+// SignalRequest sends a signal to a process of the agent, or to all.
+type SignalRequest struct {
+	ID     string `json:"id"`
+	ExecID int32  `json:"exec_id,omitempty"`
+	Signal int32  `json:"signal"`
+	All    bool   `json:"all,omitempty"`
+}
+
+// AgentRequest names an agent: pause, resume, inspect, forget.
+type AgentRequest struct {
+	ID string `json:"id"`
+}
+
+// Exit is how a process ended.
+type Exit struct {
+	Code   int32  `json:"code"`
+	Signal int32  `json:"signal,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// AgentStatus is what a kernel process knows of an agent.
+type AgentStatus struct {
+	ID          string    `json:"id"`
+	State       string    `json:"state"`
+	Tasks       uint32    `json:"tasks"`
+	MemoryBytes uint64    `json:"memory_bytes"`
+	Exit        *Exit     `json:"exit,omitempty"`
+	Ended       time.Time `json:"ended,omitzero"`
+	Processes   []Proc    `json:"processes,omitempty"` // inspect only
+}
+
+// Proc is one process of an agent, as the agent numbers it.
+type Proc struct {
+	PID     int32    `json:"pid"`
+	PPID    int32    `json:"ppid"`
+	Name    string   `json:"name"`
+	Threads uint32   `json:"threads"`
+	Argv    []string `json:"argv"`
+	State   string   `json:"state"`
+}
+
+// ListReply holds every agent that has not been forgotten.
+type ListReply struct {
+	Agents []AgentStatus `json:"agents"`
+}
+
+// StatsReply is the state of the kernel process itself, for leak hunting.
+type StatsReply struct {
+	Goroutines  int    `json:"goroutines"`
+	Tasks       int    `json:"tasks"`
+	MemoryBytes uint64 `json:"memory_bytes"` // committed in the memory file
+	HeapBytes   uint64 `json:"heap_bytes"`
+}
+
+// ShutdownRequest ends the kernel process and every agent in it.
+type ShutdownRequest struct{}
+
+// Events that a kernel process pushes.
+const EventExit = "exit"
+
+// ExitEvent says that a process ended: an agent's first (ExecID 0), with
+// which the agent has ended, or a further one.
+type ExitEvent struct {
+	ID     string    `json:"id"`
+	ExecID int32     `json:"exec_id,omitempty"`
+	Exit   Exit      `json:"exit"`
+	Time   time.Time `json:"time"`
+}

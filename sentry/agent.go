@@ -1,0 +1,313 @@
+package sentry
+
+import (
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/nsfs"
+	"gvisor.dev/gvisor/pkg/sentry/inet"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
+
+	"aios.dev/aios/abi"
+	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
+)
+
+// Agent is a process tree with namespaces of its own.
+type Agent struct {
+	s      *Kernel
+	id     string
+	memID  uint32 // under which gVisor accounts its memory
+	limits control.Limits
+	log    *agentLog
+	ctx    context.Context // for setting things up in it
+	ns     *namespaces // pid is immutable, the rest guarded by lifeMu
+	orph   orphans
+
+	// killed is why AIOS ended the agent, or nil.
+	killed atomic.Pointer[string]
+
+	// lifeMu serialises what changes the set of processes from outside:
+	// spawn, exec, pause, resume and the end.
+	lifeMu sync.Mutex
+
+	mu       sync.Mutex
+	state    abi.State          // guarded by mu
+	procs    map[int32]*process // guarded by mu; by exec ID, 0 is the first
+	nextExec int32              // guarded by mu
+	stopped  []*kernel.Task     // guarded by lifeMu; tasks that a pause stopped
+	exit     *control.Exit      // guarded by mu; set when it has ended
+	ended    time.Time          // guarded by mu
+}
+
+// process is a program that the daemon asked for.
+type process struct {
+	id      int32
+	tg      *kernel.ThreadGroup
+	console *console
+	tty     bool
+}
+
+// Spawn creates an agent and starts its first process. It owns files: the
+// log, and with req.Attach one end of a stream.
+func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
+	logFile, stream, err := spawnFiles(files, 1, req.Attach)
+	if err != nil {
+		return err
+	}
+	a, err := s.addAgent(req, logFile)
+	if err != nil {
+		closeFile(stream)
+		logFile.Close()
+		return err
+	}
+	a.lifeMu.Lock()
+	defer a.lifeMu.Unlock()
+	if err := a.boot(req, stream); err != nil {
+		a.release()
+		s.mu.Lock()
+		delete(s.agents, req.ID)
+		s.mu.Unlock()
+		return err
+	}
+	return nil
+}
+
+// addAgent makes the agent's namespaces and reserves its ID.
+func (s *Kernel) addAgent(req control.SpawnRequest, logFile *os.File) (*Agent, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil, errdefs.New(errdefs.DomainDied, "the domain is shutting down")
+	}
+	if s.agents[req.ID] != nil || !abi.IsAgentID(req.ID) {
+		return nil, errdefs.New(errdefs.AlreadyExists, "the domain knows an agent of that ID, or it is none", errdefs.Resource("%q", req.ID))
+	}
+	s.byCgID++
+	a := &Agent{
+		s: s, id: req.ID, memID: s.byCgID, limits: req.Limits,
+		log:   newAgentLog(logFile, s.cfg.Clock),
+		state: abi.StateStarting,
+		procs: make(map[int32]*process),
+		ns:    s.newNamespaces(req.Hostname),
+	}
+	a.ctx = s.context(a.ns, s.creds, a.memID)
+	s.agents[req.ID] = a
+	s.byID.Store(req.ID, a)
+	return a, nil
+}
+
+// boot makes the root and starts the first process. It owns stream.
+func (a *Agent) boot(req control.SpawnRequest, stream *os.File) error {
+	s := a.s
+	mnt, err := s.newRoot(a.ctx, req.Root, req.Binds, req.Limits.DiskBytes)
+	if err != nil {
+		closeFile(stream)
+		return err
+	}
+	a.ns.mnt = mnt
+	p, err := a.start(req.Process, stream)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.state = abi.StateRunning
+	a.mu.Unlock()
+	s.watch.add(a)
+	go a.waitFirst(p)
+	return nil
+}
+
+// newNamespaces returns fresh PID, UTS, IPC and network namespaces.
+func (s *Kernel) newNamespaces(hostname string) *namespaces {
+	ctx := s.context(s.rootNamespaces(), s.creds, 0)
+	userns := s.creds.UserNamespace
+	ns := &namespaces{
+		pid: s.k.RootPIDNamespace().NewChild(ctx, s.k, userns),
+		uts: kernel.NewUTSNamespace(hostname, "", userns),
+		ipc: kernel.NewIPCNamespace(userns),
+		net: inet.NewNamespace(s.k.RootNetworkNamespace(), userns),
+	}
+	ns.uts.SetInode(s.k.GetNamespaceInode(ctx, ns.uts).(*nsfs.Inode))
+	ns.ipc.SetInode(s.k.GetNamespaceInode(ctx, ns.ipc).(*nsfs.Inode))
+	ns.net.SetInode(s.k.GetNamespaceInode(ctx, ns.net).(*nsfs.Inode))
+	return ns
+}
+
+// start loads and starts a program as the next process. It owns stream.
+// Caller holds lifeMu.
+func (a *Agent) start(spec control.Process, stream *os.File) (*process, error) {
+	s := a.s
+	owned := stream
+	defer func() { closeFile(owned) }()
+	if len(spec.Argv) == 0 {
+		return nil, errdefs.New(errdefs.InvalidArgument, "no program given")
+	}
+	creds, home, err := s.credentials(a.ctx, a.ns, spec.User)
+	if err != nil {
+		return nil, err
+	}
+	env := withDefault(spec.Env, "HOME", home)
+	cwd := spec.Cwd
+	if cwd == "" {
+		cwd = "/"
+	}
+	path, err := s.findProgram(a.ctx, a.ns, creds, spec.Argv[0], cwd, env)
+	if err != nil {
+		return nil, err
+	}
+	fds := s.k.NewFDTable()
+	defer fds.DecRef(a.ctx)
+	con, err := s.newConsole(a.ctx, a.ns, fds, spec.TTY, spec.Stdin, a.log)
+	if err != nil {
+		return nil, err
+	}
+	tg, err := s.newThreadGroup(a.ctx, a.ns, program{
+		path: path, argv: spec.Argv, env: env, cwd: cwd,
+		creds: creds, fds: fds, container: a.id, tasks: a.limits.Tasks,
+	})
+	if err != nil {
+		con.release(a.ctx)
+		return nil, err
+	}
+	if spec.TTY {
+		con.adoptTerminal(tg.Leader(), spec.Rows, spec.Cols)
+	}
+	p := &process{tg: tg, console: con, tty: spec.TTY}
+	if stream != nil {
+		owned = nil
+		if err := con.attach(stream, spec.Stdin, true); err != nil {
+			return nil, err // Cannot happen: nobody else knows the console.
+		}
+	}
+	a.mu.Lock()
+	p.id = a.nextExec
+	a.nextExec++
+	a.procs[p.id] = p
+	a.mu.Unlock()
+	s.startGroup(tg)
+	return p, nil
+}
+
+// Exec starts a further process in a running agent.
+func (s *Kernel) Exec(req control.ExecRequest, files []*os.File) (control.ExecReply, error) {
+	_, stream, err := spawnFiles(files, 0, req.Attach)
+	if err != nil {
+		return control.ExecReply{}, err
+	}
+	a, err := s.agent(req.ID)
+	if err != nil {
+		closeFile(stream)
+		return control.ExecReply{}, err
+	}
+	a.lifeMu.Lock()
+	defer a.lifeMu.Unlock()
+	if err := a.mustBe(abi.StateRunning); err != nil {
+		closeFile(stream)
+		return control.ExecReply{}, err
+	}
+	p, err := a.start(req.Process, stream)
+	if err != nil {
+		return control.ExecReply{}, err
+	}
+	go a.waitFurther(p)
+	return control.ExecReply{ExecID: p.id}, nil
+}
+
+// exitGrace is how long the end of a process waits for a client that does not
+// take the last output.
+const exitGrace = 2 * time.Second
+
+// waitProcess waits for p's end, and for its output to be passed on.
+func (a *Agent) waitProcess(p *process) control.Exit {
+	p.tg.WaitExited()
+	exit := exitOf(p.tg.ExitStatus())
+	if why := a.killed.Load(); why != nil {
+		exit.Reason = *why
+	}
+	closed := make(chan struct{})
+	go func() {
+		p.console.close(a.s.k.SupervisorContext(), exit)
+		close(closed)
+	}()
+	late := make(chan struct{})
+	t := a.s.cfg.Clock.AfterFunc(exitGrace, func() { close(late) })
+	select {
+	case <-closed:
+		t.Stop()
+	case <-late:
+	}
+	return exit
+}
+
+// waitFurther ends a process that Exec started.
+func (a *Agent) waitFurther(p *process) {
+	exit := a.waitProcess(p)
+	a.mu.Lock()
+	delete(a.procs, p.id)
+	a.mu.Unlock()
+	a.report(p.id, exit)
+}
+
+// waitFirst ends the agent when its first process has ended; the kernel then
+// has killed everything else in the PID namespace.
+func (a *Agent) waitFirst(p *process) {
+	exit := a.waitProcess(p)
+	a.s.watch.remove(a)
+	a.lifeMu.Lock()
+	a.release()
+	a.lifeMu.Unlock()
+	a.mu.Lock()
+	a.state = abi.StateExited
+	a.exit = &exit
+	a.ended = a.s.cfg.Clock.Now()
+	delete(a.procs, 0)
+	a.mu.Unlock()
+	a.report(0, exit)
+}
+
+func (a *Agent) report(execID int32, exit control.Exit) {
+	a.s.cfg.OnExit(control.ExitEvent{ID: a.id, ExecID: execID, Exit: exit, Time: a.s.cfg.Clock.Now()})
+}
+
+// release drops what the agent holds. Caller holds lifeMu.
+func (a *Agent) release() {
+	ctx := a.s.k.SupervisorContext()
+	ns := a.ns
+	if ns.mnt != nil {
+		ns.mnt.DecRef(ctx)
+	}
+	ns.uts.DecRef(ctx)
+	ns.ipc.DecRef(ctx)
+	ns.net.DecRef(ctx)
+	ns.mnt, ns.uts, ns.ipc, ns.net = nil, nil, nil, nil
+	a.stopped = nil
+	a.s.byID.Delete(a.id)
+	a.log.close()
+}
+
+// exitOf translates a wait status.
+func exitOf(ws linux.WaitStatus) control.Exit {
+	if ws.Signaled() {
+		return control.Exit{Signal: int32(ws.TerminationSignal())}
+	}
+	return control.Exit{Code: int32(ws.ExitStatus())}
+}
+
+// credentials returns the agent-side identity for user, and its home.
+func (s *Kernel) credentials(ctx context.Context, ns *namespaces, user string) (*auth.Credentials, string, error) {
+	id, err := s.lookupUser(ctx, ns, user)
+	if err != nil {
+		return nil, "", err
+	}
+	caps := &auth.TaskCapabilities{BoundingCaps: agentCapabilities}
+	if id.uid == 0 {
+		caps.PermittedCaps, caps.EffectiveCaps = agentCapabilities, agentCapabilities
+	}
+	return auth.NewUserCredentials(auth.KUID(id.uid), auth.KGID(id.gid), id.groups, caps, s.creds.UserNamespace), id.home, nil
+}

@@ -1,0 +1,271 @@
+package sentry
+
+import (
+	"os"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/cpuid"
+	"gvisor.dev/gvisor/pkg/fd"
+	"gvisor.dev/gvisor/pkg/gomaxprocs"
+	"gvisor.dev/gvisor/pkg/memutil"
+	"gvisor.dev/gvisor/pkg/rand"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/cgroup2fs"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/host"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/tmpfs"
+	"gvisor.dev/gvisor/pkg/sentry/inet"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
+	"gvisor.dev/gvisor/pkg/sentry/loader"
+	"gvisor.dev/gvisor/pkg/sentry/pgalloc"
+	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
+	"gvisor.dev/gvisor/pkg/sentry/seccheck"
+	gvtime "gvisor.dev/gvisor/pkg/sentry/time"
+	"gvisor.dev/gvisor/pkg/sentry/usage"
+	"gvisor.dev/gvisor/pkg/sentry/vfs"
+	"gvisor.dev/gvisor/pkg/sighandling"
+
+	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
+	"aios.dev/aios/ktime"
+	"aios.dev/aios/netstack"
+	"aios.dev/aios/platform"
+)
+
+// Config is what a kernel is booted with.
+type Config struct {
+	// Domain is the name of the domain, for messages.
+	Domain string
+	// Driver makes the platform; Device is what its OpenDevice returned.
+	Driver platform.Driver
+	Device *fd.FD
+	// CPUs is how many processors agents see.
+	CPUs int
+	// MemoryBytes is how much memory agents see; 0 means the host's.
+	MemoryBytes uint64
+	// Clock stamps what the kernel reports.
+	Clock ktime.Clock
+	// OnExit is called for every process that ends, on its own goroutine.
+	OnExit func(control.ExitEvent)
+}
+
+// Kernel is a booted kernel. Its methods may be called concurrently.
+type Kernel struct {
+	cfg     Config
+	k       *kernel.Kernel
+	creds   *auth.Credentials // root of the domain, for setting agents up
+	started time.Time
+	pause   *pauseTask
+	sysfs   *vfs.Filesystem // shared by all agents; read-only
+	sysRoot *vfs.Dentry
+	watch   memoryWatch
+	release string // of this host's kernel process, for Hello
+
+	mu      sync.Mutex
+	mounts  map[string]*vfs.Mount // guarded by mu; each holds a reference
+	agents  map[string]*Agent     // guarded by mu, by ID
+	byID    sync.Map              // *Agent by ID, for hooks and the gate
+	byCgID  uint32                // guarded by mu; last memory cgroup ID given
+	closing bool                  // guarded by mu
+}
+
+// Boot makes a kernel with no agents. It may be called once per process:
+// gVisor keeps parts of a kernel in package variables. What it needs from the
+// host it has opened when it returns, so the caller can close the box.
+func Boot(cfg Config) (*Kernel, error) {
+	if cfg.Clock == nil {
+		cfg.Clock = ktime.Real
+	}
+	s := &Kernel{
+		cfg:     cfg,
+		started: cfg.Clock.Now(),
+		mounts:  make(map[string]*vfs.Mount),
+		agents:  make(map[string]*Agent),
+	}
+	for _, step := range []struct {
+		op string
+		do func() error
+	}{
+		{"prepare process", prepareProcess},
+		{"start platform", s.bootPlatform},
+		{"start kernel", s.bootKernel},
+		{"register file systems", s.registerFilesystems},
+		{"start the pause process", s.startPause},
+	} {
+		if err := step.do(); err != nil {
+			return nil, errdefs.Wrap(err, errdefs.DomainBoot, step.op)
+		}
+	}
+	s.watch.init(s)
+	return s, nil
+}
+
+// prepareProcess sets up what gVisor keeps per process.
+func prepareProcess() error {
+	cpuid.Initialize()
+	seccheck.Initialize()
+	if err := rand.Init(); err != nil {
+		return err
+	}
+	if err := usage.Init(); err != nil {
+		return err
+	}
+	// Platforms can produce a great many child signals; nobody wants them.
+	return sighandling.IgnoreChildStop()
+}
+
+func (s *Kernel) bootPlatform() error {
+	gomaxprocs.SetBase(s.cfg.CPUs)
+	inner, err := s.cfg.Driver.New(gvplatform.Options{
+		DeviceFile:       s.cfg.Device,
+		ApplicationCores: s.cfg.CPUs,
+		SandboxID:        s.cfg.Domain,
+	})
+	if err != nil {
+		return err
+	}
+	s.k = &kernel.Kernel{Platform: platform.Wrap(inner, platform.Hooks{
+		FirstSwitch: s.taskStarts,
+		Exit:        s.taskExits,
+	})}
+	return nil
+}
+
+func (s *Kernel) bootKernel() error {
+	memfd, err := memutil.CreateMemFD("aios-memory", 0)
+	if err != nil {
+		return errdefs.Wrap(err, errdefs.HostFeature, "create memory file")
+	}
+	mf, err := pgalloc.NewMemoryFile(os.NewFile(uintptr(memfd), "aios-memory"), pgalloc.MemoryFileOpts{})
+	if err != nil {
+		return err
+	}
+	s.k.SetMemoryFile(mf)
+
+	vdso, err := loader.PrepareVDSO(mf)
+	if err != nil {
+		return err
+	}
+	tk := kernel.NewTimekeeper()
+	params := kernel.NewVDSOParamPage(mf, vdso.ParamPage.FileRange())
+	tk.SetClocks(gvtime.NewCalibratedClocks(false), params)
+
+	userns := auth.NewRootUserNamespace()
+	s.creds = auth.NewRootCredentials(userns)
+	stacks := &netstack.Creator{Clock: tk, IDs: s.k}
+	rootStack, err := stacks.CreateStack()
+	if err != nil {
+		return err
+	}
+	if s.cfg.MemoryBytes > 0 {
+		tmpfs.SetTotalHostMem(s.cfg.MemoryBytes)
+		usage.MinimumTotalMemoryBytes = s.cfg.MemoryBytes
+		usage.MaximumTotalMemoryBytes = s.cfg.MemoryBytes
+	}
+	if err := s.k.Init(kernel.InitKernelArgs{
+		FeatureSet:           cpuid.HostFeatureSet().Fixed(),
+		Timekeeper:           tk,
+		RootUserNamespace:    userns,
+		RootNetworkNamespace: inet.NewRootNamespace(rootStack, stacks, userns),
+		ApplicationCores:     uint(s.cfg.CPUs),
+		Vdso:                 vdso,
+		VdsoParams:           params,
+		RootUTSNamespace:     kernel.NewUTSNamespace("aios", "", userns),
+		RootIPCNamespace:     kernel.NewIPCNamespace(userns),
+		RootPIDNamespace:     kernel.NewRootPIDNamespace(userns),
+		MaxFDLimit:           kernel.MaxFdLimit,
+		Cgroup2FSInit:        cgroup2fs.NewFilesystem,
+	}); err != nil {
+		return err
+	}
+	hostFS, err := host.NewFilesystem(s.k.VFS())
+	if err != nil {
+		return err
+	}
+	s.k.SetHostMount(s.k.VFS().NewDisconnectedMount(hostFS, nil, &vfs.MountOptions{}))
+	hostFS.DecRef(s.k.SupervisorContext())
+	return nil
+}
+
+// Hello describes the kernel to a daemon.
+func (s *Kernel) Hello() control.HelloReply {
+	return control.HelloReply{
+		Domain:   s.cfg.Domain,
+		PID:      os.Getpid(),
+		Platform: s.cfg.Driver.Name(),
+		Started:  s.started,
+	}
+}
+
+// setupContext is the context in which the kernel prepares something for an
+// agent before a task of it exists. Mounts and loads look up namespaces and
+// credentials through it.
+//
+// gVisor's own context for new processes answers CtxMountNamespace by taking a
+// lock that CreateProcess takes in the opposite order; this one holds its
+// answers.
+type setupContext struct {
+	context.Context
+	kernel *kernel.Kernel
+	creds  *auth.Credentials
+	ns     *namespaces
+	memID  uint32
+}
+
+// Value implements context.Context.
+func (c *setupContext) Value(key any) any {
+	switch key {
+	case auth.CtxCredentials:
+		return c.creds
+	case pgalloc.CtxMemoryCgroupID:
+		return c.memID
+	case kernel.CtxPIDNamespace:
+		return c.ns.pid
+	case kernel.CtxUTSNamespace:
+		c.ns.uts.IncRef()
+		return c.ns.uts
+	case inet.CtxStack:
+		return c.ns.net.Stack()
+	case vfs.CtxMountNamespace:
+		if c.ns.mnt == nil {
+			return nil
+		}
+		c.ns.mnt.IncRef()
+		return c.ns.mnt
+	case vfs.CtxRoot:
+		if c.ns.mnt == nil {
+			return nil
+		}
+		return c.ns.mnt.Root(c)
+	case kernel.CtxTask:
+		return nil
+	default:
+		return c.Context.Value(key)
+	}
+}
+
+// context returns the context for setting up something in ns as creds.
+func (s *Kernel) context(ns *namespaces, creds *auth.Credentials, memID uint32) context.Context {
+	return &setupContext{Context: s.k.SupervisorContext(), kernel: s.k, creds: creds, ns: ns, memID: memID}
+}
+
+// rootNamespaces returns the kernel's own namespaces, without references.
+func (s *Kernel) rootNamespaces() *namespaces {
+	return &namespaces{
+		pid: s.k.RootPIDNamespace(),
+		uts: s.k.RootUTSNamespace(),
+		ipc: s.k.RootIPCNamespace(),
+		net: s.k.RootNetworkNamespace(),
+	}
+}
+
+// agentCapabilities is what root is in an agent: what programs that set
+// themselves up as root expect, and nothing that reaches outside the agent's
+// namespaces.
+var agentCapabilities = auth.CapabilitySetOfMany([]linux.Capability{
+	linux.CAP_AUDIT_WRITE, linux.CAP_CHOWN, linux.CAP_DAC_OVERRIDE, linux.CAP_FOWNER,
+	linux.CAP_FSETID, linux.CAP_KILL, linux.CAP_NET_BIND_SERVICE, linux.CAP_SETFCAP,
+	linux.CAP_SETGID, linux.CAP_SETPCAP, linux.CAP_SETUID, linux.CAP_SYS_CHROOT,
+})

@@ -1,0 +1,33 @@
+// Package sentry is the kernel process of a domain: it boots gVisor's kernel
+// as a library and runs agents in it.
+//
+// Key types:
+//
+//   - Kernel is the booted kernel: the file systems it knows, the agents it
+//     runs, and the answers to the daemon's requests (Handlers).
+//   - Agent is a process tree with its own PID, mount, UTS, IPC and network
+//     namespace and a copy-on-write root. It lives from Spawn until its first
+//     process has ended, and is remembered until Forget.
+//   - process is one program the daemon asked for: an agent's first, or one
+//     started in it later by Exec. console is its standard input and output.
+//
+// How a request becomes a process: server.go decodes it, agent.go makes the
+// namespaces, root.go puts the root directory together, process.go loads the
+// program and starts it, console.go carries its output to the log and to
+// whoever is attached.
+//
+// Lock order, outermost first:
+//
+//	Agent.lifeMu         spawn, exec, pause, resume and end of one agent
+//	  Kernel.mu          the tables of agents and file systems
+//	    Agent.mu         what is known of one agent
+//	      console.mu     streams and state of one process's console
+//
+// No lock of this package is held across a read or write of a stream, and
+// none is taken by code that gVisor calls with its own locks held, with one
+// exception: the hooks of package platform take Agent.mu's leaf, orphans.mu.
+//
+// Memory is in bytes, time is wall time from ktime. The package is above
+// platform/, netstack/ and control/, and must not import the daemon, images/
+// or host/: a kernel process opens nothing by itself, it is handed files.
+package sentry

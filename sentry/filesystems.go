@@ -1,0 +1,143 @@
+package sentry
+
+import (
+	"fmt"
+	"os"
+
+	"gvisor.dev/gvisor/pkg/sentry/devices/memdev"
+	"gvisor.dev/gvisor/pkg/sentry/devices/ttydev"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/dev"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/devpts"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/erofs"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/gofer"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/mqfs"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/overlay"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/proc"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/sys"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/tmpfs"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	"gvisor.dev/gvisor/pkg/sentry/syscalls/linux"
+	"gvisor.dev/gvisor/pkg/sentry/vfs"
+
+	// Socket families an agent may use; each registers itself.
+	_ "gvisor.dev/gvisor/pkg/sentry/socket/netlink"
+	_ "gvisor.dev/gvisor/pkg/sentry/socket/netlink/route"
+	_ "gvisor.dev/gvisor/pkg/sentry/socket/netlink/uevent"
+	_ "gvisor.dev/gvisor/pkg/sentry/socket/netstack"
+	_ "gvisor.dev/gvisor/pkg/sentry/socket/unix"
+
+	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
+)
+
+// goferDentries is how many unused directory entries of host directories the
+// kernel keeps. All agents of a domain share them, and a program's start looks
+// up several hundred.
+const goferDentries = 8192
+
+func (s *Kernel) registerFilesystems() error {
+	v := s.k.VFS()
+	mountable := &vfs.RegisterFilesystemTypeOptions{AllowUserMount: true, AllowUserList: true}
+	listed := &vfs.RegisterFilesystemTypeOptions{AllowUserList: true}
+	v.MustRegisterFilesystemType(devpts.Name, &devpts.FilesystemType{}, mountable)
+	v.MustRegisterFilesystemType(dev.Name, &dev.FilesystemType{}, &vfs.RegisterFilesystemTypeOptions{})
+	v.MustRegisterFilesystemType(erofs.Name, &erofs.FilesystemType{}, listed)
+	v.MustRegisterFilesystemType(gofer.Name, &gofer.FilesystemType{}, listed)
+	v.MustRegisterFilesystemType(mqfs.Name, &mqfs.FilesystemType{}, mountable)
+	v.MustRegisterFilesystemType(overlay.Name, &overlay.FilesystemType{}, mountable)
+	v.MustRegisterFilesystemType(proc.Name, &proc.FilesystemType{}, mountable)
+	v.MustRegisterFilesystemType(sys.Name, &sys.FilesystemType{}, mountable)
+	v.MustRegisterFilesystemType(tmpfs.Name, &tmpfs.FilesystemType{}, mountable)
+	if err := memdev.Register(v); err != nil {
+		return err
+	}
+	if err := ttydev.Register(v); err != nil {
+		return err
+	}
+	gofer.SetDentryCacheSize(goferDentries)
+	s.gateCalls(kernel.SyscallTables()[0])
+	_ = linux.AMD64 // Its package registers the table on import.
+
+	ctx := s.context(s.rootNamespaces(), s.creds, 0)
+	var err error
+	s.sysfs, s.sysRoot, err = v.NewFilesystem(ctx, s.creds, "", sys.Name, &vfs.MountOptions{
+		GetFilesystemOptions: vfs.GetFilesystemOptions{InternalMount: true, InternalData: &sys.InternalData{}},
+	})
+	return err
+}
+
+// Mount makes a file system known under req.Key. It owns file.
+func (s *Kernel) Mount(req control.MountRequest, file *os.File) error {
+	s.mu.Lock()
+	_, known := s.mounts[req.Key]
+	s.mu.Unlock()
+	if known {
+		file.Close()
+		return nil
+	}
+	opts := vfs.GetFilesystemOptions{InternalMount: true}
+	var fsType string
+	switch req.Kind {
+	case control.KindEROFS:
+		fsType = erofs.Name
+		opts.Data = fmt.Sprintf("ifd=%d", releaseFD(file))
+		opts.InternalData = erofs.InternalFilesystemOptions{}
+	case control.KindGofer:
+		fsType = gofer.Name
+		n := releaseFD(file)
+		opts.Data = fmt.Sprintf("trans=fd,rfdno=%d,wfdno=%d,disable_fifo_open", n, n)
+		if req.ReadOnly {
+			// Nobody writes through this mount, so its files' host
+			// descriptors may be shared with the copies of an overlay.
+			opts.Data += ",overlayfs_stale_read"
+		} else {
+			// Others may write the directory while agents use it.
+			opts.Data += ",cache=remote_revalidating"
+		}
+		opts.InternalData = gofer.InternalFilesystemOptions{}
+	default:
+		file.Close()
+		return errdefs.Newf(errdefs.Unsupported, "no file system of kind %q", req.Kind)
+	}
+	ctx := s.context(s.rootNamespaces(), s.creds, 0)
+	mnt, err := s.k.VFS().MountDisconnected(ctx, s.creds, "", fsType, &vfs.MountOptions{
+		ReadOnly:             req.ReadOnly,
+		GetFilesystemOptions: opts,
+	})
+	if err != nil {
+		return errdefs.Wrap(err, errdefs.ImageInvalid, "mount", errdefs.Resource("%s", req.Key))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.mounts[req.Key]; known { // Another request was faster.
+		mnt.DecRef(ctx)
+		return nil
+	}
+	s.mounts[req.Key] = mnt
+	return nil
+}
+
+// Unmount forgets a key; agents that use the file system keep it.
+func (s *Kernel) Unmount(req control.UnmountRequest) error {
+	s.mu.Lock()
+	mnt := s.mounts[req.Key]
+	delete(s.mounts, req.Key)
+	s.mu.Unlock()
+	if mnt == nil {
+		return errdefs.Newf(errdefs.NotFound, "no file system %q", req.Key)
+	}
+	mnt.DecRef(s.k.SupervisorContext())
+	return nil
+}
+
+// mount returns the mount under key with a reference for the caller.
+func (s *Kernel) mount(key string) (*vfs.Mount, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	mnt := s.mounts[key]
+	if mnt == nil {
+		return nil, errdefs.Newf(errdefs.NotFound, "no file system %q", key)
+	}
+	mnt.IncRef()
+	return mnt, nil
+}

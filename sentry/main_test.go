@@ -1,0 +1,215 @@
+package sentry
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"aios.dev/aios/abi"
+	"aios.dev/aios/control"
+	"aios.dev/aios/platform"
+	"aios.dev/aios/platform/drivers"
+)
+
+// One kernel serves all tests of the package: gVisor allows one per process.
+var (
+	theKernel *Kernel
+	exits     exitBook
+)
+
+// exitBook collects exit events.
+type exitBook struct {
+	mu   sync.Mutex
+	cond *sync.Cond
+	got  map[string]map[int32]control.Exit
+}
+
+func (b *exitBook) note(e control.ExitEvent) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.got[e.ID] == nil {
+		b.got[e.ID] = map[int32]control.Exit{}
+	}
+	b.got[e.ID][e.ExecID] = e.Exit
+	b.cond.Broadcast()
+}
+
+func (b *exitBook) wait(t testing.TB, id string, exec int32) control.Exit {
+	t.Helper()
+	watchdog := time.AfterFunc(60*time.Second, func() { panic("no exit event for " + id) })
+	defer watchdog.Stop()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for {
+		if e, ok := b.got[id][exec]; ok {
+			return e
+		}
+		b.cond.Wait()
+	}
+}
+
+func TestMain(m *testing.M) {
+	exits.cond = sync.NewCond(&exits.mu)
+	exits.got = map[string]map[int32]control.Exit{}
+	os.Exit(run(m))
+}
+
+// run boots on the platform named by AIOS_TEST_PLATFORM, or the one that suits
+// the way the test was built.
+func run(m *testing.M) int {
+	name := os.Getenv("AIOS_TEST_PLATFORM")
+	if name == "" {
+		name = platform.Auto
+	}
+	choice, err := drivers.All().Select(name)
+	if err != nil {
+		panic(err)
+	}
+	device, err := choice.Driver.OpenDevice()
+	if err != nil {
+		panic(err)
+	}
+	theKernel, err = Boot(Config{
+		Domain: "test", Driver: choice.Driver, Device: device,
+		CPUs: runtime.NumCPU(), OnExit: exits.note,
+	})
+	if err != nil {
+		panic(err)
+	}
+	dir, err := os.MkdirTemp("", "aios-sentry-test")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := mountTestImage(dir); err != nil {
+		panic(err)
+	}
+	return m.Run()
+}
+
+// mountTestImage makes busybox-static known as "busybox".
+func mountTestImage(dir string) error {
+	root := filepath.Join(dir, "root")
+	for _, d := range []string{"bin", "etc", "tmp", "proc", "sys", "dev"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			return err
+		}
+	}
+	bb, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(root, "bin/busybox"), bb, 0o755); err != nil {
+		return err
+	}
+	for _, l := range []string{"sh", "cat", "echo", "sleep", "true", "false", "ps", "id", "hostname", "kill", "stty", "yes", "ls", "seq", "touch", "wc", "head", "mkdir", "grep", "nc"} {
+		if err := os.Symlink("busybox", filepath.Join(root, "bin", l)); err != nil {
+			return err
+		}
+	}
+	os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("root:x:0:0::/root:/bin/sh\nbob:x:1000:1001::/home/bob:/bin/sh\n"), 0o644)
+	os.WriteFile(filepath.Join(root, "bin/script"), []byte("not a program\n"), 0o755)
+	os.WriteFile(filepath.Join(root, "bin/data"), []byte("data\n"), 0o644)
+	img := filepath.Join(dir, "img")
+	if out, err := exec.Command("mkfs.erofs", "-E", "noinline_data", img, root).CombinedOutput(); err != nil {
+		panic(string(out))
+	}
+	f, err := os.Open(img)
+	if err != nil {
+		return err
+	}
+	return theKernel.Mount(control.MountRequest{Key: "busybox", Kind: control.KindEROFS, ReadOnly: true}, f)
+}
+
+// spawned is an agent under test with its streams.
+type spawned struct {
+	t      testing.TB
+	id     string
+	stream *control.Stream
+	log    string
+}
+
+// spawn starts an agent; opts change the request first.
+func spawn(t testing.TB, argv []string, opts ...func(*control.SpawnRequest)) *spawned {
+	t.Helper()
+	s, err := trySpawn(t, argv, opts...)
+	if err != nil {
+		t.Fatalf("spawn %q: %v", argv, err)
+	}
+	return s
+}
+
+func trySpawn(t testing.TB, argv []string, opts ...func(*control.SpawnRequest)) (*spawned, error) {
+	t.Helper()
+	req := control.SpawnRequest{
+		ID: string(abi.NewAgentID()), Hostname: "box",
+		Root:    control.Root{Base: "busybox"},
+		Process: control.Process{Argv: argv, Env: []string{"PATH=/bin"}},
+		Attach:  true,
+	}
+	for _, o := range opts {
+		o(&req)
+	}
+	logPath := filepath.Join(t.TempDir(), "log")
+	logFile, err := os.Create(logPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := []*os.File{logFile}
+	s := &spawned{t: t, id: req.ID, log: logPath}
+	if req.Attach {
+		ours, theirs := socketpair(t)
+		s.stream = control.NewStream(ours)
+		files = append(files, theirs)
+	}
+	if err := theKernel.Spawn(req, files); err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() {
+		theKernel.Signal(control.SignalRequest{ID: s.id, Signal: 9})
+		exits.wait(t, s.id, 0)
+		if s.stream != nil {
+			s.stream.Close()
+		}
+		theKernel.Forget(control.AgentRequest{ID: s.id})
+	})
+	return s, nil
+}
+
+func socketpair(t testing.TB) (ours, theirs *os.File) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(fds[0]), "ours"), os.NewFile(uintptr(fds[1]), "theirs")
+}
+
+// output reads the stream to its end.
+func (s *spawned) output() (stdout, stderr string, exit control.Exit) {
+	s.t.Helper()
+	for {
+		kind, p, err := s.stream.Read()
+		if err != nil {
+			s.t.Fatalf("stream ended early: %v (stdout so far %q)", err, stdout)
+		}
+		switch kind {
+		case control.FrameStdout:
+			stdout += string(p)
+		case control.FrameStderr:
+			stderr += string(p)
+		case control.FrameExit:
+			exit, err = control.DecodeExit(p)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return stdout, stderr, exit
+		}
+	}
+}

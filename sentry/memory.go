@@ -1,0 +1,133 @@
+package sentry
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	"gvisor.dev/gvisor/pkg/sentry/mm"
+	"gvisor.dev/gvisor/pkg/sentry/usage"
+
+	"aios.dev/aios/ktime"
+)
+
+// memoryWatch keeps agents below their memory limits. gVisor accounts memory
+// by agent but limits none, so the watch looks: every watchEvery, if the
+// kernel's memory file has grown since, it adds up what each agent's processes
+// have resident, and where that exceeds the limit it counts the agent's pages
+// and kills it if they do too. An agent can exceed its limit by what it
+// touches in watchEvery.
+type memoryWatch struct {
+	s *Kernel
+
+	mu     sync.Mutex
+	agents map[*Agent]struct{} // guarded by mu
+	timer  ktime.Timer         // guarded by mu; nil while there is nobody to watch
+	last   uint64              // guarded by mu; size of the memory file at the last look
+}
+
+const (
+	watchEvery = 50 * time.Millisecond
+	// watchGrowth is how much the memory file must grow before agents are
+	// looked at, in bytes.
+	watchGrowth = 4 << 20
+)
+
+func (w *memoryWatch) init(s *Kernel) {
+	w.s = s
+	w.agents = make(map[*Agent]struct{})
+}
+
+func (w *memoryWatch) add(a *Agent) {
+	if a.limits.MemoryBytes == 0 {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.agents[a] = struct{}{}
+	if w.timer == nil {
+		w.timer = w.s.cfg.Clock.AfterFunc(watchEvery, w.tick)
+	}
+}
+
+func (w *memoryWatch) remove(a *Agent) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.agents, a)
+}
+
+// tick looks at the agents and arms the next look.
+func (w *memoryWatch) tick() {
+	total, err := w.s.k.MemoryFile().TotalUsage()
+	w.mu.Lock()
+	var look []*Agent
+	if err == nil && total > w.last+watchGrowth {
+		for a := range w.agents {
+			look = append(look, a)
+		}
+		w.last = total
+	} else if total < w.last {
+		w.last = total
+	}
+	w.mu.Unlock()
+	for _, a := range look {
+		if w.resident(a) > a.limits.MemoryBytes && w.exceeds(a) {
+			a.kill(fmt.Sprintf("it used more than its memory limit of %d bytes", a.limits.MemoryBytes))
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = nil
+	if len(w.agents) > 0 {
+		w.timer = w.s.cfg.Clock.AfterFunc(watchEvery, w.tick)
+	}
+}
+
+// resident adds up the agent's address spaces, shared pages as often as they
+// are mapped: an upper bound that is cheap.
+func (w *memoryWatch) resident(a *Agent) uint64 {
+	seen := make(map[*mm.MemoryManager]bool)
+	var sum uint64
+	for _, tg := range a.ns.pid.ThreadGroups() {
+		leader := tg.Leader()
+		if leader == nil {
+			continue
+		}
+		leader.WithMuLocked(func(t *kernel.Task) {
+			if m := t.MemoryManager(); m != nil && !seen[m] {
+				seen[m] = true
+				sum += m.ResidentSetSize()
+			}
+		})
+	}
+	return sum
+}
+
+// exceeds counts the agent's pages.
+func (w *memoryWatch) exceeds(a *Agent) bool {
+	w.refresh(a)
+	return memoryOf(a) > a.limits.MemoryBytes
+}
+
+// refresh brings the accounts of the agents up to date.
+func (w *memoryWatch) refresh(agents ...*Agent) {
+	ids := make(map[uint32]struct{}, len(agents))
+	for _, a := range agents {
+		ids[a.memID] = struct{}{}
+	}
+	if len(ids) > 0 {
+		// The error says that a checkpoint is in progress: then the
+		// accounts stand still.
+		w.s.k.MemoryFile().UpdateUsage(ids)
+	}
+}
+
+// memoryOf returns the bytes that are accounted to a.
+func memoryOf(a *Agent) uint64 { return usage.MemoryAccounting.TotalPerCg(a.memID) }
+
+// commandLine returns what /proc/PID/cmdline of t holds.
+func commandLine(ctx context.Context, t *kernel.Task) []string {
+	return []string{t.Name()}
+}

@@ -1,0 +1,204 @@
+package sentry
+
+import (
+	"fmt"
+	"path"
+
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/errors/linuxerr"
+	"gvisor.dev/gvisor/pkg/fspath"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/dev"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/devpts"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/overlay"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/proc"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/tmpfs"
+	"gvisor.dev/gvisor/pkg/sentry/vfs"
+
+	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
+)
+
+// A rootBuilder puts an agent's root directory together:
+//
+//	/            overlay: the agent's tmpfs over the image
+//	/usr …       overlay, per grafted layer: the same tmpfs over a host directory
+//	/proc        of the agent's PID namespace
+//	/sys         shared, read-only
+//	/dev         the agent's own, with /dev/pts and /dev/shm
+//	binds        host directories, as the operator placed them
+//
+// gVisor's overlay wants layers without submounts, so a host directory below
+// an image cannot be part of the image's overlay; it gets one of its own, and
+// a rename between the two answers EXDEV.
+type rootBuilder struct {
+	s    *Kernel
+	ctx  context.Context
+	root vfs.VirtualDentry
+}
+
+// newRoot returns a mount namespace with a fresh root, for the caller to own.
+func (s *Kernel) newRoot(ctx context.Context, root control.Root, binds []control.Bind, disk uint64) (_ *vfs.MountNamespace, err error) {
+	upper, err := s.newUpper(ctx, disk)
+	if err != nil {
+		return nil, err
+	}
+	defer upper.DecRef(ctx) // The overlays keep it.
+
+	fs, dentry, err := s.newOverlay(ctx, upper, "root", root.Base)
+	if err != nil {
+		return nil, err
+	}
+	mntns := s.k.VFS().NewMountNamespaceFrom(ctx, s.creds, fs, dentry, &vfs.MountOptions{}, s.k, false)
+	b := &rootBuilder{s: s, ctx: ctx, root: mntns.Root(ctx)}
+	defer b.root.DecRef(ctx)
+	defer func() {
+		if err != nil {
+			mntns.DecRef(ctx)
+		}
+	}()
+	for i, l := range root.Layers {
+		fs, dentry, err := s.newOverlay(ctx, upper, fmt.Sprintf("layer%d", i), l.Key)
+		if err != nil {
+			return nil, err
+		}
+		mnt := s.k.VFS().NewDisconnectedMount(fs, dentry, &vfs.MountOptions{ReadOnly: l.ReadOnly})
+		dentry.DecRef(ctx)
+		fs.DecRef(ctx)
+		if err := b.place(mnt, l.Target); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.kernelMounts(); err != nil {
+		return nil, err
+	}
+	for _, bind := range binds {
+		if err := b.bind(bind); err != nil {
+			return nil, err
+		}
+	}
+	return mntns, nil
+}
+
+// newUpper returns the tmpfs that takes what the agent writes.
+func (s *Kernel) newUpper(ctx context.Context, disk uint64) (*vfs.Mount, error) {
+	opts := vfs.GetFilesystemOptions{InternalMount: true}
+	if disk > 0 {
+		opts.Data = fmt.Sprintf("size=%d", disk)
+	}
+	mnt, err := s.k.VFS().MountDisconnected(ctx, s.creds, "", tmpfs.Name, &vfs.MountOptions{GetFilesystemOptions: opts})
+	if err != nil {
+		return nil, errdefs.Wrap(err, errdefs.Internal, "create the writable layer")
+	}
+	return mnt, nil
+}
+
+// newOverlay returns an overlay of a fresh directory of upper over the file
+// system known as key.
+func (s *Kernel) newOverlay(ctx context.Context, upper *vfs.Mount, dir, key string) (*vfs.Filesystem, *vfs.Dentry, error) {
+	v := s.k.VFS()
+	lower, err := s.mount(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer lower.DecRef(ctx)
+	lowerRoot := vfs.MakeVirtualDentry(lower, lower.Root())
+	upperRoot := vfs.MakeVirtualDentry(upper, upper.Root())
+	stat, err := v.StatAt(ctx, s.creds, at(lowerRoot, ""), &vfs.StatOptions{Mask: linux.STATX_MODE | linux.STATX_UID | linux.STATX_GID})
+	if err != nil {
+		return nil, nil, errdefs.Wrap(err, errdefs.ImageInvalid, "read the root of", errdefs.Resource("%s", key))
+	}
+	if err := v.MkdirAt(ctx, s.creds, creating(upperRoot, dir), &vfs.MkdirOptions{Mode: linux.FileMode(stat.Mode & 07777)}); err != nil {
+		return nil, nil, errdefs.Wrap(err, errdefs.Internal, "create the writable layer")
+	}
+	up, err := v.GetDentryAt(ctx, s.creds, at(upperRoot, dir), &vfs.GetDentryOptions{})
+	if err != nil {
+		return nil, nil, errdefs.Wrap(err, errdefs.Internal, "open the writable layer")
+	}
+	defer up.DecRef(ctx)
+	fs, dentry, err := v.NewFilesystem(ctx, s.creds, "", overlay.Name, &vfs.MountOptions{
+		GetFilesystemOptions: vfs.GetFilesystemOptions{
+			InternalMount: true,
+			InternalData:  overlay.FilesystemOptions{UpperRoot: up, LowerRoots: []vfs.VirtualDentry{lowerRoot}},
+		},
+	})
+	if err != nil {
+		return nil, nil, errdefs.Wrap(err, errdefs.ImageInvalid, "overlay", errdefs.Resource("%s", key))
+	}
+	return fs, dentry, nil
+}
+
+// kernelMounts adds what every agent sees of the kernel.
+func (b *rootBuilder) kernelMounts() error {
+	v := b.s.k.VFS()
+	sysMount := v.NewDisconnectedMount(b.s.sysfs, b.s.sysRoot, &vfs.MountOptions{
+		ReadOnly: true, Flags: vfs.MountFlags{NoExec: true, NoSUID: true, NoDev: true},
+	})
+	if err := b.place(sysMount, "/sys"); err != nil {
+		return err
+	}
+	for _, m := range []struct {
+		fsType, target, data string
+		internal             any
+		flags                vfs.MountFlags
+	}{
+		{proc.Name, "/proc", "", nil, vfs.MountFlags{NoExec: true, NoSUID: true, NoDev: true}},
+		{dev.Name, "/dev", "", dev.InternalData{}, vfs.MountFlags{NoExec: true, NoSUID: true}},
+		{devpts.Name, "/dev/pts", "newinstance,mode=0755,ptmxmode=0666", nil, vfs.MountFlags{NoExec: true, NoSUID: true}},
+	} {
+		mnt, err := v.MountDisconnected(b.ctx, b.s.creds, "", m.fsType, &vfs.MountOptions{
+			Flags: m.flags,
+			GetFilesystemOptions: vfs.GetFilesystemOptions{
+				InternalMount: true, Data: m.data, InternalData: m.internal,
+			},
+		})
+		if err != nil {
+			return errdefs.Wrap(err, errdefs.Internal, "mount", errdefs.Resource("%s", m.target))
+		}
+		if err := b.place(mnt, m.target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bind places a host directory.
+func (b *rootBuilder) bind(bind control.Bind) error {
+	if !path.IsAbs(bind.Target) || path.Clean(bind.Target) == "/" {
+		return errdefs.New(errdefs.InvalidArgument, "the target of a mount is not an absolute path below /",
+			errdefs.Resource("%q", bind.Target))
+	}
+	src, err := b.s.mount(bind.Key)
+	if err != nil {
+		return err
+	}
+	defer src.DecRef(b.ctx)
+	mnt := b.s.k.VFS().NewDisconnectedMount(src.Filesystem(), src.Root(), &vfs.MountOptions{
+		ReadOnly: bind.ReadOnly, Flags: vfs.MountFlags{NoSUID: true, NoDev: true},
+	})
+	return b.place(mnt, path.Clean(bind.Target))
+}
+
+// place attaches mnt, whose reference it takes, creating the directory.
+func (b *rootBuilder) place(mnt *vfs.Mount, target string) error {
+	defer mnt.DecRef(b.ctx)
+	v := b.s.k.VFS()
+	err := v.ConnectMountAt(b.ctx, b.s.creds, mnt, at(b.root, target))
+	if linuxerr.Equals(linuxerr.ENOENT, err) {
+		if err := v.MkdirAllAt(b.ctx, target, b.root, b.s.creds, &vfs.MkdirOptions{Mode: 0o755}, true); err != nil {
+			return errdefs.Wrap(err, errdefs.InvalidArgument, "create the mount point", errdefs.Resource("%s", target))
+		}
+		err = v.ConnectMountAt(b.ctx, b.s.creds, mnt, at(b.root, target))
+	}
+	return errdefs.Wrap(err, errdefs.InvalidArgument, "mount at", errdefs.Resource("%s", target))
+}
+
+// at is the path below root; symlinks in it resolve inside root.
+func at(root vfs.VirtualDentry, p string) *vfs.PathOperation {
+	return &vfs.PathOperation{Root: root, Start: root, Path: fspath.Parse(p), FollowFinalSymlink: true}
+}
+
+// creating is the path below root of something that does not exist yet.
+func creating(root vfs.VirtualDentry, p string) *vfs.PathOperation {
+	return &vfs.PathOperation{Root: root, Start: root, Path: fspath.Parse(p)}
+}

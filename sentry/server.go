@@ -1,0 +1,99 @@
+package sentry
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
+)
+
+// Handlers returns the methods that the kernel serves to the daemon. shutdown
+// is called after every agent has ended, when the daemon asked for the end.
+func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
+	none := struct{}{}
+	return map[string]control.Handler{
+		control.MethodMount: control.HandleFiles(func(r control.MountRequest, files []*os.File) (struct{}, error) {
+			f, _, err := spawnFiles(files, 1, false)
+			if err != nil {
+				return none, err
+			}
+			return none, s.Mount(r, f)
+		}),
+		control.MethodUnmount: control.Handle(func(r control.UnmountRequest) (struct{}, error) {
+			return none, s.Unmount(r)
+		}),
+		control.MethodSpawn: control.HandleFiles(func(r control.SpawnRequest, files []*os.File) (struct{}, error) {
+			return none, s.Spawn(r, files)
+		}),
+		control.MethodExec:    control.HandleFiles(s.Exec),
+		control.MethodAttach:  control.HandleFiles(s.Attach),
+		control.MethodSignal:  control.Handle(s.Signal),
+		control.MethodPause:   control.Handle(s.Pause),
+		control.MethodResume:  control.Handle(s.Resume),
+		control.MethodInspect: control.Handle(s.Inspect),
+		control.MethodList:    control.Handle(s.List),
+		control.MethodForget:  control.Handle(s.Forget),
+		control.MethodStats:   control.Handle(s.Stats),
+		control.MethodShutdown: control.Handle(func(control.ShutdownRequest) (struct{}, error) {
+			s.Shutdown()
+			// The response goes out first; the daemon does not wait
+			// for the process to be gone.
+			s.cfg.Clock.AfterFunc(0, shutdown)
+			return none, nil
+		}),
+	}
+}
+
+// spawnFiles splits the files of a request into plain ones, of which there is
+// at most one, and a stream. On error it closes all.
+func spawnFiles(files []*os.File, plain int, attach bool) (file, stream *os.File, err error) {
+	want := plain
+	if attach {
+		want++
+	}
+	if len(files) != want {
+		for _, f := range files {
+			f.Close()
+		}
+		return nil, nil, errdefs.Newf(errdefs.Protocol, "the request brought %d files, not %d", len(files), want)
+	}
+	if plain == 1 {
+		file = files[0]
+	}
+	if attach {
+		if stream, err = pollable(files[plain]); err != nil {
+			closeFile(file)
+			return nil, nil, err
+		}
+	}
+	return file, stream, nil
+}
+
+// pollable returns f as a file that the runtime's poller waits for, so that
+// deadlines work and no thread blocks. It takes f over.
+func pollable(f *os.File) (*os.File, error) {
+	fd := releaseFD(f)
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, errdefs.Wrap(err, errdefs.HostIO, "prepare stream")
+	}
+	return os.NewFile(uintptr(fd), "stream"), nil
+}
+
+// releaseFD returns a descriptor of its own for what f has open, and closes f.
+func releaseFD(f *os.File) int {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	f.Close()
+	if err != nil {
+		return -1 // Whoever uses it will say EBADF.
+	}
+	return fd
+}
+
+func closeFile(f *os.File) {
+	if f != nil {
+		f.Close()
+	}
+}
