@@ -1,48 +1,85 @@
 # AIOS: every command that people and CI need. `make` alone lists them.
 
-SHELL       := /bin/bash
-.SHELLFLAGS := -euo pipefail -c
+SHELL         := /bin/bash
+.SHELLFLAGS   := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-GO          ?= go
-PREFIX      ?= /usr/local
-PACKAGES    ?= ./...
-BENCHFLAGS  ?=
-FUZZTIME    ?= 30s
-VERSION     := $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
-LDFLAGS     := -s -w -X aios.dev/aios/abi.Version=$(VERSION)
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GO         ?= go
+PREFIX     ?= /usr/local
+PACKAGES   ?= ./...
+BENCHFLAGS ?=
+FUZZTIME   ?= 30s
 
-# systrap cannot run in a binary that links cgo; only the race detector needs it.
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X aios.dev/aios/abi.Version=$(VERSION)
+GOTEST  := $(GO) test -p 2 -timeout 20m
+
+# Tools run at fixed versions; checklocks comes with the gVisor that is linked.
+GVISOR      = $(shell $(GO) list -m -f '{{.Version}}' gvisor.dev/gvisor)
+STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+CHECKLOCKS  = $(GO) run gvisor.dev/gvisor/tools/checklocks/cmd/checklocks@$(GVISOR)
+
+# The systrap platform cannot run in a binary that links cgo.
 export CGO_ENABLED := 0
 
 .PHONY: help
-help: ## list the commands
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build aiosd and aiosctl into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/aiosd ./cmd/aiosctl
 
 .PHONY: run
-run: build ## run the example agent: a Python program that writes, runs and repairs code
+run: build ## run the example agent: a Python program that writes, tests and repairs code
 	bin/aiosctl run --mount ./examples:/examples -- python3 /examples/agent.py
 
 .PHONY: test
-test: build ## run every test
-	$(GO) test -p 2 -timeout 20m $(PACKAGES)
+test: build ## run every test; PACKAGES=./sentry/... for some of them
+	$(GOTEST) $(PACKAGES)
 
 .PHONY: race
-race: ## run the tests under the race detector (kernels on ptrace)
-	CGO_ENABLED=1 AIOS_TEST_PLATFORM=ptrace $(GO) test -race -p 2 -timeout 20m $(PACKAGES)
+race: build ## run the tests under the race detector, kernels on ptrace
+	CGO_ENABLED=1 AIOS_TEST_PLATFORM=ptrace $(GOTEST) -race $(PACKAGES)
 
 .PHONY: check
-check: ## formatting, vet, staticcheck, lock annotations, layering, docs, generated code
-	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not formatted, run gofmt -w:" $$out; exit 1; fi
+check: ## formatting, vet, staticcheck, lock annotations, generated code, the rules of ARCHITECTURE.md
+	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); test -z "$$bad" || { echo "run gofmt -w on:" $$bad; exit 1; }
 	$(GO) vet ./...
-	$(GO) run $(STATICCHECK) ./...
+	$(STATICCHECK) ./...
+	$(CHECKLOCKS) -inferred=false -test=false ./...
+	tools/generate -check
 	$(GO) test ./test/arch
 
+.PHONY: generate
+generate: ## write the Go code of api/v1/control.proto anew
+	tools/generate
+
+.PHONY: bench
+bench: build bin/runsc ## measure AIOS beside runsc, runc, crun and bwrap; BENCHFLAGS=-help for choices
+	$(GO) run ./tools/bench $(BENCHFLAGS)
+
+bin/runsc: tools/runsc/go.mod tools/runsc/go.sum
+	cd tools/runsc && $(GO) build -trimpath -ldflags '-s -w' -o ../../$@ gvisor.dev/gvisor/runsc
+
+.PHONY: vm-test
+vm-test: ## test kvm and cgroup v2 in an emulated machine
+	test/vm/run
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME
+	grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' [a-z]* | sed 's|/[^/]*:func | |' | while read -r dir target; do \
+		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$dir"; done
+
+.PHONY: soak
+soak: vm-test bench ## the long runs: the emulated machine, fuzzing, ten minutes of spawning
+	$(MAKE) fuzz FUZZTIME=5m
+	$(GO) run ./tools/bench -only sustain,density -sustain 10m
+
+.PHONY: install
+install: build ## install aiosd and aiosctl into PREFIX/bin
+	install -D -t $(DESTDIR)$(PREFIX)/bin bin/aiosd bin/aiosctl
+
 .PHONY: clean
-clean: ## remove what the other commands built
+clean: ## remove what these commands built
 	rm -rf bin out
