@@ -222,6 +222,7 @@ func TestClock(t *testing.T) {
 		"ktime/k.go":       reads,
 		"tools/bench/b.go": reads,
 		"test/help/h.go":   reads,
+		"low/lowtest/l.go": reads,
 	}.load(t).Clock())
 }
 
