@@ -19,6 +19,7 @@ import (
 	"io/fs"
 	"net"
 	"syscall"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -44,6 +45,8 @@ type Options struct {
 	// Daemon is the aiosd binary to start; "" searches for it as FindDaemon
 	// describes.
 	Daemon string
+
+	startTimeout time.Duration // 0: the constant of that name
 }
 
 // Dial connects to the daemon, and starts one first when none runs.

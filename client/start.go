@@ -97,7 +97,10 @@ func start(ctx context.Context, o Options) (net.Conn, error) {
 	if o.Paths.Explicit {
 		args = append(args, "--state-dir", o.Paths.StateDir)
 	}
-	began := ktime.Real.Now()
+	began, limit := ktime.Real.Now(), o.startTimeout
+	if limit == 0 {
+		limit = startTimeout
+	}
 	for {
 		cmd := exec.Command(bin, args...)
 		cmd.Dir = "/"
@@ -109,14 +112,14 @@ func start(ctx context.Context, o Options) (net.Conn, error) {
 		}
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
-		conn, err := await(ctx, o.Paths.Socket, ended, began)
+		conn, err := await(ctx, o.Paths.Socket, ended, began, limit)
 		switch {
 		case err == nil:
 			return conn, nil
-		case errors.Is(err, errLost) && ktime.Real.Since(began) < startTimeout:
+		case errors.Is(err, errLost) && ktime.Real.Since(began) < limit:
 			continue
 		case errors.Is(err, errLost), errors.Is(err, errSilent):
-			return nil, notAnswering(o.Paths, errors.Is(err, errLost), tail(log, before))
+			return nil, notAnswering(o.Paths, limit, errors.Is(err, errLost), tail(log, before))
 		case errdefs.CodeOf(err) == errdefs.Internal:
 			return nil, failed(o.Paths, err, tail(log, before))
 		}
@@ -133,12 +136,10 @@ var (
 )
 
 // await polls the socket until somebody accepts, the started process fails or
-// startTimeout has passed since began. A process that ends with status 0 has
+// limit has passed since began. A process that ends with status 0 has
 // found another daemon at work, which then is the one that will answer, unless
 // it is about to end: after lostGrace await gives up with errLost.
-func await(ctx context.Context, socket string, ended <-chan error, began time.Time) (net.Conn, error) {
-	pause := time.NewTimer(pollFirst)
-	defer pause.Stop()
+func await(ctx context.Context, socket string, ended <-chan error, began time.Time, limit time.Duration) (net.Conn, error) {
 	var lost time.Time
 	for wait := pollFirst; ; wait = min(wait*5/4, pollMax) {
 		conn, err := connect(ctx, socket)
@@ -149,12 +150,12 @@ func await(ctx context.Context, socket string, ended <-chan error, began time.Ti
 			return nil, unreachable(err, socket)
 		case !lost.IsZero() && ktime.Real.Since(lost) > lostGrace:
 			return nil, errLost
-		case ktime.Real.Since(began) > startTimeout:
+		case ktime.Real.Since(began) > limit:
 			return nil, errSilent
 		}
-		pause.Reset(wait)
+		passed, timer := after(wait)
 		select {
-		case <-pause.C:
+		case <-passed:
 		case <-ctx.Done():
 			return nil, unreachable(ctx.Err(), socket)
 		case err := <-ended:
@@ -163,7 +164,14 @@ func await(ctx context.Context, socket string, ended <-chan error, began time.Ti
 			}
 			lost, ended = ktime.Real.Now(), nil
 		}
+		timer.Stop()
 	}
+}
+
+// after returns a channel that is closed once d has passed.
+func after(d time.Duration) (<-chan struct{}, ktime.Timer) {
+	c := make(chan struct{})
+	return c, ktime.Real.AfterFunc(d, func() { close(c) })
 }
 
 func failed(p config.Paths, err error, said string) error {
@@ -175,8 +183,8 @@ func failed(p config.Paths, err error, said string) error {
 	return errdefs.New(errdefs.DaemonUnreachable, detail+said, errdefs.Op("start daemon"), errdefs.Fix("see %s", p.LogFile))
 }
 
-func notAnswering(p config.Paths, lost bool, said string) error {
-	detail := fmt.Sprintf("it does not answer on %s after %v", p.Socket, startTimeout)
+func notAnswering(p config.Paths, limit time.Duration, lost bool, said string) error {
+	detail := fmt.Sprintf("it does not answer on %s after %v", p.Socket, limit)
 	fix := fmt.Sprintf("see %s", p.LogFile)
 	if lost {
 		detail = fmt.Sprintf("another daemon holds %s but does not answer on %s", p.LockFile, p.Socket)

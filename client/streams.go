@@ -14,7 +14,6 @@ import (
 	"aios.dev/aios/api"
 	apiv1 "aios.dev/aios/api/v1"
 	"aios.dev/aios/errdefs"
-	"aios.dev/aios/ktime"
 )
 
 const (
@@ -252,9 +251,8 @@ func (j *join) write(ctx context.Context, w *io.Writer, p []byte, fd uint32) {
 			_ = j.send(&apiv1.AttachRequest{Msg: &apiv1.AttachRequest_OutputClosed{OutputClosed: fd}})
 			close(told)
 		}()
-		late := make(chan struct{})
-		t := ktime.Real.AfterFunc(brokenGrace, func() { close(late) })
-		defer t.Stop()
+		late, timer := after(brokenGrace)
+		defer timer.Stop()
 		select {
 		case <-told:
 		case <-ctx.Done():

@@ -145,11 +145,11 @@ type foreground struct {
 func (f foreground) Read(p []byte) (int, error) {
 	for {
 		for !f.inForeground() {
-			t := time.NewTimer(foregroundPoll)
+			passed, timer := after(foregroundPoll)
 			select {
-			case <-t.C:
+			case <-passed:
 			case <-f.ctx.Done():
-				t.Stop()
+				timer.Stop()
 				return 0, f.ctx.Err()
 			}
 		}

@@ -228,13 +228,19 @@ func (a *app) daemonStopCmd() *cobra.Command {
 				if err == nil {
 					probe.Close()
 				}
-				time.Sleep(stopPoll)
+				a.sleep(stopPoll)
 			}
 			return errdefs.Newf(errdefs.Timeout, "the daemon still answers %v after it was told to stop", stopTimeout)
 		},
 	}
 	cmd.Flags().BoolVar(&domains, "domains", false, "end every domain and its agents too")
 	return cmd
+}
+
+func (a *app) sleep(d time.Duration) {
+	passed := make(chan struct{})
+	a.clock.AfterFunc(d, func() { close(passed) })
+	<-passed
 }
 
 func (a *app) daemonStatusCmd() *cobra.Command {
