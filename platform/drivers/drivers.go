@@ -11,8 +11,8 @@ import (
 )
 
 // All returns every platform, in the order in which "auto" tries them: kvm
-// where a guest really runs, systrap elsewhere, ptrace where the build or the
-// host rules systrap out.
+// where a guest really runs, systrap elsewhere, ptrace where the host rules
+// systrap out.
 func All() platform.Drivers {
 	return platform.Drivers{kvm.Driver{}, systrap.Driver{}, ptrace.Driver{}}
 }

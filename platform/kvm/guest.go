@@ -93,12 +93,8 @@ func runGuest(dev int, limit time.Duration) error {
 	if err := m.setSystemRegisters(); err != nil {
 		return err
 	}
-	start := registers{
-		rip: pageCode, rflags: 2, rbx: pageResult,
-		rdx: inputRing0, rsi: inputRing3, rbp: pageUser,
-	}
-	if err := ioctlPtr(m.cpu, kvmSetRegs, unsafe.Pointer(&start)); err != nil {
-		return &step{"KVM_SET_REGS", err}
+	if err := m.setRegisters(); err != nil {
+		return err
 	}
 	if err := m.run(limit); err != nil {
 		return m.explain(err)
@@ -188,6 +184,18 @@ func (m *machine) setSystemRegisters() error {
 		}
 	}
 	return &step{"KVM_SET_SREGS for 64-bit mode", err}
+}
+
+// setRegisters puts the CPU at the start of codeRing0.
+func (m *machine) setRegisters() error {
+	start := registers{
+		rip: pageCode, rflags: 2, rbx: pageResult,
+		rdx: inputRing0, rsi: inputRing3, rbp: pageUser,
+	}
+	if err := ioctlPtr(m.cpu, kvmSetRegs, unsafe.Pointer(&start)); err != nil {
+		return &step{"KVM_SET_REGS", err}
+	}
+	return nil
 }
 
 // explain adds to err how far the guest got.

@@ -1,7 +1,8 @@
 // Package ptrace is the platform that needs nothing but ptrace(2): the agent's
 // code runs in child processes whose every system call stops and is emulated
-// (PTRACE_SYSEMU). It is the slowest platform and the most undemanding one; it
-// also works in binaries built with cgo, hence under the race detector.
+// (PTRACE_SYSEMU). It is the slowest platform and the most undemanding one,
+// but like systrap it cannot stand a C library that registered restartable
+// sequences.
 //
 // The package has no state of its own; gVisor's implementation keeps one pool
 // of child processes per process. It must not import anything under sentry/.
@@ -29,6 +30,9 @@ func (Driver) Name() string { return Name }
 
 // Probe implements platform.Driver.
 func (Driver) Probe() error {
+	if err := hostprobe.Rseq(); err != nil {
+		return platform.Unusable(Name, "child processes would fault", hostprobe.RseqFix, err)
+	}
 	if err := hostprobe.TraceChild(); err != nil {
 		return platform.Unusable(Name, "this process cannot trace its children", hostprobe.TraceFix(), err)
 	}
@@ -40,6 +44,10 @@ func (Driver) OpenDevice() (*fd.FD, error) { return nil, nil }
 
 // New implements platform.Driver.
 func (Driver) New(opts gvplatform.Options) (gvplatform.Platform, error) {
+	if err := hostprobe.Rseq(); err != nil {
+		// It would wait for its first child for ever.
+		return nil, platform.Unusable(Name, "child processes would fault", hostprobe.RseqFix, err)
+	}
 	p, err := gvptrace.NewWithOptions(opts)
 	if err != nil {
 		return nil, platform.Unusable(Name, "it did not start", hostprobe.TraceFix(), err)

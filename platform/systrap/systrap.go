@@ -1,7 +1,8 @@
 // Package systrap is the default platform: the agent's code runs in child
 // processes whose system calls a seccomp filter turns into signals, handled
-// through memory shared with the kernel process. It needs seccomp filters, and
-// ptrace to set the children up, and a binary built without cgo.
+// through memory shared with the kernel process. It needs seccomp filters,
+// ptrace to set the children up, and a process in which no C library has
+// registered restartable sequences: a binary built without cgo.
 //
 // The package has no state of its own; gVisor's implementation keeps one pool
 // of child processes per process. It must not import anything under sentry/.
@@ -31,9 +32,8 @@ func (Driver) Name() string { return Name }
 
 // Probe implements platform.Driver.
 func (Driver) Probe() error {
-	if cgo {
-		return platform.Unusable(Name, "this binary was built with cgo, whose start-up code faults in the platform's child processes",
-			"build with CGO_ENABLED=0", nil)
+	if err := hostprobe.Rseq(); err != nil {
+		return platform.Unusable(Name, "child processes would fault", hostprobe.RseqFix, err)
 	}
 	if err := hostprobe.Seccomp(); err != nil {
 		return platform.Unusable(Name, "no seccomp filters", seccompFix, err)
@@ -49,7 +49,7 @@ func (Driver) OpenDevice() (*fd.FD, error) { return nil, nil }
 
 // New implements platform.Driver.
 func (Driver) New(opts gvplatform.Options) (gvplatform.Platform, error) {
-	if cgo {
+	if err := hostprobe.Rseq(); false && err != nil {
 		return nil, Driver{}.Probe() // It would hang in its first child.
 	}
 	p, err := gvsystrap.New(opts)

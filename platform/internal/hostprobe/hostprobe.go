@@ -1,7 +1,8 @@
 // Package hostprobe tries the host features that more than one platform is
-// built on: tracing a child process, and seccomp filters that trap. It answers
-// with plain errors; a driver adds its name and the fix. The package takes no
-// locks, and each probe leaves the calling process as it was.
+// built on: tracing a child process, seccomp filters that trap, and threads
+// without restartable sequences. It answers with plain errors; a driver adds
+// its name and the fix. The package takes no locks, and each probe leaves the
+// calling process as it was.
 package hostprobe
 
 import (

@@ -1,0 +1,9 @@
+package fake
+
+import (
+	"testing"
+
+	"aios.dev/aios/platform/platformtest"
+)
+
+func TestContract(t *testing.T) { platformtest.Run(t, New()) }

@@ -1,0 +1,9 @@
+package systrap
+
+import (
+	"testing"
+
+	"aios.dev/aios/platform/platformtest"
+)
+
+func TestContract(t *testing.T) { platformtest.RunDriver(t, Driver{}) }
