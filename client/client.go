@@ -3,12 +3,11 @@
 // in agents.
 //
 // Dial returns a Client, which is the generated api/v1 client with every
-// error translated to *errdefs.Error. Client.Run and Streams.Pump carry the
-// streams of one process. A Client may be used by many goroutines; Pump
-// belongs to one.
+// error translated to *errdefs.Error; Client.Join carries the streams of one
+// process. A Client may be used by many goroutines.
 //
-// Locks: Streams.Pump has one mutex, which keeps messages of the attach stream
-// whole; nothing else is taken under it. The package must not import the
+// Locks: a join has two, each a leaf: one keeps messages of the attach stream
+// whole, the other guards the terminal's mode. The package must not import the
 // kernel's side of AIOS (sentry, platform, images): clients start in
 // milliseconds.
 package client
@@ -22,7 +21,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"aios.dev/aios/api"
 	apiv1 "aios.dev/aios/api/v1"
@@ -83,19 +81,6 @@ func over(conn net.Conn, path string) (*Client, error) {
 	cc, err := grpc.NewClient("passthrough:///aios", append(api.DialOptions(), grpc.WithContextDialer(dial))...)
 	if err != nil {
 		conn.Close()
-		return nil, errdefs.Wrap(err, errdefs.Internal, "connect to daemon")
-	}
-	return &Client{ControlClient: apiv1.NewControlClient(cc), conn: cc}, nil
-}
-
-// Pipe returns a Client over connections that dial makes, without peer
-// credentials. It is for servers in the same process.
-func Pipe(dial func(context.Context) (net.Conn, error)) (*Client, error) {
-	opts := append(api.DialOptions(),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }))
-	cc, err := grpc.NewClient("passthrough:///aios", opts...)
-	if err != nil {
 		return nil, errdefs.Wrap(err, errdefs.Internal, "connect to daemon")
 	}
 	return &Client{ControlClient: apiv1.NewControlClient(cc), conn: cc}, nil
