@@ -335,3 +335,34 @@ func fsck(t testing.TB, s *Store, name string) {
 		t.Errorf("fsck.erofs: %v\n%s", err, out)
 	}
 }
+
+// mtimeOf returns the time of modification of a file of an image, in ns.
+func mtimeOf(t testing.TB, f *os.File, name string) int64 {
+	t.Helper()
+	fsys, err := goerofs.Open(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fi, err := fs.Stat(fsys, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := fi.Sys().(*goerofs.Stat)
+	return int64(st.Mtime)*1e9 + int64(st.MtimeNs)
+}
+
+// dockerArchive returns what docker save would, in its older form.
+func dockerArchive(t testing.TB, layers ...[]byte) []byte {
+	t.Helper()
+	var diffs, names []string
+	var entries []entry
+	for i, l := range layers {
+		diffs = append(diffs, digest(l))
+		names = append(names, fmt.Sprintf("layer%d/layer.tar", i))
+		entries = append(entries, entry{name: names[i], body: string(l)})
+	}
+	config, _ := json.Marshal(map[string]any{"os": "linux", "architecture": runtime.GOARCH, "config": map[string]any{"Env": []string{"A=b"}}, "rootfs": map[string]any{"type": "layers", "diff_ids": diffs}})
+	manifest, _ := json.Marshal([]any{map[string]any{"Config": "config.json", "RepoTags": []string{"example:1"}, "Layers": names}})
+	entries = append(entries, entry{name: "config.json", body: string(config)}, entry{name: "manifest.json", body: string(manifest)})
+	return layerOf(t, entries...)
+}
