@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"aios.dev/aios/config"
 	"aios.dev/aios/errdefs"
@@ -70,7 +73,8 @@ func executable(path string) error {
 	return nil
 }
 
-// start runs a daemon in a session of its own and returns the first
+// start runs a daemon in a session of its own, with no descriptor but its log,
+// and returns the first
 // connection that it, or another that won the race for the lock, accepts.
 func start(ctx context.Context, o Options) (net.Conn, error) {
 	bin := o.Daemon
@@ -97,11 +101,14 @@ func start(ctx context.Context, o Options) (net.Conn, error) {
 	if o.Paths.Explicit {
 		args = append(args, "--state-dir", o.Paths.StateDir)
 	}
+	// What this process inherited, such as a script's lock on descriptor 9, must
+	// not live as long as the daemon. Kernels before 5.11 cannot do this.
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	began, limit := ktime.Real.Now(), o.startTimeout
 	if limit == 0 {
 		limit = startTimeout
 	}
-	for {
+	for lost := false; ; {
 		cmd := exec.Command(bin, args...)
 		cmd.Dir = "/"
 		cmd.Stdout, cmd.Stderr = log, log // Standard input is /dev/null.
@@ -113,13 +120,14 @@ func start(ctx context.Context, o Options) (net.Conn, error) {
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
 		conn, err := await(ctx, o.Paths.Socket, ended, began, limit)
+		lost = lost || errors.Is(err, errLost)
 		switch {
 		case err == nil:
 			return conn, nil
 		case errors.Is(err, errLost) && ktime.Real.Since(began) < limit:
 			continue
 		case errors.Is(err, errLost), errors.Is(err, errSilent):
-			return nil, notAnswering(o.Paths, limit, errors.Is(err, errLost), tail(log, before))
+			return nil, notAnswering(o.Paths, limit, lost, tail(log, before))
 		case errdefs.CodeOf(err) == errdefs.Internal:
 			return nil, failed(o.Paths, err, tail(log, before))
 		}

@@ -36,6 +36,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// inheritable is a descriptor that fresh leaves open across exec.
+const inheritable = 99
+
 type versioned struct {
 	apiv1.UnimplementedControlServer
 	stop func()
@@ -57,6 +60,10 @@ func fakeDaemon(how string) int {
 	}
 	if sid, err := unix.Getsid(0); err != nil || sid != os.Getpid() {
 		fmt.Fprintln(os.Stderr, "not a session of its own")
+		return 9
+	}
+	if _, err := unix.FcntlInt(inheritable, unix.F_GETFD, 0); err == nil {
+		fmt.Fprintln(os.Stderr, "a descriptor leaked")
 		return 9
 	}
 	if how == "fail" {
@@ -109,7 +116,12 @@ func fresh(t *testing.T, how string) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := unix.Dup3(2, inheritable, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(inheritable) })
 	t.Setenv(fakeDaemonEnv, how)
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // Lets a fake daemon end as fast as a real one.
 	return Options{Paths: p, Daemon: self, startTimeout: 3 * time.Second}
 }
 
