@@ -32,7 +32,10 @@ func testSyscall(t *testing.T, f *fixture) {
 	values := map[register]uint64{}
 	var code []byte
 	for r := rax; r <= r15; r++ {
-		values[r] = 0x1111_2222_3333_0000 + uint64(r)
+		values[r] = 0xf111_2222_3333_0000 + uint64(r)
+		if r == rsp {
+			values[r] = 0x7ff0_1234_0000 // Must be an address.
+		}
 		code = append(code, set(r, values[r])...)
 	}
 	code = program(code, syscall, move(rdi, rax), set(rax, 2), syscall)
