@@ -36,7 +36,7 @@ func (a *app) psCmd() *cobra.Command {
 				resp, err := c.List(ctx, &apiv1.ListRequest{All: all, Domain: domain})
 				switch {
 				case err != nil:
-					return a.suggest(ctx, c, err)
+					return a.suggest(ctx, c, err, domain)
 				case json:
 					return a.printJSON(views(resp.GetAgents(), viewAgent))
 				case quiet:
@@ -91,7 +91,7 @@ func (a *app) inspectCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all := []inspectView{}
+			all, shown := []inspectView{}, 0
 			err = a.each(cmd, args, func(ctx context.Context, c *client.Client, agent string) error {
 				resp, err := c.Inspect(ctx, &apiv1.InspectRequest{Agent: agent})
 				if err != nil {
@@ -100,6 +100,9 @@ func (a *app) inspectCmd() *cobra.Command {
 				if json {
 					all = append(all, viewInspect(resp))
 					return nil
+				}
+				if shown++; shown > 1 {
+					fmt.Fprintln(a.stdout)
 				}
 				return a.printInspect(resp)
 			})
@@ -164,27 +167,25 @@ func (a *app) printInspect(r *apiv1.InspectResponse) error {
 		f.add("Kernel", fmt.Sprintf("pid %d, %s, %d agents", d.GetPid(), d.GetPlatform(), d.GetAgents()))
 	}
 	f.add("Log", r.GetLogPath())
-	if err := f.w.Flush(); err != nil {
+	if err := f.w.Flush(); err != nil || len(r.GetProcesses()) == 0 {
 		return err
 	}
-	if len(r.GetProcesses()) > 0 {
-		rows := make([][]string, 0, len(r.GetProcesses()))
-		for _, p := range r.GetProcesses() {
-			command := commandLine(p.GetArgv(), true)
-			if command == "" {
-				command = "[" + p.GetName() + "]"
-			}
-			rows = append(rows, []string{
-				strconv.Itoa(int(p.GetPid())), strconv.Itoa(int(p.GetPpid())), p.GetState(), strconv.Itoa(int(p.GetThreads())), command,
-			})
-		}
-		fmt.Fprintln(a.stdout)
-		if err := a.table([]string{"PID", "PPID", "STATE", "THREADS", "COMMAND"}, rows); err != nil {
-			return err
-		}
-	}
 	fmt.Fprintln(a.stdout)
-	return nil
+	return a.processTable(r.GetProcesses())
+}
+
+func (a *app) processTable(processes []*apiv1.AgentProcess) error {
+	rows := make([][]string, 0, len(processes))
+	for _, p := range processes {
+		command := commandLine(p.GetArgv(), true)
+		if command == "" {
+			command = "[" + p.GetName() + "]"
+		}
+		rows = append(rows, []string{
+			strconv.Itoa(int(p.GetPid())), strconv.Itoa(int(p.GetPpid())), p.GetState(), strconv.Itoa(int(p.GetThreads())), command,
+		})
+	}
+	return a.table([]string{"PID", "PPID", "STATE", "THREADS", "COMMAND"}, rows)
 }
 
 func yes(b bool) string {

@@ -42,11 +42,11 @@ and limits, and joins it as run does. The program ends with the agent.`,
 			if detach {
 				return a.with(cmd, func(ctx context.Context, c *client.Client) error {
 					_, err := c.Exec(ctx, req)
-					return a.suggest(ctx, c, err)
+					return a.suggest(ctx, c, err, agent)
 				})
 			}
 			return a.join(cmd, &apiv1.AttachRequest{Msg: &apiv1.AttachRequest_Exec{Exec: req}},
-				joinOptions{stdin: f.interactive, signals: true, own: true})
+				joinOptions{typed: agent, stdin: f.interactive, signals: true, own: true})
 		},
 		ValidArgsFunction: a.completeFirst(a.runningAgents),
 	}
@@ -70,7 +70,7 @@ When the agent has a terminal, ctrl-p ctrl-q leaves it running.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target := &apiv1.AttachTarget{Agent: args[0], Stdin: !noStdin}
 			return a.join(cmd, &apiv1.AttachRequest{Msg: &apiv1.AttachRequest_Target{Target: target}},
-				joinOptions{stdin: !noStdin, signals: !noSignals})
+				joinOptions{typed: args[0], stdin: !noStdin, signals: !noSignals})
 		},
 		ValidArgsFunction: a.completeFirst(a.runningAgents),
 	}

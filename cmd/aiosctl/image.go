@@ -178,7 +178,7 @@ func (a *app) imageInspectCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all := []imageView{}
+			all, shown := []imageView{}, 0
 			err = a.each(cmd, args, func(ctx context.Context, c *client.Client, name string) error {
 				resp, err := c.ImageInspect(ctx, &apiv1.ImageInspectRequest{Name: name})
 				if err != nil {
@@ -187,6 +187,9 @@ func (a *app) imageInspectCmd() *cobra.Command {
 				if json {
 					all = append(all, viewImage(resp.GetImage()))
 					return nil
+				}
+				if shown++; shown > 1 {
+					fmt.Fprintln(a.stdout)
 				}
 				return a.printImage(resp.GetImage())
 			})
@@ -221,11 +224,7 @@ func (a *app) printImage(i *apiv1.Image) error {
 	for _, w := range i.GetWarnings() {
 		f.add("Warning", w)
 	}
-	if err := f.w.Flush(); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintln(a.stdout)
-	return err
+	return f.w.Flush()
 }
 
 func (a *app) imageRemoveCmd() *cobra.Command {

@@ -47,7 +47,7 @@ same stream here. With -f it goes on until the agent ends.`,
 						return nil
 					}
 					if err != nil {
-						return a.suggest(ctx, c, err)
+						return a.suggest(ctx, c, err, req.Agent)
 					}
 					i, w := 0, out
 					if m.GetStderr() {

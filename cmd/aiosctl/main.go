@@ -45,14 +45,17 @@ func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 func main() {
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.LookupEnv, clock: ktime.Real}
-	a.dial = func(ctx context.Context, noStart bool) (*client.Client, error) {
-		p, err := config.Resolve(a.stateDir)
-		if err != nil {
-			return nil, err
-		}
-		return client.Dial(ctx, client.Options{Paths: p, NoStart: noStart})
-	}
+	a.dial = a.connect
 	os.Exit(a.main(os.Args[1:]))
+}
+
+// connect dials the daemon of the state directory that was asked for.
+func (a *app) connect(ctx context.Context, noStart bool) (*client.Client, error) {
+	p, err := config.Resolve(a.stateDir)
+	if err != nil {
+		return nil, err
+	}
+	return client.Dial(ctx, client.Options{Paths: p, NoStart: noStart})
 }
 
 // main runs one command line and returns the exit status.
@@ -73,16 +76,16 @@ func (a *app) main(args []string) int {
 
 // report prints an error and what to do about it.
 func (a *app) report(err error) {
-	fmt.Fprintf(a.stderr, "aiosctl: %v\n", err)
+	fmt.Fprintf(a.stderr, "aiosctl: %s\n", printableLines(err.Error()))
 	if fix := errdefs.FixOf(err); fix != "" {
-		fmt.Fprintf(a.stderr, "fix: %s\n", fix)
+		fmt.Fprintf(a.stderr, "fix: %s\n", printableLines(fix))
 	}
 }
 
 // warn prints remarks that do not change the outcome.
 func (a *app) warn(warnings []string) {
 	for _, w := range warnings {
-		fmt.Fprintf(a.stderr, "aiosctl: warning: %s\n", w)
+		fmt.Fprintf(a.stderr, "aiosctl: warning: %s\n", printable(w))
 	}
 }
 
@@ -115,7 +118,7 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 	}
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.PersistentFlags().StringVar(&a.stateDir, "state-dir", "", "keep everything in `DIR` ($"+config.StateDirEnv+")")
+	root.PersistentFlags().StringVar(&a.stateDir, "state-dir", a.stateDir, "keep everything in `DIR` ($"+config.StateDirEnv+")")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage(cmd, err.Error())
 	})

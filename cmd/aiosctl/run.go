@@ -180,7 +180,7 @@ when the program cannot be executed; 127 when it does not exist.`,
 				return err
 			}
 			return a.join(cmd, &apiv1.AttachRequest{Msg: &apiv1.AttachRequest_Spawn{Spawn: req}},
-				joinOptions{stdin: f.process.interactive, signals: true, own: true})
+				joinOptions{typed: f.image, stdin: f.process.interactive, signals: true, own: true})
 		},
 	}
 	f.register(a, cmd)
@@ -215,7 +215,7 @@ func (a *app) spawn(cmd *cobra.Command, f *agentFlags, argv []string) error {
 	return a.with(cmd, func(ctx context.Context, c *client.Client) error {
 		resp, err := c.Spawn(ctx, req)
 		if err != nil {
-			return err
+			return a.suggest(ctx, c, err, f.image)
 		}
 		a.warn(resp.GetWarnings())
 		_, err = fmt.Fprintln(a.stdout, resp.GetId())
@@ -225,6 +225,7 @@ func (a *app) spawn(cmd *cobra.Command, f *agentFlags, argv []string) error {
 
 // joinOptions are how a command joins a process.
 type joinOptions struct {
+	typed               string // the name of the agent or image, for suggestions
 	stdin, signals, own bool
 }
 
@@ -245,10 +246,10 @@ func (a *app) join(cmd *cobra.Command, first *apiv1.AttachRequest, o joinOptions
 	return a.with(cmd, func(ctx context.Context, c *client.Client) error {
 		out, err := c.Join(ctx, first, s)
 		if err != nil {
-			return a.suggest(ctx, c, err)
+			return a.suggest(ctx, c, err, o.typed)
 		}
 		if r := out.Exit.GetReason(); r != "" {
-			fmt.Fprintf(a.stderr, "aiosctl: agent %s was ended: %s\n", out.Started.GetId(), r)
+			fmt.Fprintf(a.stderr, "aiosctl: agent %s was ended: %s\n", out.Started.GetId(), printable(r))
 		}
 		a.explainLeft(out)
 		if s := out.Status(); s != 0 {

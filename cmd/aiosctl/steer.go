@@ -21,7 +21,7 @@ func (a *app) each(cmd *cobra.Command, names []string, f func(context.Context, *
 				if last != nil {
 					a.report(last)
 				}
-				last = a.suggest(ctx, c, err)
+				last = a.suggest(ctx, c, err, name)
 			}
 		}
 		return last

@@ -8,9 +8,9 @@ import (
 	"aios.dev/aios/errdefs"
 )
 
-// suggest adds near names to an error about an unknown one. The name is the
-// error's resource.
-func (a *app) suggest(ctx context.Context, c *client.Client, err error) error {
+// suggest adds names near to the one that was typed to an error that says that
+// it is unknown.
+func (a *app) suggest(ctx context.Context, c *client.Client, err error, typed string) error {
 	var l lister
 	list := ""
 	switch errdefs.CodeOf(err) {
@@ -31,7 +31,7 @@ func (a *app) suggest(ctx context.Context, c *client.Client, err error) error {
 	if lerr != nil {
 		return err // The first failure is the one to hear about.
 	}
-	if near := nearest(strings.Trim(e.Resource, `"`), names); near != "" {
+	if near := nearest(typed, names); near != "" {
 		return e.With(errdefs.Fix("did you mean %q? `%s` lists them all", near, list))
 	}
 	if e.Fix == "" {
