@@ -366,3 +366,22 @@ func dockerArchive(t testing.TB, layers ...[]byte) []byte {
 	entries = append(entries, entry{name: "config.json", body: string(config)}, entry{name: "manifest.json", body: string(manifest)})
 	return layerOf(t, entries...)
 }
+
+// newStoreIn and fileOfIn reuse one place for the many rounds of a property.
+func newStoreIn(t testing.TB, base string) *Store {
+	t.Helper()
+	s, err := OpenStore(filepath.Join(base, "store"), ktime.NewFake(stamp))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func fileOfIn(t testing.TB, base string, b []byte) string {
+	t.Helper()
+	name := filepath.Join(base, "archive")
+	if err := os.WriteFile(name, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
