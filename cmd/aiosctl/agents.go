@@ -134,7 +134,7 @@ func (a *app) when(nano int64) string {
 	if nano == 0 {
 		return ""
 	}
-	return time.Unix(0, nano).Format(time.RFC3339) + " (" + a.age(nano) + " ago)"
+	return time.Unix(0, nano).In(a.zone).Format(time.RFC3339) + " (" + a.age(nano) + " ago)"
 }
 
 func (a *app) printInspect(r *apiv1.InspectResponse) error {

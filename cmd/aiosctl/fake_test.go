@@ -246,7 +246,7 @@ func newBench(t *testing.T) *bench {
 	t.Cleanup(func() { null.Close() })
 	env := map[string]string{"TERM": "vt100", "TOKEN": "secret"}
 	b.app = &app{
-		stdin: null, stdout: &b.out, stderr: &b.errOut, clock: ktime.NewFake(clockAt), stateDir: dir,
+		stdin: null, stdout: &b.out, stderr: &b.errOut, clock: ktime.NewFake(clockAt), zone: time.UTC, stateDir: dir,
 		getenv: func(k string) (string, bool) { v, ok := env[k]; return v, ok },
 		dial: func(ctx context.Context, noStart bool) (*client.Client, error) {
 			if !noStart {

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -33,6 +34,7 @@ type app struct {
 	stdout, stderr io.Writer
 	getenv         func(string) (string, bool)
 	clock          ktime.Clock
+	zone           *time.Location // of times shown to people
 	stateDir       string // --state-dir
 	// dial connects to the daemon; noStart does not start one.
 	dial func(ctx context.Context, noStart bool) (*client.Client, error)
@@ -44,7 +46,7 @@ type status int
 func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 func main() {
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.LookupEnv, clock: ktime.Real}
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.LookupEnv, clock: ktime.Real, zone: time.Local}
 	a.dial = a.connect
 	os.Exit(a.main(os.Args[1:]))
 }

@@ -9,8 +9,6 @@ import (
 )
 
 func TestRendering(t *testing.T) {
-	t.Setenv("TZ", "UTC")
-	time.Local = time.UTC
 	for name, line := range map[string]string{
 		"ps":                 "ps",
 		"ps-all":             "ps -a",
