@@ -48,10 +48,10 @@ type interpreter struct {
 
 // instruction is a decoded instruction before its operands.
 type instruction struct {
-	fs, vector       bool // prefixes 64 and 66
-	wide, regX, rmX  bool // REX.W, REX.R, REX.B
-	code             []byte
-	length, position int
+	fs, vector      bool // prefixes 64 and 66
+	wide, regX, rmX bool // REX.W, REX.R, REX.B
+	code            []byte
+	position        int // in code
 }
 
 func (i *instruction) next() byte {

@@ -125,6 +125,36 @@ func testInterruptPending(t *testing.T, f *fixture) {
 	}
 }
 
+// testInterruptKeepsState interrupts a thread in the middle of a computation:
+// it must go on where it was.
+func testInterruptKeepsState(t *testing.T, f *fixture) {
+	count := whileZero(rax, increment(rsi), load(rax, rbx))
+	mm := f.newSpace(t, program(set(rbx, uint64(dataAddr)), set(rsi, 0), set(rdx, 0xd0d0), count, syscall))
+	flag := mm.mapNew(t, dataAddr, 0, hostarch.Read)
+	th := f.newThread(t, mm)
+	regs := &th.regs.StateData().Regs
+	last := uint64(0)
+	for range 10 {
+		timer := ktime.Real.AfterFunc(2*time.Millisecond, th.c.Interrupt)
+		o, err := th.switchOnce()
+		timer.Stop()
+		must(t, err)
+		must(t, th.c.PullFullState(mm.as, th.regs))
+		if !o.interrupted() || regs.Rsi < last || regs.Rdx != 0xd0d0 {
+			t.Fatalf("%v: the count went from %d to %d, rdx is %#x", o, last, regs.Rsi, regs.Rdx)
+		}
+		last = regs.Rsi
+	}
+	if last == 0 {
+		t.Error("the program never ran")
+	}
+	f.bytes(t, flag)[0] = 0x77
+	must(t, th.runToSyscall(0x77))
+	if regs.Rsi < last || regs.Rdx != 0xd0d0 {
+		t.Errorf("the count went from %d to %d, rdx is %#x", last, regs.Rsi, regs.Rdx)
+	}
+}
+
 // testInterruptAtAnyTime interrupts a thread that makes system calls, from
 // another goroutine without any order, and checks that no call is lost or
 // made twice.

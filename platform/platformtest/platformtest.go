@@ -84,6 +84,7 @@ func Run(t *testing.T, p gvplatform.Platform) {
 		{"Exceptions", testExceptions},
 		{"InterruptRunning", testInterruptRunning},
 		{"InterruptPending", testInterruptPending},
+		{"InterruptKeepsState", testInterruptKeepsState},
 		{"InterruptAtAnyTime", testInterruptAtAnyTime},
 		{"Unmap", testUnmap},
 		{"UnmapWhileRunning", testUnmapWhileRunning},

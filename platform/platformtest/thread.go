@@ -82,7 +82,7 @@ func (o outcome) interrupted() bool {
 		o.err == gvplatform.ErrContextSignal && o.info.Signo == int32(gvplatform.SignalInterrupt)
 }
 
-var errHangs = fmt.Errorf("Switch did not return within %v", switchLimit)
+var errHangs = fmt.Errorf("no return from Switch within %v", switchLimit)
 
 // switchOnce enters the program once.
 func (th *thread) switchOnce() (outcome, error) {
