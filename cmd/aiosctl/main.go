@@ -35,7 +35,7 @@ type app struct {
 	getenv         func(string) (string, bool)
 	clock          ktime.Clock
 	zone           *time.Location // of times shown to people
-	stateDir       string // --state-dir
+	stateDir       string         // --state-dir
 	// dial connects to the daemon; noStart does not start one.
 	dial func(ctx context.Context, noStart bool) (*client.Client, error)
 }
