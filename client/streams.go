@@ -7,21 +7,9 @@ import (
 	"os"
 	"sync"
 	"syscall"
-	"time"
 
-	"golang.org/x/sys/unix"
-
-	"aios.dev/aios/api"
 	apiv1 "aios.dev/aios/api/v1"
 	"aios.dev/aios/errdefs"
-)
-
-const (
-	// brokenGrace is how long the stream may take to tell an owned process
-	// that its output lost its reader, until SIGPIPE does.
-	brokenGrace = 500 * time.Millisecond
-	// signalTimeout bounds the delivery of one forwarded signal.
-	signalTimeout = 5 * time.Second
 )
 
 // Streams are the local ends that Client.Join ties to a process.
@@ -52,7 +40,7 @@ type Streams struct {
 type Outcome struct {
 	Started  *apiv1.AttachStarted // nil when it ended before the process started
 	Exit     *apiv1.Exit          // the process ended
-	Detached string               // the process goes on; why the streams were cut
+	Detached bool                 // the user pressed the detach keys; the process goes on
 	Signal   syscall.Signal       // the signal that made this side leave
 }
 
@@ -160,7 +148,6 @@ type join struct {
 
 	// Written by receive, read after it returned.
 	exit     *apiv1.Exit
-	detached string
 	writeErr error
 }
 
@@ -200,8 +187,7 @@ func (j *join) receive(ctx context.Context) error {
 			j.exit = m.Exit
 			return nil
 		case *apiv1.AttachResponse_Detached:
-			j.detached = m.Detached
-			return nil
+			return j.goesOn(errdefs.WrongState, m.Detached)
 		}
 	}
 }
@@ -227,85 +213,6 @@ func (j *join) begin(ctx context.Context, info *apiv1.AttachStarted) error {
 	return nil
 }
 
-// write passes output on. When w breaks it is replaced: an owned process is
-// then told, another is left.
-func (j *join) write(ctx context.Context, w *io.Writer, p []byte, fd uint32) {
-	_, err := (*w).Write(p)
-	if err == nil {
-		return
-	}
-	*w = io.Discard
-	if !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.EIO) { // EIO: a terminal that hung up.
-		j.writeErr = errdefs.Wrap(err, errdefs.HostIO, "write "+[...]string{1: "standard output", 2: "standard error"}[fd])
-	}
-	if !j.Own {
-		j.leave(leftBySignal{unix.SIGPIPE})
-		return
-	}
-	go func() {
-		defer j.rescue()
-		told := make(chan struct{})
-		go func() {
-			defer j.rescue()
-			// A failed send means that the stream is over.
-			_ = j.send(&apiv1.AttachRequest{Msg: &apiv1.AttachRequest_OutputClosed{OutputClosed: fd}})
-			close(told)
-		}()
-		late, timer := after(brokenGrace)
-		defer timer.Stop()
-		select {
-		case <-told:
-		case <-ctx.Done():
-		case <-late: // The stream is full of input that the process does not read.
-			j.forward(ctx, unix.SIGPIPE)
-		}
-	}()
-}
-
-// pumpInput sends Stdin until it ends. Send waits while the process does not
-// read, and so does this.
-func (j *join) pumpInput(ctx context.Context) {
-	var keys *detachKeys
-	if j.info.GetTty() && j.Terminal != nil {
-		keys = new(detachKeys)
-	}
-	in := j.Stdin
-	if j.Terminal != nil {
-		in = foreground{j.Terminal, in, ctx}
-	}
-	buf := make([]byte, api.ChunkSize-1) // One byte may be held back by keys.
-	for {
-		n, err := in.Read(buf)
-		data := buf[:n]
-		detach := false
-		if keys != nil {
-			data, detach = keys.scan(data)
-		}
-		if len(data) > 0 && j.send(&apiv1.AttachRequest{Msg: &apiv1.AttachRequest_Stdin{Stdin: data}}) != nil {
-			return
-		}
-		if detach {
-			j.leave(errDetachKeys)
-			return
-		}
-		if err != nil {
-			// The process sees the end of its input, whatever ended ours. A
-			// failed send means that the stream is over.
-			_ = j.send(&apiv1.AttachRequest{Msg: &apiv1.AttachRequest_StdinClosed{StdinClosed: true}})
-			return
-		}
-	}
-}
-
-// forward sends a signal to the joined process. It is a call of its own,
-// because the stream may be full of input that nobody reads.
-func (j *join) forward(ctx context.Context, sig syscall.Signal) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), signalTimeout)
-	defer cancel()
-	// The process may have ended; the stream tells.
-	_, _ = j.client.Signal(ctx, &apiv1.SignalRequest{Agent: j.info.GetId(), ExecId: j.info.GetExecId(), Signal: int32(sig)})
-}
-
 // conclude makes the outcome of cause, why this side left, and err, why the
 // stream ended.
 func (j *join) conclude(cause, err error) (Outcome, error) {
@@ -316,13 +223,13 @@ func (j *join) conclude(cause, err error) (Outcome, error) {
 	default:
 	}
 	if err == nil { // receive has returned, so its results may be read.
-		o.Exit, o.Detached = j.exit, j.detached
+		o.Exit = j.exit
 		return o, j.writeErr
 	}
 	var sig leftBySignal
 	switch {
 	case errors.Is(cause, errDetachKeys):
-		o.Detached = cause.Error()
+		o.Detached = true
 		return o, nil
 	case errors.As(cause, &sig):
 		o.Signal = sig.Signal
@@ -345,8 +252,12 @@ func (j *join) explain(err error) error {
 	if err != io.EOF && code != errdefs.DaemonUnreachable {
 		return err
 	}
+	return j.goesOn(errdefs.DaemonUnreachable, "the connection to the daemon broke")
+}
+
+// goesOn is the error of streams that were cut while the process runs.
+func (j *join) goesOn(code errdefs.Code, why string) error {
 	id := j.info.GetId()
-	return errdefs.New(errdefs.DaemonUnreachable, "the connection to the daemon broke; the agent goes on running",
-		errdefs.Op("attach to agent"), errdefs.Resource("%s", id),
+	return errdefs.New(code, why+"; the agent goes on running", errdefs.Op("attach to agent"), errdefs.Resource("%s", id),
 		errdefs.Fix("`aiosctl attach %s` joins it again, `aiosctl logs %s` shows what it wrote in the meantime", id, id))
 }

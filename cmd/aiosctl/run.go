@@ -264,8 +264,8 @@ func (a *app) explainLeft(out client.Outcome) {
 	id := out.Started.GetId()
 	switch {
 	case id == "" || !isTerminal(a.stderr):
-	case out.Detached != "":
-		fmt.Fprintf(a.stderr, "\naiosctl: detached (%s); agent %s goes on, `aiosctl attach %s` joins it again\n", out.Detached, id, id)
+	case out.Detached:
+		fmt.Fprintf(a.stderr, "\naiosctl: detached; agent %s goes on, `aiosctl attach %s` joins it again\n", id, id)
 	case out.Signal == unix.SIGINT || out.Signal == unix.SIGTERM:
 		if !out.Started.GetTty() {
 			fmt.Fprintf(a.stderr, "aiosctl: agent %s does not react and goes on, `aiosctl kill %s` ends it\n", id, id)
