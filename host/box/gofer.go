@@ -13,10 +13,10 @@ import (
 
 // GoferOptions says what a gofer keeps.
 type GoferOptions struct {
-	// Dir is an inherited descriptor of the directory that becomes its root.
-	// It is closed: what lies outside of the directory cannot be reached
-	// from the new root, but could be from the old descriptor.
-	Dir int
+	// Dir is the directory that becomes its root, as it was handed down. It
+	// is closed: what lies outside of the directory cannot be reached from
+	// the new root, but could be from the old descriptor.
+	Dir *os.File
 	// Keep lists the inherited descriptors to stay open, as in Options.
 	Keep []int
 	// ReadOnly makes the directory, and all that is mounted below it,
@@ -36,20 +36,24 @@ func ApplyGofer(o GoferOptions) ([]Report, error) {
 	const op = "confine gofer"
 	got := takeHandover()
 	limitsErr := raiseLimits(o.OpenFiles)
+	if o.Dir == nil {
+		return nil, errdefs.New(errdefs.InvalidArgument, "no directory given", errdefs.Op(op), errdefs.Fix("hand down an open directory"))
+	}
+	dirFD := int(o.Dir.Fd())
 	var want unix.Stat_t
-	if err := unix.Fstat(o.Dir, &want); err != nil || want.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return nil, errdefs.New(errdefs.InvalidArgument, "the descriptor is not a directory", errdefs.Op(op), errdefs.Resource("%d", o.Dir),
+	if err := unix.Fstat(dirFD, &want); err != nil || want.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return nil, errdefs.New(errdefs.InvalidArgument, "not a directory", errdefs.Op(op), errdefs.Resource("%s", o.Dir.Name()),
 			errdefs.Fix("hand down an open directory"), errdefs.Cause(err))
 	}
 	unix.Umask(0) // files get the modes that agents ask for
-	reports := []Report{closeOthers(append([]int{o.Dir}, o.Keep...))}
+	reports := []Report{closeOthers(append([]int{dirFD}, o.Keep...))}
 
 	selfFD := "/proc/self/fd"
-	enter := func() error { return chrootDir(o.Dir) }
+	enter := func() error { return chrootDir(dirFD) }
 	note := "chroot on the host's mounts, for lack of a mount namespace"
 	if got["mount"] {
 		var err error
-		if enter, err = ownDir(o, &want); err != nil {
+		if enter, err = ownDir(dirFD, o.ReadOnly, &want); err != nil {
 			return reports, errdefs.Wrap(err, errdefs.HostIO, op)
 		}
 		note = ""
@@ -68,7 +72,7 @@ func ApplyGofer(o GoferOptions) ([]Report, error) {
 		return append(reports, Missing(EmptyRoot, err.Error())),
 			errdefs.Wrap(err, errdefs.HostFeature, op, errdefs.Fix("a gofer needs CAP_SYS_CHROOT or user namespaces; see aiosctl doctor"))
 	}
-	if err := unix.Close(o.Dir); err != nil {
+	if err := o.Dir.Close(); err != nil {
 		return reports, errdefs.Wrap(err, errdefs.HostIO, op)
 	}
 	reports = append(reports, Report{Box: EmptyRoot, OK: true, Reason: note})
@@ -77,13 +81,13 @@ func ApplyGofer(o GoferOptions) ([]Report, error) {
 
 // ownDir mounts the directory in the process's own namespace, aside from
 // everything else, and returns how to make it the root.
-func ownDir(o GoferOptions, want *unix.Stat_t) (func() error, error) {
+func ownDir(dirFD int, readOnly bool, want *unix.Stat_t) (func() error, error) {
 	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, err
 	}
 	// The descriptor speaks of the host's mount; only a path leads to this
 	// namespace's copy of it.
-	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", o.Dir))
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dirFD))
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +109,7 @@ func ownDir(o GoferOptions, want *unix.Stat_t) (func() error, error) {
 	}
 	defer unix.Close(tree)
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
-	if o.ReadOnly {
+	if readOnly {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,6 +53,10 @@ func Prepare(cmd *exec.Cmd) []Report { return prepare(cmd, kernelRole) }
 // capabilities count against files only.
 func PrepareGofer(cmd *exec.Cmd) []Report { return prepare(cmd, goferRole) }
 
+// Probe reports which namespaces the host grants a kernel process, without
+// starting one.
+func Probe() []Report { return slices.Clone(grants[kernelRole]().reports) }
+
 func prepare(cmd *exec.Cmd, r role) []Report {
 	g := grants[r]()
 	if cmd.SysProcAttr == nil {
@@ -59,7 +64,7 @@ func prepare(cmd *exec.Cmd, r role) []Report {
 	}
 	g.set(cmd.SysProcAttr)
 	cmd.Env = append(cmd.Environ(), handoverEnv+"="+g.handover())
-	return append([]Report(nil), g.reports...)
+	return slices.Clone(g.reports)
 }
 
 var grants = [...]func() *grant{

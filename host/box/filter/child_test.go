@@ -194,7 +194,7 @@ func child(action string) int {
 	keep := []int{1, 2, pair[0], pair[1]}
 	gofer := strings.HasPrefix(action, "gofer ")
 	if gofer {
-		f.Reports, err = box.ApplyGofer(box.GoferOptions{Dir: 5, Keep: keep})
+		f.Reports, err = box.ApplyGofer(box.GoferOptions{Dir: os.NewFile(5, "dir"), Keep: keep})
 	} else {
 		f.Reports, err = box.Apply(box.Options{Keep: keep, Root: 4})
 	}
