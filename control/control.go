@@ -104,6 +104,8 @@ type Bind struct {
 type Root struct {
 	Base   string `json:"base"`
 	Layers []Bind `json:"layers,omitempty"`
+	// Hide are directories of the layers that the agent sees empty.
+	Hide []string `json:"hide,omitempty"`
 }
 
 // Process is a program and the surroundings it starts in.

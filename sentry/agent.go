@@ -26,7 +26,7 @@ type Agent struct {
 	limits control.Limits
 	log    *agentLog
 	ctx    context.Context // for setting things up in it
-	ns     *namespaces // pid is immutable, the rest guarded by lifeMu
+	ns     *namespaces     // pid is immutable, the rest guarded by lifeMu
 	orph   orphans
 
 	// killed is why AIOS ended the agent, or nil.

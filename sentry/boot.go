@@ -53,15 +53,17 @@ type Config struct {
 
 // Kernel is a booted kernel. Its methods may be called concurrently.
 type Kernel struct {
-	cfg     Config
-	k       *kernel.Kernel
-	creds   *auth.Credentials // root of the domain, for setting agents up
-	started time.Time
-	pause   *pauseTask
-	sysfs   *vfs.Filesystem // shared by all agents; read-only
-	sysRoot *vfs.Dentry
-	watch   memoryWatch
-	release string // of this host's kernel process, for Hello
+	cfg       Config
+	k         *kernel.Kernel
+	creds     *auth.Credentials // root of the domain, for setting agents up
+	started   time.Time
+	pause     *pauseTask
+	sysfs     *vfs.Filesystem // shared by all agents; read-only
+	sysRoot   *vfs.Dentry
+	emptyFS   *vfs.Filesystem // covers what agents must not see; read-only
+	emptyRoot *vfs.Dentry
+	watch     memoryWatch
+	release   string // of this host's kernel process, for Hello
 
 	mu      sync.Mutex
 	mounts  map[string]*vfs.Mount // guarded by mu; each holds a reference

@@ -63,6 +63,12 @@ func (s *Kernel) registerFilesystems() error {
 	s.sysfs, s.sysRoot, err = v.NewFilesystem(ctx, s.creds, "", sys.Name, &vfs.MountOptions{
 		GetFilesystemOptions: vfs.GetFilesystemOptions{InternalMount: true, InternalData: &sys.InternalData{}},
 	})
+	if err != nil {
+		return err
+	}
+	s.emptyFS, s.emptyRoot, err = v.NewFilesystem(ctx, s.creds, "", tmpfs.Name, &vfs.MountOptions{
+		GetFilesystemOptions: vfs.GetFilesystemOptions{InternalMount: true},
+	})
 	return err
 }
 

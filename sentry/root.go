@@ -69,6 +69,11 @@ func (s *Kernel) newRoot(ctx context.Context, root control.Root, binds []control
 			return nil, err
 		}
 	}
+	for _, dir := range root.Hide {
+		if err := b.hide(dir); err != nil {
+			return nil, err
+		}
+	}
 	if err := b.kernelMounts(); err != nil {
 		return nil, err
 	}
@@ -160,6 +165,12 @@ func (b *rootBuilder) kernelMounts() error {
 		}
 	}
 	return nil
+}
+
+// hide covers a directory of the image with an empty one.
+func (b *rootBuilder) hide(dir string) error {
+	empty := b.s.k.VFS().NewDisconnectedMount(b.s.emptyFS, b.s.emptyRoot, &vfs.MountOptions{ReadOnly: true})
+	return b.place(empty, dir)
 }
 
 // bind places a host directory.

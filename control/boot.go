@@ -1,0 +1,73 @@
+package control
+
+import (
+	"encoding/json"
+	"io"
+	"os"
+
+	"aios.dev/aios/errdefs"
+)
+
+// Descriptors that a kernel process is started with.
+const (
+	KernelConfigFD = 3 // a pipe: KernelConfig as JSON
+	KernelListenFD = 4 // the listening socket
+	KernelStatusFD = 5 // a pipe: BootStatus as JSON, once
+	KernelDeviceFD = 6 // the platform's device, when the config says so
+)
+
+// Descriptors that a gofer is started with.
+const (
+	GoferDirFD    = 3 // the directory to serve
+	GoferSocketFD = 4 // the connection to serve it on
+)
+
+// KernelConfig tells a new kernel process what it is.
+type KernelConfig struct {
+	Domain      string `json:"domain"`
+	Platform    string `json:"platform"`
+	HasDevice   bool   `json:"has_device,omitempty"`
+	CPUs        int    `json:"cpus"`
+	MemoryBytes uint64 `json:"memory_bytes,omitempty"`
+	Strict      bool   `json:"strict,omitempty"`
+	// Boxes are the confinements that the daemon tried before the process
+	// started.
+	Boxes []Box `json:"boxes,omitempty"`
+}
+
+// BootStatus is what a kernel process says when it has booted, or failed to.
+type BootStatus struct {
+	Boxes []Box      `json:"boxes,omitempty"`
+	Err   *wireError `json:"error,omitempty"`
+}
+
+// NewBootStatus describes the outcome of a boot.
+func NewBootStatus(boxes []Box, err error) BootStatus {
+	return BootStatus{Boxes: boxes, Err: toWire(err)}
+}
+
+// ReadBootStatus waits for a kernel process to say how its boot went. A
+// process that died without a word is an error.
+func ReadBootStatus(r io.Reader) ([]Box, error) {
+	raw, err := io.ReadAll(io.LimitReader(r, MaxMessage))
+	if err != nil {
+		return nil, errdefs.Wrap(err, errdefs.DomainBoot, "wait for the kernel process")
+	}
+	var st BootStatus
+	if len(raw) == 0 || json.Unmarshal(raw, &st) != nil {
+		return nil, errdefs.New(errdefs.DomainBoot, "the kernel process died while it booted")
+	}
+	if st.Err != nil {
+		return st.Boxes, st.Err.error()
+	}
+	return st.Boxes, nil
+}
+
+// WriteJSON writes v to f and closes it.
+func WriteJSON(f *os.File, v any) error {
+	err := json.NewEncoder(f).Encode(v)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return errdefs.Wrap(err, errdefs.HostIO, "write configuration")
+}

@@ -1,0 +1,211 @@
+// Package daemon is aiosd: it knows the agents and domains of one state
+// directory, starts kernel processes and gofers, and answers clients. It runs
+// no agent code and imports no gVisor kernel.
+//
+// Key types:
+//
+//   - System is the daemon: one value that wires everything.
+//   - domain is one kernel process: how it was started, the connection to it,
+//     and which file systems it has been given.
+//   - record is what is known of one agent, kept in memory and in a file, so
+//     that a daemon that was killed finds its agents again.
+//
+// What is kept where, below the state directory:
+//
+//	agents/ID.json     the record          agents/ID.log     what it wrote
+//	domains/NAME.json  PID, socket, options domains/NAME.log what the kernel process wrote
+//	images/            see package images
+//
+// A kernel process outlives the daemon. When the daemon starts, it connects to
+// every domain it finds a file of and asks for the agents; agents that no
+// domain knows any more are lost.
+//
+// Lock order: domain.startMu, then System.mu, then domain.mu; record.mu is a
+// leaf. No lock but startMu is held across a call to a kernel process.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"aios.dev/aios/api"
+	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/config"
+	"aios.dev/aios/errdefs"
+	"aios.dev/aios/images"
+	"aios.dev/aios/ktime"
+)
+
+// System is the daemon.
+type System struct {
+	apiv1.UnimplementedControlServer
+
+	paths   config.Paths
+	self    string // the aiosd binary
+	clock   ktime.Clock
+	log     *slog.Logger
+	images  *images.Store
+	started time.Time
+	stop    func() // ends Run
+
+	platformOnce sync.Once
+	platformName string // what "auto" means here
+	platformErr  error
+
+	mu      sync.Mutex
+	domains map[string]*domain // guarded by mu, by name
+	agents  map[string]*record // guarded by mu, by ID
+	names   map[string]*record // guarded by mu, by name
+}
+
+// Run is the daemon's life: it returns when a client or a signal ends it, or
+// at once, without error, when another daemon serves the same state directory.
+func Run(paths config.Paths) error {
+	if err := paths.Prepare(); err != nil {
+		return err
+	}
+	lock, err := takeLock(paths.LockFile)
+	if lock == nil || err != nil {
+		return err
+	}
+	defer lock.Close()
+	self, err := os.Executable()
+	if err != nil {
+		return errdefs.Wrap(err, errdefs.HostIO, "find the aiosd binary")
+	}
+	store, err := images.OpenStore(paths.Images, ktime.Real)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	raiseFileLimit()
+
+	d := &System{
+		paths: paths, self: self, clock: ktime.Real, images: store,
+		log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		started: ktime.Real.Now(),
+		domains: make(map[string]*domain),
+		agents:  make(map[string]*record),
+		names:   make(map[string]*record),
+	}
+	d.recover()
+
+	os.Remove(paths.Socket) // Left by a daemon that was killed; the lock is ours.
+	old := unix.Umask(0o177)
+	l, err := net.Listen("unix", paths.Socket)
+	unix.Umask(old)
+	if err != nil {
+		return errdefs.Wrap(err, errdefs.HostIO, "listen", errdefs.Resource("%s", paths.Socket))
+	}
+	server := grpc.NewServer(api.ServerOptions()...)
+	apiv1.RegisterControlServer(server, d)
+	d.stop = sync.OnceFunc(func() { go stopServer(server) })
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	go func() {
+		<-signals
+		d.stop()
+	}()
+	d.log.Info("serving", "socket", paths.Socket, "state", paths.StateDir, "pid", os.Getpid())
+	err = server.Serve(l)
+	d.log.Info("ended")
+	if errors.Is(err, grpc.ErrServerStopped) {
+		err = nil
+	}
+	return errdefs.Wrap(err, errdefs.HostIO, "serve")
+}
+
+// stopGrace is how long calls in progress may take when the daemon ends.
+const stopGrace = 500 * time.Millisecond
+
+func stopServer(s *grpc.Server) {
+	t := ktime.Real.AfterFunc(stopGrace, s.Stop)
+	defer t.Stop()
+	s.GracefulStop()
+}
+
+// takeLock returns the locked lock file, or nil when another daemon holds it.
+func takeLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, errdefs.Wrap(err, errdefs.HostIO, "open lock file")
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, nil
+		}
+		return nil, errdefs.Wrap(err, errdefs.HostIO, "lock", errdefs.Resource("%s", path))
+	}
+	if err := f.Truncate(0); err == nil {
+		f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	return f, nil
+}
+
+// raiseFileLimit lets the daemon, and the kernel processes that inherit it,
+// open as many files as the host allows: each agent's log is one.
+func raiseFileLimit() {
+	var l unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) == nil && l.Cur < l.Max {
+		l.Cur = l.Max
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &l)
+	}
+}
+
+// recover finds the domains and agents of an earlier daemon.
+func (d *System) recover() {
+	records := d.loadRecords()
+	d.adoptDomains(records)
+	for _, r := range records {
+		if _, known := d.agents[r.id]; !known {
+			d.addRecord(r)
+		}
+		if !r.final() {
+			d.lose(r, "its domain was gone when the daemon started")
+		}
+	}
+}
+
+// addRecord makes a record known. A name that is taken already is dropped: it
+// can only come from a record file that somebody copied.
+func (d *System) addRecord(r *record) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.agents[r.id] = r
+	if r.name != "" && d.names[r.name] == nil {
+		d.names[r.name] = r
+	}
+}
+
+// find returns the agent with that ID or name.
+func (d *System) find(ref string) (*record, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if r := d.agents[ref]; r != nil {
+		return r, nil
+	}
+	if r := d.names[ref]; r != nil {
+		return r, nil
+	}
+	return nil, errdefs.New(errdefs.AgentNotFound, fmt.Sprintf("no agent has the ID or name %q", ref),
+		errdefs.Fix("aiosctl ps -a lists the agents"))
+}
+
+// background is for work that must not end with the call that began it.
+func background(timeout time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), timeout)
+}

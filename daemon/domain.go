@@ -1,0 +1,455 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"aios.dev/aios/abi"
+	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
+	"aios.dev/aios/platform"
+	"aios.dev/aios/platform/drivers"
+)
+
+// defaultDomain is where agents go that name none.
+const defaultDomain = "default"
+
+// domain is one kernel process.
+type domain struct {
+	d    *System
+	name string
+
+	// startMu serialises starting the process and giving it file systems.
+	startMu sync.Mutex
+	mounts  map[string]bool // guarded by startMu; keys the process knows
+	host    *control.Root   // guarded by startMu; how the host image is composed
+
+	mu     sync.Mutex
+	info   domainInfo          // guarded by mu
+	client *control.Client     // guarded by mu; nil before the start
+	hello  *control.HelloReply // guarded by mu
+	dead   bool                // guarded by mu
+}
+
+// domainInfo is what the domain's file says.
+type domainInfo struct {
+	Name      string    `json:"name"`
+	Socket    string    `json:"socket"`
+	PID       int       `json:"pid"`
+	StartTick uint64    `json:"start_tick"` // tells the process from a later one of the same PID
+	Started   time.Time `json:"started"`
+	Isolated  bool      `json:"isolated,omitempty"`
+}
+
+func (d *System) domainPath(name, suffix string) string {
+	return filepath.Join(d.paths.Domains, name+suffix)
+}
+
+// socketOf returns a path as short as the daemon's own socket's, since these
+// are limited; the hash keeps domains apart.
+func (d *System) socketOf(name string) string {
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	return filepath.Join(filepath.Dir(d.paths.Socket), fmt.Sprintf("d%08x", h.Sum32()))
+}
+
+// domainFor returns the running domain called name, starting it if need be.
+func (d *System) domainFor(ctx context.Context, name string, spec *apiv1.SpawnRequest) (*domain, []string, error) {
+	for {
+		d.mu.Lock()
+		dom := d.domains[name]
+		if dom == nil {
+			dom = &domain{d: d, name: name, mounts: make(map[string]bool)}
+			d.domains[name] = dom
+		}
+		d.mu.Unlock()
+
+		dom.startMu.Lock()
+		dom.mu.Lock()
+		dead, client, hello := dom.dead, dom.client, dom.hello
+		dom.mu.Unlock()
+		switch {
+		case dead: // It died since we looked; look again.
+			dom.startMu.Unlock()
+			continue
+		case client != nil:
+			dom.startMu.Unlock()
+			if p := spec.GetPlatform(); p != "" && p != platform.Auto && p != hello.Platform {
+				return nil, nil, errdefs.New(errdefs.WrongState, fmt.Sprintf("it runs on %s, not on %s", hello.Platform, p),
+					errdefs.Op("use domain"), errdefs.Resource("%s", name),
+					errdefs.Fix("leave --platform out, or name another --domain"))
+			}
+			return dom, nil, nil
+		}
+		warnings, err := dom.start(ctx, spec)
+		if err != nil {
+			dom.bury()
+		}
+		dom.startMu.Unlock()
+		return dom, warnings, err
+	}
+}
+
+// start starts the kernel process. Caller holds startMu.
+func (dom *domain) start(ctx context.Context, spec *apiv1.SpawnRequest) ([]string, error) {
+	d := dom.d
+	choice, err := d.choosePlatform(spec.GetPlatform())
+	if err != nil {
+		return nil, err
+	}
+	p, err := d.launch(dom.name, choice, spec.GetStrict())
+	if err != nil {
+		return nil, err
+	}
+	boxes, err := control.ReadBootStatus(p.status)
+	p.status.Close()
+	if err != nil {
+		p.cmd.Process.Kill()
+		p.cmd.Wait()
+		os.Remove(p.socket)
+		return nil, dom.bootError(err)
+	}
+	info := domainInfo{
+		Name: dom.name, Socket: p.socket, PID: p.cmd.Process.Pid, StartTick: startTick(p.cmd.Process.Pid),
+		Started: d.clock.Now(), Isolated: spec.GetIsolated(),
+	}
+	go p.cmd.Wait() // Collects it; that it is gone shows on the connection.
+	if err := dom.connect(ctx, info); err != nil {
+		killProcess(info)
+		os.Remove(p.socket)
+		return nil, err
+	}
+	raw, err := json.Marshal(info)
+	if err == nil {
+		err = os.WriteFile(d.domainPath(dom.name, ".json"), raw, 0o600)
+	}
+	if err != nil {
+		killProcess(info)
+		return nil, diskError(err, "record domain", dom.name)
+	}
+	d.log.Info("domain started", "domain", dom.name, "pid", info.PID, "platform", choice.Driver.Name())
+	return boxWarnings(boxes), nil
+}
+
+// bootError adds what the kernel process last said.
+func (dom *domain) bootError(err error) error {
+	path := dom.d.domainPath(dom.name, ".log")
+	return errdefs.Wrap(err, errdefs.DomainBoot, "start domain", errdefs.Resource("%s", dom.name),
+		errdefs.Fix("%s", orElse(errdefs.FixOf(err), "see "+path)))
+}
+
+func orElse(s, other string) string {
+	if s != "" {
+		return s
+	}
+	return other
+}
+
+// launched is a kernel process that boots.
+type launched struct {
+	cmd    *exec.Cmd
+	socket string
+	status *os.File
+}
+
+// launch executes the kernel process.
+func (d *System) launch(name string, choice platform.Choice, strict bool) (_ *launched, err error) {
+	var files []*os.File
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	keep := func(f *os.File, e error) *os.File {
+		if e != nil {
+			err = errdefs.Wrap(e, errdefs.HostIO, "start domain", errdefs.Resource("%s", name))
+			return nil
+		}
+		files = append(files, f)
+		return f
+	}
+	logFile := keep(os.OpenFile(d.domainPath(name, ".log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600))
+	socket := d.socketOf(name)
+	os.Remove(socket)
+	l, lerr := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if lerr != nil {
+		return nil, errdefs.Wrap(lerr, errdefs.HostIO, "listen", errdefs.Resource("%s", socket))
+	}
+	l.SetUnlinkOnClose(false)
+	defer l.Close()
+	listener := keep(l.File())
+	configR, configW, perr := os.Pipe()
+	keep(configR, perr)
+	statusR, statusW, perr := os.Pipe()
+	keep(statusW, perr)
+	if err != nil {
+		return nil, err
+	}
+	cfg := control.KernelConfig{
+		Domain: name, Platform: choice.Driver.Name(), CPUs: runtime.NumCPU(), Strict: strict,
+		MemoryBytes: hostMemory(),
+	}
+	extra := []*os.File{configR, listener, statusW}
+	device, derr := choice.Driver.OpenDevice()
+	if derr != nil {
+		return nil, derr
+	}
+	if device != nil {
+		f := device.ReleaseToFile("device")
+		files = append(files, f)
+		extra = append(extra, f)
+		cfg.HasDevice = true
+	}
+	cmd := exec.Command(d.self, "kernel")
+	cmd.Args[0] = "aiosd-kernel:" + name
+	cmd.Args = []string{"aiosd", "kernel", name}
+	cmd.Dir = "/"
+	cmd.Env = []string{"GOTRACEBACK=all"}
+	cmd.Stderr = logFile
+	cmd.Stdout = logFile
+	cmd.ExtraFiles = extra
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		statusR.Close()
+		configW.Close()
+		return nil, errdefs.Wrap(err, errdefs.DomainBoot, "start domain", errdefs.Resource("%s", name))
+	}
+	if err := control.WriteJSON(configW, cfg); err != nil {
+		cmd.Process.Kill()
+		cmd.Wait()
+		statusR.Close()
+		return nil, err
+	}
+	return &launched{cmd: cmd, socket: socket, status: statusR}, nil
+}
+
+// connect connects to the kernel process and makes it the domain's.
+func (dom *domain) connect(ctx context.Context, info domainInfo) error {
+	client, hello, err := control.Dial(ctx, info.Socket, dom.name, dom.onEvent)
+	if err != nil {
+		return err
+	}
+	dom.mu.Lock()
+	dom.info, dom.client, dom.hello = info, client, hello
+	dom.mu.Unlock()
+	go func() {
+		<-client.Done()
+		dom.d.domainDied(dom)
+	}()
+	return nil
+}
+
+// bury makes the domain unknown.
+func (dom *domain) bury() {
+	dom.mu.Lock()
+	dom.dead = true
+	info := dom.info
+	dom.mu.Unlock()
+	d := dom.d
+	d.mu.Lock()
+	if d.domains[dom.name] == dom {
+		delete(d.domains, dom.name)
+	}
+	d.mu.Unlock()
+	if info.Socket != "" {
+		os.Remove(info.Socket)
+	}
+	os.Remove(d.domainPath(dom.name, ".json"))
+}
+
+// domainDied says which agents went with a kernel process.
+func (d *System) domainDied(dom *domain) {
+	dom.mu.Lock()
+	info := dom.info
+	dom.mu.Unlock()
+	killProcess(info) // A process that closed its connection is of no use.
+	var lost []string
+	for _, r := range d.records() {
+		r.mu.Lock()
+		mine := r.domain == dom
+		r.mu.Unlock()
+		if mine && d.lose(r, "the kernel process of domain "+dom.name+" died") {
+			lost = append(lost, r.label())
+		}
+	}
+	dom.bury()
+	if info.Isolated {
+		os.Remove(d.domainPath(dom.name, ".log"))
+	}
+	if len(lost) > 0 {
+		d.log.Error("domain died", "domain", dom.name, "pid", info.PID, "agents lost", strings.Join(lost, " "))
+	} else {
+		d.log.Info("domain ended", "domain", dom.name, "pid", info.PID)
+	}
+}
+
+// lose marks an agent lost and reports whether it was not final before.
+func (d *System) lose(r *record, why string) bool {
+	lost := r.finish(abi.StateLost, &apiv1.Exit{Signal: int32(unix.SIGKILL), Reason: why}, d.clock.Now())
+	if lost {
+		if err := d.save(r); err != nil {
+			d.log.Error("saving record", "agent", r.id, "err", err)
+		}
+	}
+	return lost
+}
+
+// records returns every agent, in no order.
+func (d *System) records() []*record {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]*record, 0, len(d.agents))
+	for _, r := range d.agents {
+		out = append(out, r)
+	}
+	return out
+}
+
+// call asks the kernel process.
+func (dom *domain) call(ctx context.Context, method string, req, reply any, files ...*os.File) error {
+	dom.mu.Lock()
+	client := dom.client
+	dom.mu.Unlock()
+	return client.Call(ctx, method, req, reply, files...)
+}
+
+// adoptDomains connects to the domains of an earlier daemon.
+func (d *System) adoptDomains(records map[string]*record) {
+	files, _ := filepath.Glob(d.domainPath("*", ".json"))
+	for _, f := range files {
+		name := strings.TrimSuffix(filepath.Base(f), ".json")
+		raw, err := os.ReadFile(f)
+		var info domainInfo
+		if err == nil {
+			err = json.Unmarshal(raw, &info)
+		}
+		if err == nil {
+			err = d.adopt(name, info, records)
+		}
+		if err != nil {
+			d.log.Warn("domain is gone", "domain", name, "err", err)
+			killProcess(info)
+			os.Remove(f)
+		}
+	}
+}
+
+const adoptTimeout = 5 * time.Second
+
+func (d *System) adopt(name string, info domainInfo, records map[string]*record) error {
+	ctx, cancel := background(adoptTimeout)
+	defer cancel()
+	dom := &domain{d: d, name: name, mounts: make(map[string]bool)}
+	if err := dom.connect(ctx, info); err != nil {
+		return err
+	}
+	var list control.ListReply
+	if err := dom.call(ctx, control.MethodList, struct{}{}, &list); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.domains[name] = dom
+	d.mu.Unlock()
+	for _, st := range list.Agents {
+		r := records[st.ID]
+		if r == nil {
+			// Its record was never written or is gone: nobody can have
+			// been told of it.
+			dom.call(ctx, control.MethodSignal, control.SignalRequest{ID: st.ID, Signal: int32(unix.SIGKILL)}, nil)
+			continue
+		}
+		d.addRecord(r)
+		r.mu.Lock()
+		r.domain = dom
+		r.state = abi.State(st.State)
+		if st.Exit != nil {
+			r.state = abi.StateRunning // finish is what ends it.
+		}
+		r.mu.Unlock()
+		if st.Exit != nil {
+			d.agentEnded(dom, control.ExitEvent{ID: st.ID, Exit: *st.Exit, Time: st.Ended})
+		}
+	}
+	d.log.Info("domain adopted", "domain", name, "pid", info.PID, "agents", len(list.Agents))
+	return nil
+}
+
+// choosePlatform selects what a new domain runs on.
+func (d *System) choosePlatform(name string) (platform.Choice, error) {
+	if name == "" {
+		name = platform.Auto
+	}
+	if name == platform.Auto {
+		d.platformOnce.Do(func() {
+			c, err := drivers.All().Select(platform.Auto)
+			if d.platformErr = err; err == nil {
+				d.platformName = c.Driver.Name()
+			}
+		})
+		if d.platformErr != nil {
+			return platform.Choice{}, d.platformErr
+		}
+		driver, err := drivers.All().Lookup(d.platformName)
+		return platform.Choice{Driver: driver}, err
+	}
+	return drivers.All().Select(name)
+}
+
+// killProcess kills the process that info describes, if it is still that one.
+func killProcess(info domainInfo) {
+	if info.PID > 1 && startTick(info.PID) == info.StartTick {
+		unix.Kill(info.PID, unix.SIGKILL)
+	}
+}
+
+// startTick returns when a process started, in clock ticks since boot, or 0.
+func startTick(pid int) uint64 {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// The name, in parentheses, may hold anything; count after it.
+	_, rest, _ := strings.Cut(string(raw), ") ")
+	if f := strings.Fields(rest); len(f) > 19 {
+		n, _ := strconv.ParseUint(f[19], 10, 64)
+		return n
+	}
+	return 0
+}
+
+// hostMemory returns the host's memory in bytes.
+func hostMemory() uint64 {
+	var si unix.Sysinfo_t
+	if unix.Sysinfo(&si) != nil {
+		return 0
+	}
+	return uint64(si.Totalram) * uint64(si.Unit)
+}
+
+// boxWarnings makes one line of the boxes that the host refused.
+func boxWarnings(boxes []control.Box) []string {
+	var missing []string
+	for _, b := range boxes {
+		if !b.OK {
+			missing = append(missing, b.Name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return []string{"the host refused to confine the kernel process fully (" + strings.Join(missing, ", ") + "); see aiosctl doctor"}
+}

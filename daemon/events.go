@@ -1,0 +1,115 @@
+package daemon
+
+import (
+	"encoding/json"
+	"time"
+
+	"aios.dev/aios/abi"
+	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/control"
+)
+
+// onEvent takes what a kernel process pushes, on the connection's reader.
+func (dom *domain) onEvent(method string, body json.RawMessage) {
+	if method != control.EventExit {
+		return // Of a later version.
+	}
+	var e control.ExitEvent
+	if json.Unmarshal(body, &e) != nil {
+		return
+	}
+	if e.ExecID == 0 {
+		dom.d.agentEnded(dom, e)
+		return
+	}
+	dom.d.mu.Lock()
+	r := dom.d.agents[e.ID]
+	dom.d.mu.Unlock()
+	if r != nil {
+		f := r.execOf(e.ExecID)
+		r.mu.Lock()
+		f.finish(toExit(e.Exit))
+		r.mu.Unlock()
+	}
+}
+
+// unheard is how long the record of an agent that was to be removed is kept
+// when nobody has asked for its end yet.
+const unheard = 10 * time.Second
+
+// agentEnded records the end of an agent.
+func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
+	d.mu.Lock()
+	r := d.agents[e.ID]
+	d.mu.Unlock()
+	if r == nil {
+		return
+	}
+	if !r.finish(abi.StateExited, toExit(e.Exit), e.Time) {
+		return
+	}
+	// The rest asks the kernel process and writes files: not on its reader.
+	go func() {
+		ctx, cancel := background(adoptTimeout)
+		defer cancel()
+		dom.call(ctx, control.MethodForget, control.AgentRequest{ID: r.id}, nil)
+		if r.spec.GetIsolated() {
+			d.stopDomain(dom)
+		}
+		if !r.spec.GetRemove() {
+			if err := d.save(r); err != nil {
+				d.log.Error("saving record", "agent", r.id, "err", err)
+			}
+			return
+		}
+		r.mu.Lock()
+		heard := r.heard > 0
+		r.mu.Unlock()
+		if heard {
+			d.remove(r)
+		} else {
+			d.clock.AfterFunc(unheard, func() { d.remove(r) })
+		}
+	}()
+}
+
+// remove forgets an agent that has ended.
+func (d *System) remove(r *record) {
+	d.unreserve(r)
+	d.erase(r.id)
+}
+
+// hear registers interest in the end of the agent, so that it is not removed
+// before it was told.
+func (r *record) hear() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.heard++
+}
+
+// exitOf returns how the agent ended; done must be closed.
+func (r *record) exitOf() *apiv1.Exit {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.exit
+}
+
+const shutdownTimeout = 10 * time.Second
+
+// stopDomain ends a kernel process and every agent in it.
+func (d *System) stopDomain(dom *domain) {
+	ctx, cancel := background(shutdownTimeout)
+	defer cancel()
+	err := dom.call(ctx, control.MethodShutdown, control.ShutdownRequest{}, nil)
+	dom.mu.Lock()
+	info, client := dom.info, dom.client
+	dom.mu.Unlock()
+	if err != nil {
+		killProcess(info)
+	}
+	select {
+	case <-client.Done():
+	case <-ctx.Done():
+		killProcess(info)
+	}
+}

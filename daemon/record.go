@@ -1,0 +1,246 @@
+package daemon
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"aios.dev/aios/abi"
+	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
+)
+
+// record is what is known of one agent.
+type record struct {
+	id, name string
+	created  time.Time
+	spec     *apiv1.SpawnRequest // immutable
+	done     chan struct{}       // closed when the state is final
+
+	mu      sync.Mutex
+	domain  *domain            // guarded by mu; nil when the domain is gone
+	domName string             // guarded by mu
+	state   abi.State          // guarded by mu
+	exit    *apiv1.Exit        // guarded by mu
+	ended   time.Time          // guarded by mu
+	digest  string             // guarded by mu; of the image
+	execs   map[int32]*further // guarded by mu
+	heard   int                // guarded by mu; clients that wait for the end
+}
+
+// further is a further process in the agent.
+type further struct {
+	done chan struct{}
+	exit *apiv1.Exit // set before done is closed
+}
+
+func newRecord(id string, spec *apiv1.SpawnRequest, domain string, now time.Time) *record {
+	return &record{
+		id: id, name: spec.GetName(), created: now, spec: spec,
+		done: make(chan struct{}), domName: domain,
+		state: abi.StateStarting, execs: make(map[int32]*further),
+	}
+}
+
+func (r *record) final() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state.Final()
+}
+
+// label is how messages name the agent.
+func (r *record) label() string {
+	if r.name != "" {
+		return r.name
+	}
+	return r.id
+}
+
+// finish sets the final state, once, and reports whether it did.
+func (r *record) finish(state abi.State, exit *apiv1.Exit, when time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state.Final() {
+		return false
+	}
+	r.state, r.exit, r.ended, r.domain = state, exit, when, nil
+	for _, e := range r.execs {
+		e.finish(exit)
+	}
+	close(r.done)
+	return true
+}
+
+// finish is called with the record's mu held.
+func (e *further) finish(exit *apiv1.Exit) {
+	if e.exit == nil {
+		e.exit = exit
+		close(e.done)
+	}
+}
+
+// execOf returns the record of a further process, making it when the event of
+// its end overtakes the response to its start.
+func (r *record) execOf(id int32) *further {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.execs[id]
+	if e == nil {
+		e = &further{done: make(chan struct{})}
+		r.execs[id] = e
+		if r.state.Final() {
+			e.finish(r.exit)
+		}
+	}
+	return e
+}
+
+// running returns the domain of an agent that has not ended.
+func (r *record) running() (*domain, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.domain == nil || r.state.Final() {
+		what := "the agent has ended"
+		if r.state == abi.StateLost {
+			what = "the agent was lost with its domain"
+		}
+		return nil, errdefs.New(errdefs.AgentNotRunning, what, errdefs.Resource("%s", r.label()))
+	}
+	return r.domain, nil
+}
+
+// proto describes the agent to clients.
+func (r *record) proto() *apiv1.Agent {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a := &apiv1.Agent{
+		Id: r.id, Name: r.name, Domain: r.domName, State: string(r.state),
+		Image: imageName(r.spec), Argv: r.spec.GetProcess().GetArgv(),
+		CreatedUnixNano: r.created.UnixNano(), Labels: r.spec.GetLabels(),
+		Exit: r.exit,
+	}
+	if !r.ended.IsZero() {
+		a.EndedUnixNano = r.ended.UnixNano()
+	}
+	return a
+}
+
+func toExit(e control.Exit) *apiv1.Exit {
+	return &apiv1.Exit{Code: e.Code, Signal: e.Signal, Reason: e.Reason}
+}
+
+func (d *System) recordPath(id string) string { return filepath.Join(d.paths.Agents, id+".json") }
+func (d *System) logPath(id string) string    { return filepath.Join(d.paths.Agents, id+".log") }
+
+// save writes the record. A crash of the host may lose it; its agent is gone
+// then too.
+func (d *System) save(r *record) error {
+	m := &apiv1.InspectResponse{Agent: r.proto(), Spec: r.spec}
+	r.mu.Lock()
+	m.ImageDigest = r.digest
+	r.mu.Unlock()
+	raw, err := protojson.Marshal(m)
+	if err != nil {
+		return errdefs.Wrap(err, errdefs.Internal, "encode record")
+	}
+	path := d.recordPath(r.id)
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, raw, 0o600); err != nil {
+		os.Remove(tmp)
+		return diskError(err, "write record", path)
+	}
+	return diskError(os.Rename(tmp, path), "write record", path)
+}
+
+// diskError wraps an error of the host's disk.
+func diskError(err error, op, path string) error {
+	if err == nil {
+		return nil
+	}
+	code, fix := errdefs.HostIO, ""
+	if isFull(err) {
+		code, fix = errdefs.DiskFull, "free space on the disk of the state directory"
+	}
+	return errdefs.Wrap(err, code, op, errdefs.Resource("%s", path), errdefs.Fix("%s", fix))
+}
+
+func isFull(err error) bool {
+	for _, e := range []unix.Errno{unix.ENOSPC, unix.EDQUOT} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// erase removes the files of an agent.
+func (d *System) erase(id string) {
+	os.Remove(d.recordPath(id))
+	os.Remove(d.logPath(id))
+}
+
+// loadRecords reads the records of an earlier daemon, and removes what does
+// not belong to one.
+func (d *System) loadRecords() map[string]*record {
+	out := make(map[string]*record)
+	entries, err := os.ReadDir(d.paths.Agents)
+	if err != nil {
+		d.log.Error("reading records", "err", err)
+		return out
+	}
+	for _, e := range entries {
+		id, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok || !abi.IsAgentID(id) {
+			continue
+		}
+		raw, err := os.ReadFile(d.recordPath(id))
+		var m apiv1.InspectResponse
+		if err == nil {
+			err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(raw, &m)
+		}
+		if err != nil || m.GetAgent().GetId() != id {
+			d.log.Warn("dropping an unreadable record", "agent", id, "err", err)
+			d.erase(id)
+			continue
+		}
+		out[id] = fromProto(&m)
+	}
+	for _, e := range entries {
+		id, _, _ := strings.Cut(e.Name(), ".")
+		if out[id] == nil {
+			os.Remove(filepath.Join(d.paths.Agents, e.Name()))
+		}
+	}
+	return out
+}
+
+func fromProto(m *apiv1.InspectResponse) *record {
+	a := m.GetAgent()
+	r := newRecord(a.GetId(), m.GetSpec(), a.GetDomain(), time.Unix(0, a.GetCreatedUnixNano()))
+	r.name = a.GetName()
+	r.digest = m.GetImageDigest()
+	if s := abi.State(a.GetState()); s.Final() {
+		r.finish(s, a.GetExit(), time.Unix(0, a.GetEndedUnixNano()))
+	}
+	return r
+}
+
+// imageName is the image that a spec asks for.
+func imageName(spec *apiv1.SpawnRequest) string {
+	if n := spec.GetImage(); n != "" {
+		return n
+	}
+	return "host"
+}
+
+func cloneSpec(spec *apiv1.SpawnRequest) *apiv1.SpawnRequest {
+	return proto.Clone(spec).(*apiv1.SpawnRequest)
+}

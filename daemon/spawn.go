@@ -1,0 +1,378 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"aios.dev/aios/abi"
+	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
+	"aios.dev/aios/images"
+)
+
+// Defaults of an agent's limits.
+const (
+	// defaultTasks is how many processes and threads an agent may have.
+	defaultTasks = 512
+	// minMemory is the least that an agent's default memory limit comes to,
+	// in bytes; it is a quarter of the host's otherwise.
+	minMemory = 512 << 20
+	// maxArgs bounds the arguments and the environment of a program, in
+	// bytes, as Linux does.
+	maxArgs = 2 << 20
+)
+
+// spawn creates an agent. stream, when not nil, is joined to its first process
+// and is consumed.
+func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.File) (_ *record, warnings []string, err error) {
+	defer func() {
+		if stream != nil {
+			stream.Close()
+		}
+	}()
+	id := string(abi.NewAgentID())
+	if err := checkSpawn(req); err != nil {
+		return nil, nil, err
+	}
+	domName := req.GetDomain()
+	switch {
+	case req.GetIsolated():
+		domName = "only-" + id
+	case domName == "":
+		domName = defaultDomain
+	}
+	r := newRecord(id, cloneSpec(req), domName, d.clock.Now())
+	if err := d.reserve(r); err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			d.unreserve(r)
+		}
+	}()
+	dom, warnings, err := d.domainFor(ctx, domName, req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil && req.GetIsolated() {
+			d.stopDomain(dom)
+		}
+	}()
+	krq, digest, err := dom.prepare(ctx, id, req)
+	if err != nil {
+		return nil, nil, err
+	}
+	krq.Attach = stream != nil
+	logFile, err := os.OpenFile(d.logPath(id), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, nil, diskError(err, "create log", d.logPath(id))
+	}
+	defer logFile.Close()
+	r.mu.Lock()
+	r.domain, r.digest = dom, digest
+	r.mu.Unlock()
+	if err := d.save(r); err != nil {
+		d.erase(id)
+		return nil, nil, err
+	}
+	files := []*os.File{logFile}
+	if stream != nil {
+		files = append(files, stream)
+	}
+	if err := dom.call(ctx, control.MethodSpawn, krq, nil, files...); err != nil {
+		d.erase(id)
+		if errdefs.CodeOf(err) == errdefs.Cancelled {
+			// The kernel process may have started it all the same.
+			go dom.discard(id)
+		}
+		return nil, nil, errdefs.Wrap(err, errdefs.Internal, "spawn agent", errdefs.Resource("%s", r.name))
+	}
+	r.mu.Lock()
+	if r.state == abi.StateStarting {
+		r.state = abi.StateRunning
+	}
+	r.mu.Unlock()
+	return r, warnings, nil
+}
+
+// discard ends an agent that nobody wants any more.
+func (dom *domain) discard(id string) {
+	ctx, cancel := background(adoptTimeout)
+	defer cancel()
+	dom.call(ctx, control.MethodSignal, control.SignalRequest{ID: id, Signal: int32(unix.SIGKILL)}, nil)
+}
+
+// checkSpawn refuses what makes no sense before anything is started.
+func checkSpawn(req *apiv1.SpawnRequest) error {
+	bad := func(detail, fix string, args ...any) error {
+		return errdefs.New(errdefs.InvalidArgument, detail, errdefs.Op("spawn agent"), errdefs.Fix(fix, args...))
+	}
+	const nameRule = "use 1 to 63 letters, digits, '.', '_' and '-', starting with a letter or digit"
+	switch {
+	case req.GetName() != "" && !abi.ValidName(req.GetName()):
+		return bad(strconv.Quote(req.GetName())+" cannot name an agent", nameRule)
+	case req.GetDomain() != "" && !abi.ValidName(req.GetDomain()):
+		return bad(strconv.Quote(req.GetDomain())+" cannot name a domain", nameRule)
+	case req.GetDomain() != "" && req.GetIsolated():
+		return bad("an isolated agent gets a domain of its own", "give either --domain or --isolated")
+	case req.GetHostname() != "" && !abi.ValidName(req.GetHostname()):
+		return bad(strconv.Quote(req.GetHostname())+" cannot be a host name", nameRule)
+	}
+	if err := checkProcess(req.GetProcess()); err != nil {
+		return err
+	}
+	for _, m := range req.GetMounts() {
+		if !filepath.IsAbs(m.GetSource()) || !filepath.IsAbs(m.GetTarget()) || filepath.Clean(m.GetTarget()) == "/" {
+			return bad("a mount needs two absolute paths, and a target below /: "+strconv.Quote(m.GetSource()+":"+m.GetTarget()),
+				"write --mount SOURCE:TARGET")
+		}
+	}
+	return nil
+}
+
+// checkProcess refuses a malformed process. An image may supply the program,
+// so an empty command line is looked at later.
+func checkProcess(p *apiv1.Process) error {
+	size := 0
+	for _, s := range append(append([]string(nil), p.GetArgv()...), p.GetEnv()...) {
+		size += len(s) + 1
+		if strings.ContainsRune(s, 0) {
+			return errdefs.New(errdefs.InvalidArgument, "an argument or variable holds a NUL byte")
+		}
+	}
+	if size > maxArgs {
+		return errdefs.Newf(errdefs.InvalidArgument, "arguments and environment have %d bytes, more than the %d that Linux allows", size, maxArgs)
+	}
+	for _, e := range p.GetEnv() {
+		if i := strings.IndexByte(e, '='); i < 1 {
+			return errdefs.New(errdefs.InvalidArgument, "a variable is not NAME=value", errdefs.Resource("%q", e))
+		}
+	}
+	if p.GetCwd() != "" && !filepath.IsAbs(p.GetCwd()) {
+		return errdefs.New(errdefs.InvalidArgument, "the working directory is not absolute", errdefs.Resource("%q", p.GetCwd()))
+	}
+	return nil
+}
+
+// reserve makes the record known under its ID and name.
+func (d *System) reserve(r *record) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if r.name != "" {
+		if other := d.names[r.name]; other != nil {
+			return errdefs.New(errdefs.AgentNameTaken, "agent "+other.id+" has that name",
+				errdefs.Op("spawn agent"), errdefs.Resource("%s", r.name),
+				errdefs.Fix("choose another name, or remove that agent: aiosctl rm -f %s", r.name))
+		}
+		d.names[r.name] = r
+	}
+	d.agents[r.id] = r
+	return nil
+}
+
+func (d *System) unreserve(r *record) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.agents, r.id)
+	if d.names[r.name] == r {
+		delete(d.names, r.name)
+	}
+}
+
+// prepare turns a client's request into one to the kernel process, which it
+// gives the file systems it lacks.
+func (dom *domain) prepare(ctx context.Context, id string, req *apiv1.SpawnRequest) (control.SpawnRequest, string, error) {
+	k := control.SpawnRequest{ID: id, Hostname: req.GetHostname()}
+	if k.Hostname == "" {
+		k.Hostname = orElse(req.GetName(), id)
+	}
+	mem := req.GetLimits().GetMemoryBytes()
+	if mem == 0 {
+		mem = max(hostMemory()/4, minMemory)
+	}
+	k.Limits = control.Limits{MemoryBytes: mem, Tasks: req.GetLimits().GetProcesses(), DiskBytes: mem}
+	if k.Limits.Tasks == 0 {
+		k.Limits.Tasks = defaultTasks
+	}
+	dom.startMu.Lock()
+	defer dom.startMu.Unlock()
+	root, img, err := dom.image(ctx, req.GetImage())
+	if err != nil {
+		return k, "", err
+	}
+	k.Root = root
+	if k.Process, err = process(req.GetProcess(), img.Config); err != nil {
+		return k, "", err
+	}
+	for _, m := range req.GetMounts() {
+		key, err := dom.gofer(ctx, filepath.Clean(m.GetSource()), !m.GetWritable())
+		if err != nil {
+			return k, "", err
+		}
+		k.Binds = append(k.Binds, control.Bind{Key: key, Target: m.GetTarget(), ReadOnly: !m.GetWritable()})
+	}
+	return k, img.Digest, nil
+}
+
+// process completes a request with what the image says.
+func process(p *apiv1.Process, img images.Config) (control.Process, error) {
+	argv := p.GetArgv()
+	switch {
+	case len(argv) == 0:
+		argv = append(append([]string(nil), img.Entrypoint...), img.Cmd...)
+	case len(img.Entrypoint) > 0:
+		argv = append(append([]string(nil), img.Entrypoint...), argv...)
+	}
+	if len(argv) == 0 {
+		return control.Process{}, errdefs.New(errdefs.InvalidArgument, "no program given, and the image names none",
+			errdefs.Op("spawn agent"), errdefs.Fix("append -- PROGRAM [ARGUMENT...]"))
+	}
+	env := img.Env
+	if p.GetTty() {
+		env = merge(env, []string{"TERM=xterm"})
+	}
+	return control.Process{
+		Argv: argv, Env: merge(merge(images.DefaultEnv(), env), p.GetEnv()),
+		Cwd: orElse(p.GetCwd(), orElse(img.WorkingDir, "/")), User: orElse(p.GetUser(), img.User),
+		TTY: p.GetTty(), Stdin: p.GetStdin(),
+		Rows: uint16(p.GetRows()), Cols: uint16(p.GetCols()),
+	}, nil
+}
+
+// merge returns the variables of base overridden by those of top.
+func merge(base, top []string) []string {
+	out := make([]string, 0, len(base)+len(top))
+	at := make(map[string]int, cap(out))
+	for _, list := range [][]string{base, top} {
+		for _, e := range list {
+			name, _, _ := strings.Cut(e, "=")
+			if i, ok := at[name]; ok {
+				out[i] = e
+				continue
+			}
+			at[name] = len(out)
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// image makes an image known to the kernel process and says how to compose a
+// root of it. Caller holds startMu.
+func (dom *domain) image(ctx context.Context, name string) (control.Root, images.Image, error) {
+	if name == "" || name == images.HostName {
+		return dom.hostImage(ctx)
+	}
+	img, err := dom.d.images.Get(name)
+	if err != nil {
+		return control.Root{}, img, err
+	}
+	key := "erofs:" + img.Digest
+	root := control.Root{Base: key}
+	if dom.mounts[key] {
+		return root, img, nil
+	}
+	f, img, err := dom.d.images.Open(name)
+	if err != nil {
+		return root, img, err
+	}
+	defer f.Close()
+	// The name may have been given to another image meanwhile.
+	key = "erofs:" + img.Digest
+	return control.Root{Base: key}, img, dom.mount(ctx, control.MountRequest{Key: key, Kind: control.KindEROFS, ReadOnly: true}, f)
+}
+
+// hostImage composes the host image: a skeleton, and the host's program
+// directories through gofers. It stays as it was first composed for as long as
+// the domain lives. Caller holds startMu.
+func (dom *domain) hostImage(ctx context.Context) (control.Root, images.Image, error) {
+	img := images.Image{Name: images.HostName}
+	if dom.host != nil {
+		return *dom.host, img, nil
+	}
+	h, f, err := dom.d.images.HostImage(ctx, images.HostOptions{})
+	if err != nil {
+		return control.Root{}, img, err
+	}
+	defer f.Close()
+	root := control.Root{Base: "host:" + h.Image.Digest, Hide: h.Hide}
+	if err := dom.mount(ctx, control.MountRequest{Key: root.Base, Kind: control.KindEROFS, ReadOnly: true}, f); err != nil {
+		return root, img, err
+	}
+	for _, m := range h.Mounts {
+		key, err := dom.serve(ctx, "host:"+m.Host, m.Host, true, true)
+		if err != nil {
+			return root, img, err
+		}
+		root.Layers = append(root.Layers, control.Bind{Key: key, Target: m.Guest})
+	}
+	dom.host = &root
+	return root, img, nil
+}
+
+// mount gives the kernel process a file system. Caller holds startMu.
+func (dom *domain) mount(ctx context.Context, req control.MountRequest, f *os.File) error {
+	if err := dom.call(ctx, control.MethodMount, req, nil, f); err != nil {
+		return err
+	}
+	dom.mounts[req.Key] = true
+	return nil
+}
+
+// gofer makes a directory that a client named known to the kernel process.
+// Caller holds startMu.
+func (dom *domain) gofer(ctx context.Context, dir string, readonly bool) (string, error) {
+	mode := "rw:"
+	if readonly {
+		mode = "ro:"
+	}
+	return dom.serve(ctx, mode+dir, dir, readonly, false)
+}
+
+// serve starts a gofer for dir unless the key is known. The gofer ends when
+// the kernel process does.
+func (dom *domain) serve(ctx context.Context, key, dir string, readonly, image bool) (string, error) {
+	if dom.mounts[key] {
+		return key, nil
+	}
+	root, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		code := errdefs.HostIO
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+			code = errdefs.InvalidArgument
+		}
+		return "", errdefs.Wrap(err, code, "mount", errdefs.Fix("name a directory of the host"))
+	}
+	defer root.Close()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", errdefs.Wrap(err, errdefs.HostIO, "connect a gofer")
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "gofer"), os.NewFile(uintptr(fds[1]), "gofer")
+	defer ours.Close()
+	cmd := exec.Command(dom.d.self, "gofer", "-readonly="+strconv.FormatBool(readonly))
+	cmd.Dir = "/"
+	cmd.Env = []string{}
+	cmd.ExtraFiles = []*os.File{root, theirs}
+	if log, err := os.OpenFile(dom.d.domainPath(dom.name, ".log"), os.O_WRONLY|os.O_APPEND, 0); err == nil {
+		defer log.Close()
+		cmd.Stderr = log
+	}
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	theirs.Close() // Or the kernel process would wait for a gofer that has died.
+	if err != nil {
+		return "", errdefs.Wrap(err, errdefs.HostIO, "start a gofer")
+	}
+	go cmd.Wait() // It ends when the kernel process closes the connection.
+	return key, dom.mount(ctx, control.MountRequest{Key: key, Kind: control.KindGofer, ReadOnly: readonly}, ours)
+}
