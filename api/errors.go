@@ -144,7 +144,8 @@ func FromStatus(err error) error {
 	e := &errdefs.Error{Code: errdefs.Internal, Detail: st.Message()}
 	switch st.Code() {
 	case codes.Unavailable:
-		e.Code = errdefs.DaemonUnreachable
+		e.Code, e.Detail = errdefs.DaemonUnreachable, "the daemon went away: "+st.Message()
+		e.Fix = "try again: that starts the daemon anew, and agents go on running in between"
 	case codes.Canceled:
 		e.Code = errdefs.Cancelled
 	case codes.DeadlineExceeded:
