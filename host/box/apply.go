@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -35,6 +36,7 @@ type Options struct {
 // error is not nil only when the process is in no state to go on; refused
 // boxes are reports.
 func Apply(o Options) ([]Report, error) {
+	warm()
 	got := takeHandover()
 	limitsErr := raiseLimits(o.OpenFiles)
 	reports := []Report{closeOthers(append([]int{o.Root}, o.Keep...))}
@@ -64,8 +66,13 @@ func Apply(o Options) ([]Report, error) {
 	if got["ptrace"] {
 		keep = []uintptr{unix.CAP_SYS_PTRACE}
 	}
-	return finish(append(reports, dropCaps(keep), noNewPrivileges()), limitsErr)
+	return finish(append(reports, dropCaps(keep, !got["user"]), noNewPrivileges()), limitsErr)
 }
+
+// warm makes the standard library read now what it would read from a file at
+// its first use, when the seccomp filter would kill the process for it: the
+// local time zone.
+func warm() { _, _ = time.Unix(0, 0).Local().Zone() }
 
 // finish makes the process able to trace its own stubs, which its own exec may
 // have forbidden, and hands out the result.

@@ -34,6 +34,7 @@ type GoferOptions struct {
 // essential: without it as root there is no gofer, and the error says why.
 func ApplyGofer(o GoferOptions) ([]Report, error) {
 	const op = "confine gofer"
+	warm()
 	got := takeHandover()
 	limitsErr := raiseLimits(o.OpenFiles)
 	if o.Dir == nil {
@@ -76,7 +77,7 @@ func ApplyGofer(o GoferOptions) ([]Report, error) {
 		return reports, errdefs.Wrap(err, errdefs.HostIO, op)
 	}
 	reports = append(reports, Report{Box: EmptyRoot, OK: true, Reason: note})
-	return finish(append(reports, dropCaps(goferCaps), noNewPrivileges()), limitsErr)
+	return finish(append(reports, dropCaps(goferCaps, !got["user"]), noNewPrivileges()), limitsErr)
 }
 
 // ownDir mounts the directory in the process's own namespace, aside from

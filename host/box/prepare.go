@@ -119,7 +119,10 @@ func (g *grant) set(a *syscall.SysProcAttr) {
 
 // handover is the value of handoverEnv.
 func (g *grant) handover() string {
-	words := []string{}
+	var words []string
+	if g.user {
+		words = append(words, "user")
+	}
 	if g.flags&unix.CLONE_NEWNS != 0 {
 		words = append(words, "mount")
 	}

@@ -20,6 +20,7 @@ var bootFiles = []string{
 	"/etc/localtime",
 	"/proc/cpuinfo",
 	"/proc/meminfo",
+	"/proc/self/auxv",
 	"/proc/sys/vm/mmap_min_addr",
 	"/sys/devices/system/cpu/possible",
 	"/sys/kernel/mm/transparent_hugepage/enabled",

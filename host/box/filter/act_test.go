@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -79,6 +80,9 @@ func work(pair [2]int) error {
 		<-done
 	}
 	runtime.GC()
+	if time.Now().Format(time.RFC3339) == "" { // reads the time zone
+		return errors.New("no time")
+	}
 	fd, err := unix.MemfdCreate("work", unix.MFD_CLOEXEC)
 	if err != nil {
 		return err
