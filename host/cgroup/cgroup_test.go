@@ -344,3 +344,20 @@ func TestConcurrentCreateAndDelete(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkCreateStartDelete(b *testing.B) {
+	if err := Detect().Require(); err != nil {
+		b.Skip(err)
+	}
+	for b.Loop() {
+		g, err := Create(fmt.Sprintf("aios-bench-%d", os.Getpid()), "x", Limits{MemoryBytes: 64 << 20, PidsMax: 100, CPUMilli: 500})
+		if err != nil {
+			b.Fatal(err)
+		}
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = []string{childEnv + "=where"}
+		if err := errors.Join(g.Start(cmd), cmd.Wait(), g.Kill(), g.Delete()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
