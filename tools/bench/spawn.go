@@ -75,7 +75,7 @@ func (h *harness) spawn() error {
 			return err
 		}))
 	}
-	const unattached, command = "aios, no streams", "aiosctl"
+	const unattached, command = "spawn and wait calls", "through aiosctl run"
 	if h.aios != nil {
 		contenders = append(contenders,
 			timed(aios, func(ctx context.Context) error {
@@ -98,14 +98,11 @@ func (h *harness) spawn() error {
 	main := medians("spawn → exit of true, streams attached", "ms", got)
 	main.Goal = &goal{Than: map[string]float64{runc: 10, runsc: 20}}
 	h.table.add(main)
-	for name, label := range map[string]string{
-		unattached: "spawn → exit of true, spawn and wait calls",
-		command:    "spawn → exit of true, through aiosctl run",
-	} {
+	for _, name := range []string{unattached, command} {
 		if len(variants[name]) == 0 {
 			continue
 		}
-		row := medians(label, "ms", map[string][]float64{aios: variants[name]})
+		row := medians("spawn → exit of true, "+name, "ms", map[string][]float64{aios: variants[name]})
 		for peer, value := range main.Values {
 			if peer != aios {
 				row.Values[peer] = value

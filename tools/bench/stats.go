@@ -57,6 +57,10 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 // samples are all figures of a comparison: by figure, by contender.
 type samples map[string]map[string][]float64
 
+// patience is how long one run of a contender may take before it counts as
+// failed.
+const patience = 3 * time.Minute
+
 // interleave runs every contender once per round; who goes first rotates. The
 // first, uncounted round warms everything up. A contender that fails leaves
 // the comparison, and fail hears why.
@@ -67,7 +71,9 @@ func interleave(ctx context.Context, rounds int, contenders []contender, fail fu
 		var failed []string
 		for i := range active {
 			c := active[(i+round+1)%len(active)]
-			figures, err := c.run(ctx)
+			limited, cancel := context.WithTimeout(ctx, patience)
+			figures, err := c.run(limited)
+			cancel()
 			if err != nil {
 				fail(c.name, err)
 				failed = append(failed, c.name)

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -37,21 +39,30 @@ func startSystem(h *harness) (*system, error) {
 
 // dial opens a connection, and starts the daemon when it does not run.
 func (s *system) dial(ctx context.Context) (*client.Client, error) {
-	return client.Dial(ctx, client.Options{Paths: s.paths, Daemon: filepath.Join(s.h.bin, "aiosd")})
+	c, err := client.Dial(ctx, client.Options{Paths: s.paths, Daemon: filepath.Join(s.h.bin, "aiosd")})
+	if err != nil {
+		return nil, err
+	}
+	// The first call completes the handshake, which is no part of any figure.
+	if _, err := c.Version(ctx, &apiv1.VersionRequest{}); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
 }
 
 // stop ends the daemon and its domains and waits until they are gone.
 func (s *system) stop() error {
 	// The harness's own context may be cancelled already.
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.h.ctx), 30*time.Second)
 	defer cancel()
 	defer s.Close()
 	pids, err := s.pids(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = s.Shutdown(ctx, &apiv1.ShutdownRequest{StopDomains: true})
 	}
-	if _, err := s.Shutdown(ctx, &apiv1.ShutdownRequest{StopDomains: true}); err != nil {
-		return err
+	if err != nil {
+		return errors.Join(err, s.kill())
 	}
 	for _, pid := range pids {
 		for syscall.Kill(pid, 0) == nil {
@@ -62,6 +73,23 @@ func (s *system) stop() error {
 		}
 	}
 	return nil
+}
+
+// kill ends a daemon that no longer answers, and all that it started.
+func (s *system) kill() error {
+	text, err := os.ReadFile(s.paths.LockFile)
+	if err != nil {
+		return err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.paths.LockFile, err)
+	}
+	all, err := family([]int{pid})
+	for _, p := range all {
+		syscall.Kill(p, syscall.SIGKILL) // It may have ended by itself.
+	}
+	return err
 }
 
 // restart ends the daemon, calls between while none runs, and connects anew.
