@@ -1,7 +1,6 @@
 package box
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -30,83 +29,100 @@ type GoferOptions struct {
 	OpenFiles uint64
 }
 
-// ApplyGofer closes every box around a gofer but seccomp. The directory is
-// essential: without it as root there is no gofer, and the error says why.
-func ApplyGofer(o GoferOptions) ([]Report, error) {
+// ApplyGofer closes every box around a gofer but seccomp, and returns the path
+// under which the directory is now to be served: "/", or where the host grants
+// neither mounts nor chroot, its path on the host. The report on the empty
+// root tells which.
+func ApplyGofer(o GoferOptions) (path string, reports []Report, err error) {
 	const op = "confine gofer"
 	warm()
 	got := takeHandover()
 	limitsErr := raiseLimits(o.OpenFiles)
 	if o.Dir == nil {
-		return nil, errdefs.New(errdefs.InvalidArgument, "no directory given", errdefs.Op(op), errdefs.Fix("hand down an open directory"))
+		return "", nil, errdefs.New(errdefs.InvalidArgument, "no directory given", errdefs.Op(op), errdefs.Fix("hand down an open directory"))
 	}
-	dirFD := int(o.Dir.Fd())
-	var want unix.Stat_t
-	if err := unix.Fstat(dirFD, &want); err != nil || want.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return nil, errdefs.New(errdefs.InvalidArgument, "not a directory", errdefs.Op(op), errdefs.Resource("%s", o.Dir.Name()),
-			errdefs.Fix("hand down an open directory"), errdefs.Cause(err))
+	d, err := readDir(o.Dir)
+	if err != nil {
+		return "", nil, errdefs.Wrap(err, errdefs.InvalidArgument, op, errdefs.Fix("hand down an open directory"))
 	}
 	unix.Umask(0) // files get the modes that agents ask for
-	reports := []Report{closeOthers(append([]int{dirFD}, o.Keep...))}
+	reports = []Report{closeOthers(append([]int{d.fd}, o.Keep...))}
 
 	selfFD := "/proc/self/fd"
-	enter := func() error { return chrootDir(dirFD) }
+	enter := d.chroot
 	note := "chroot on the host's mounts, for lack of a mount namespace"
 	if got["mount"] {
-		var err error
-		if enter, err = ownDir(dirFD, o.ReadOnly, &want); err != nil {
-			return reports, errdefs.Wrap(err, errdefs.HostIO, op)
-		}
-		note = ""
-		if got["pid"] {
-			if dir, err := freshProc(); err == nil {
+		if mounted, err := d.mount(o.ReadOnly); err != nil {
+			note = "chroot on the host's mounts, because: " + err.Error()
+		} else {
+			enter, note = mounted, ""
+			if dir, err := freshProc(); err == nil && got["pid"] {
 				selfFD = dir
 			}
 		}
 	}
 	if o.BeforeRoot != nil {
 		if err := o.BeforeRoot(selfFD); err != nil {
-			return reports, errdefs.Wrap(err, errdefs.HostIO, op)
+			return "", reports, errdefs.Wrap(err, errdefs.HostIO, op)
 		}
 	}
+	path = "/"
+	r := Report{Box: EmptyRoot, OK: true, Reason: note}
 	if err := enter(); err != nil {
-		return append(reports, Missing(EmptyRoot, err.Error())),
-			errdefs.Wrap(err, errdefs.HostFeature, op, errdefs.Fix("a gofer needs CAP_SYS_CHROOT or user namespaces; see aiosctl doctor"))
+		path = d.path
+		r = Missing(EmptyRoot, err.Error())
+		r.Effect = "the gofer could open the host's other files as its user; its server does not"
 	}
 	if err := o.Dir.Close(); err != nil {
-		return reports, errdefs.Wrap(err, errdefs.HostIO, op)
+		return "", reports, errdefs.Wrap(err, errdefs.HostIO, op)
 	}
-	reports = append(reports, Report{Box: EmptyRoot, OK: true, Reason: note})
-	return finish(append(reports, dropCaps(goferCaps, !got["user"]), noNewPrivileges()), limitsErr)
+	reports, err = finish(append(reports, r, dropCaps(goferCaps, !got["user"]), noNewPrivileges()), limitsErr)
+	return path, reports, err
 }
 
-// ownDir mounts the directory in the process's own namespace, aside from
+// served is the directory of a gofer.
+type served struct {
+	fd   int
+	path string
+	stat unix.Stat_t
+}
+
+func readDir(f *os.File) (*served, error) {
+	d := &served{fd: int(f.Fd())}
+	if err := unix.Fstat(d.fd, &d.stat); err != nil {
+		return nil, err
+	}
+	if d.stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return nil, fmt.Errorf("descriptor %d is not a directory", d.fd)
+	}
+	var err error
+	d.path, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", d.fd))
+	return d, err
+}
+
+// mount mounts the directory in the process's own namespace, aside from
 // everything else, and returns how to make it the root.
-func ownDir(dirFD int, readOnly bool, want *unix.Stat_t) (func() error, error) {
+func (d *served) mount(readOnly bool) (enter func() error, err error) {
 	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, err
 	}
 	// The descriptor speaks of the host's mount; only a path leads to this
 	// namespace's copy of it.
-	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dirFD))
+	dir, err := unix.Open(d.path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
-	}
-	dir, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, fmt.Errorf("open %s: %w", d.path, err)
 	}
 	defer unix.Close(dir)
 	var st unix.Stat_t
 	if err := unix.Fstat(dir, &st); err != nil {
 		return nil, err
 	}
-	if st.Dev != want.Dev || st.Ino != want.Ino {
-		return nil, fmt.Errorf("%s is no longer the directory that was handed down", path)
+	if st.Dev != d.stat.Dev || st.Ino != d.stat.Ino {
+		return nil, fmt.Errorf("%s is no longer the directory that was handed down", d.path)
 	}
 	tree, err := unix.OpenTree(dir, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("open_tree %s: %w", path, err)
+		return nil, fmt.Errorf("open_tree %s: %w", d.path, err)
 	}
 	defer unix.Close(tree)
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
@@ -114,7 +130,7 @@ func ownDir(dirFD int, readOnly bool, want *unix.Stat_t) (func() error, error) {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
-		return nil, fmt.Errorf("mount_setattr %s: %w", path, err)
+		return nil, fmt.Errorf("mount_setattr %s: %w", d.path, err)
 	}
 	at, err := mountPoint()
 	if err != nil {
@@ -129,7 +145,7 @@ func ownDir(dirFD int, readOnly bool, want *unix.Stat_t) (func() error, error) {
 		return nil, err
 	}
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, root, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return nil, fmt.Errorf("move_mount %s: %w", path, err)
+		return nil, fmt.Errorf("move_mount %s: %w", d.path, err)
 	}
 	return func() error { return enterRoot(root) }, nil
 }
@@ -152,13 +168,13 @@ func freshProc() (string, error) {
 	return filepath.Join(dir, "self", "fd"), nil
 }
 
-// chrootDir is for a process that cannot mount.
-func chrootDir(dir int) error {
-	if err := unix.Fchdir(dir); err != nil {
+// chroot is for a process that cannot mount.
+func (d *served) chroot() error {
+	if err := unix.Fchdir(d.fd); err != nil {
 		return err
 	}
 	if err := unix.Chroot("."); err != nil {
-		return errors.Join(errors.New("the host grants neither a mount namespace nor chroot"), err)
+		return fmt.Errorf("the host grants no mount namespace, and chroot: %w", err)
 	}
 	return os.Chdir("/")
 }

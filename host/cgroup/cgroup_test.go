@@ -70,7 +70,8 @@ func child(mode string) int {
 		fmt.Println("refused", refused)
 	case "spin":
 		fmt.Println("spinning")
-		for {
+		for n := 0; ; n++ {
+			_ = n
 		}
 	case "sleep":
 		fmt.Println("sleeping")

@@ -37,8 +37,8 @@ func raw(nr uintptr) error {
 	return errno
 }
 
-// act does one thing as a sealed process.
-func act(action string, machine platform.Platform, pair [2]int) int {
+// act does one thing as a sealed process; place is what a gofer serves.
+func act(action, place string, machine platform.Platform, pair [2]int) int {
 	if f := hostile[action]; f != nil {
 		return fail(action, f())
 	}
@@ -47,6 +47,10 @@ func act(action string, machine platform.Platform, pair [2]int) int {
 	case "work":
 		if err := work(pair); err != nil {
 			return fail("work", err)
+		}
+	case "serve":
+		if err := serve(place); err != nil {
+			return fail("serve", err)
 		}
 	case "systrap", "ptrace":
 		// Each address space is a new stub process.

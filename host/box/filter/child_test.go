@@ -19,6 +19,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/platform"
 	_ "gvisor.dev/gvisor/pkg/sentry/platform/ptrace"
 	_ "gvisor.dev/gvisor/pkg/sentry/platform/systrap"
+	"gvisor.dev/gvisor/runsc/fsgofer"
 
 	"aios.dev/aios/host/box"
 )
@@ -98,21 +99,39 @@ func daemon(kind, action string) int {
 	}
 	cmd.ExtraFiles = append(cmd.ExtraFiles, root)
 	prepare := box.Prepare
+	var client *os.File
 	if strings.HasPrefix(action, "gofer") {
 		prepare = box.PrepareGofer
 		dir, err := os.Open(os.Getenv(dirEnv))
 		if err != nil {
 			return die(err)
 		}
-		cmd.ExtraFiles = append(cmd.ExtraFiles, dir)
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return die(err)
+		}
+		client = os.NewFile(uintptr(fds[0]), "client")
+		cmd.ExtraFiles = append(cmd.ExtraFiles, dir, os.NewFile(uintptr(fds[1]), "server"))
 	}
 	prepared, err := json.Marshal(prepare(cmd))
 	if err != nil {
 		return die(err)
 	}
 	cmd.Env = append(cmd.Env, preparedEnv+"="+string(prepared))
-	err = cmd.Run()
-	if cmd.ProcessState == nil {
+	if err := cmd.Start(); err != nil {
+		return die(err)
+	}
+	for _, f := range cmd.ExtraFiles {
+		f.Close()
+	}
+	if client != nil && action == "gofer serve" {
+		err = use(client)
+	}
+	if client != nil {
+		client.Close()
+	}
+	_ = cmd.Wait() // how it ended is the outcome
+	if err != nil {
 		return die(err)
 	}
 	if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signaled() {
@@ -191,10 +210,11 @@ func child(action string) int {
 		return fail("socketpair", err)
 	}
 
+	place := ""
 	keep := []int{1, 2, pair[0], pair[1]}
 	gofer := strings.HasPrefix(action, "gofer ")
 	if gofer {
-		f.Reports, err = box.ApplyGofer(box.GoferOptions{Dir: os.NewFile(5, "dir"), Keep: keep})
+		place, f.Reports, err = box.ApplyGofer(box.GoferOptions{Dir: os.NewFile(5, "dir"), Keep: append(keep, goferSocket), BeforeRoot: fsgofer.OpenProcSelfFD})
 	} else {
 		f.Reports, err = box.Apply(box.Options{Keep: keep, Root: 4})
 	}
@@ -211,7 +231,7 @@ func child(action string) int {
 	if err := json.NewEncoder(os.Stdout).Encode(f); err != nil {
 		return fail("encode", err)
 	}
-	return act(strings.TrimPrefix(action, "gofer "), machine, pair)
+	return act(strings.TrimPrefix(action, "gofer "), place, machine, pair)
 }
 
 // look records what is in reach after the boxes but the last are closed.
