@@ -13,20 +13,23 @@ const (
 	KernelConfigFD = 3 // a pipe: KernelConfig as JSON
 	KernelListenFD = 4 // the listening socket
 	KernelStatusFD = 5 // a pipe: BootStatus as JSON, once
-	KernelDeviceFD = 6 // the platform's device, when the config says so
+	KernelFilterFD = 6 // a file that keeps the seccomp program
+	KernelExtraFD  = 7 // the platform's device and the root directory, when the config says so
 )
 
 // Descriptors that a gofer is started with.
 const (
 	GoferDirFD    = 3 // the directory to serve
 	GoferSocketFD = 4 // the connection to serve it on
+	GoferFilterFD = 5 // a file that keeps the seccomp program
 )
 
 // KernelConfig tells a new kernel process what it is.
 type KernelConfig struct {
 	Domain      string `json:"domain"`
 	Platform    string `json:"platform"`
-	HasDevice   bool   `json:"has_device,omitempty"`
+	DeviceFD    int    `json:"device_fd,omitempty"` // 0: the platform has none
+	RootFD      int    `json:"root_fd,omitempty"`   // 0: the process makes its own empty root
 	CPUs        int    `json:"cpus"`
 	MemoryBytes uint64 `json:"memory_bytes,omitempty"`
 	Strict      bool   `json:"strict,omitempty"`

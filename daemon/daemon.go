@@ -28,6 +28,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"net"
 	"os"
@@ -44,6 +45,7 @@ import (
 	apiv1 "aios.dev/aios/api/v1"
 	"aios.dev/aios/config"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/host/cgroup"
 	"aios.dev/aios/images"
 	"aios.dev/aios/ktime"
 )
@@ -52,13 +54,13 @@ import (
 type System struct {
 	apiv1.UnimplementedControlServer
 
-	paths   config.Paths
-	self    string // the aiosd binary
-	clock   ktime.Clock
-	log     *slog.Logger
-	images  *images.Store
-	started time.Time
-	stop    func() // ends Run
+	paths    config.Paths
+	instance string // tells this state directory from others on the host
+	clock    ktime.Clock
+	log      *slog.Logger
+	images   *images.Store
+	started  time.Time
+	stop     func() // ends Run
 
 	platformOnce sync.Once
 	platformName string // what "auto" means here
@@ -81,10 +83,6 @@ func Run(paths config.Paths) error {
 		return err
 	}
 	defer lock.Close()
-	self, err := os.Executable()
-	if err != nil {
-		return errdefs.Wrap(err, errdefs.HostIO, "find the aiosd binary")
-	}
 	store, err := images.OpenStore(paths.Images, ktime.Real)
 	if err != nil {
 		return err
@@ -93,7 +91,7 @@ func Run(paths config.Paths) error {
 	raiseFileLimit()
 
 	d := &System{
-		paths: paths, self: self, clock: ktime.Real, images: store,
+		paths: paths, instance: instanceOf(paths.StateDir), clock: ktime.Real, images: store,
 		log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		started: ktime.Real.Now(),
 		domains: make(map[string]*domain),
@@ -126,6 +124,13 @@ func Run(paths config.Paths) error {
 		err = nil
 	}
 	return errdefs.Wrap(err, errdefs.HostIO, "serve")
+}
+
+// instanceOf returns a short name for a state directory.
+func instanceOf(dir string) string {
+	h := fnv.New32a()
+	h.Write([]byte(dir))
+	return fmt.Sprintf("%08x", h.Sum32())
 }
 
 // stopGrace is how long calls in progress may take when the daemon ends.
@@ -170,6 +175,9 @@ func raiseFileLimit() {
 func (d *System) recover() {
 	records := d.loadRecords()
 	d.adoptDomains(records)
+	if _, err := cgroup.Sweep(d.groupParent(), func(name string) bool { return d.domains[name] != nil }); err != nil && errdefs.CodeOf(err) != errdefs.HostFeature {
+		d.log.Warn("removing host cgroups that were left behind", "err", err)
+	}
 	for _, r := range records {
 		if _, known := d.agents[r.id]; !known {
 			d.addRecord(r)

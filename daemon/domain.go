@@ -4,12 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"hash/fnv"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -62,9 +58,7 @@ func (d *System) domainPath(name, suffix string) string {
 // socketOf returns a path as short as the daemon's own socket's, since these
 // are limited; the hash keeps domains apart.
 func (d *System) socketOf(name string) string {
-	h := fnv.New32a()
-	h.Write([]byte(name))
-	return filepath.Join(filepath.Dir(d.paths.Socket), fmt.Sprintf("d%08x", h.Sum32()))
+	return filepath.Join(filepath.Dir(d.paths.Socket), "d"+instanceOf(name))
 }
 
 // domainFor returns the running domain called name, starting it if need be.
@@ -159,84 +153,6 @@ func orElse(s, other string) string {
 	return other
 }
 
-// launched is a kernel process that boots.
-type launched struct {
-	cmd    *exec.Cmd
-	socket string
-	status *os.File
-}
-
-// launch executes the kernel process.
-func (d *System) launch(name string, choice platform.Choice, strict bool) (_ *launched, err error) {
-	var files []*os.File
-	defer func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}()
-	keep := func(f *os.File, e error) *os.File {
-		if e != nil {
-			err = errdefs.Wrap(e, errdefs.HostIO, "start domain", errdefs.Resource("%s", name))
-			return nil
-		}
-		files = append(files, f)
-		return f
-	}
-	logFile := keep(os.OpenFile(d.domainPath(name, ".log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600))
-	socket := d.socketOf(name)
-	os.Remove(socket)
-	l, lerr := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
-	if lerr != nil {
-		return nil, errdefs.Wrap(lerr, errdefs.HostIO, "listen", errdefs.Resource("%s", socket))
-	}
-	l.SetUnlinkOnClose(false)
-	defer l.Close()
-	listener := keep(l.File())
-	configR, configW, perr := os.Pipe()
-	keep(configR, perr)
-	statusR, statusW, perr := os.Pipe()
-	keep(statusW, perr)
-	if err != nil {
-		return nil, err
-	}
-	cfg := control.KernelConfig{
-		Domain: name, Platform: choice.Driver.Name(), CPUs: runtime.NumCPU(), Strict: strict,
-		MemoryBytes: hostMemory(),
-	}
-	extra := []*os.File{configR, listener, statusW}
-	device, derr := choice.Driver.OpenDevice()
-	if derr != nil {
-		return nil, derr
-	}
-	if device != nil {
-		f := device.ReleaseToFile("device")
-		files = append(files, f)
-		extra = append(extra, f)
-		cfg.HasDevice = true
-	}
-	cmd := exec.Command(d.self, "kernel")
-	cmd.Args[0] = "aiosd-kernel:" + name
-	cmd.Args = []string{"aiosd", "kernel", name}
-	cmd.Dir = "/"
-	cmd.Env = []string{"GOTRACEBACK=all"}
-	cmd.Stderr = logFile
-	cmd.Stdout = logFile
-	cmd.ExtraFiles = extra
-	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		statusR.Close()
-		configW.Close()
-		return nil, errdefs.Wrap(err, errdefs.DomainBoot, "start domain", errdefs.Resource("%s", name))
-	}
-	if err := control.WriteJSON(configW, cfg); err != nil {
-		cmd.Process.Kill()
-		cmd.Wait()
-		statusR.Close()
-		return nil, err
-	}
-	return &launched{cmd: cmd, socket: socket, status: statusR}, nil
-}
-
 // connect connects to the kernel process and makes it the domain's.
 func (dom *domain) connect(ctx context.Context, info domainInfo) error {
 	client, hello, err := control.Dial(ctx, info.Socket, dom.name, dom.onEvent)
@@ -268,6 +184,8 @@ func (dom *domain) bury() {
 	if info.Socket != "" {
 		os.Remove(info.Socket)
 	}
+	d.dropGroup(dom.name)
+	os.RemoveAll(d.domainPath(dom.name, ".root"))
 	os.Remove(d.domainPath(dom.name, ".json"))
 }
 

@@ -2,9 +2,7 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -344,13 +342,9 @@ func (dom *domain) serve(ctx context.Context, key, dir string, readonly, image b
 	if dom.mounts[key] {
 		return key, nil
 	}
-	root, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := openDir(dir)
 	if err != nil {
-		code := errdefs.HostIO
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-			code = errdefs.InvalidArgument
-		}
-		return "", errdefs.Wrap(err, code, "mount", errdefs.Fix("name a directory of the host"))
+		return "", err
 	}
 	defer root.Close()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -359,15 +353,12 @@ func (dom *domain) serve(ctx context.Context, key, dir string, readonly, image b
 	}
 	ours, theirs := os.NewFile(uintptr(fds[0]), "gofer"), os.NewFile(uintptr(fds[1]), "gofer")
 	defer ours.Close()
-	cmd := exec.Command(dom.d.self, "gofer", "-readonly="+strconv.FormatBool(readonly))
-	cmd.Dir = "/"
-	cmd.Env = []string{}
-	cmd.ExtraFiles = []*os.File{root, theirs}
-	if log, err := os.OpenFile(dom.d.domainPath(dom.name, ".log"), os.O_WRONLY|os.O_APPEND, 0); err == nil {
-		defer log.Close()
-		cmd.Stderr = log
+	cmd, done, err := dom.d.goferCommand(dom.name, root, theirs, readonly, image)
+	if err != nil {
+		theirs.Close()
+		return "", err
 	}
-	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	defer done()
 	err = cmd.Start()
 	theirs.Close() // Or the kernel process would wait for a gofer that has died.
 	if err != nil {

@@ -191,6 +191,9 @@ func (s *Kernel) bootKernel() error {
 	return nil
 }
 
+// SeccompInfo tells which host calls the platform makes.
+func (s *Kernel) SeccompInfo() gvplatform.SeccompInfo { return s.k.SeccompInfo() }
+
 // Hello describes the kernel to a daemon.
 func (s *Kernel) Hello() control.HelloReply {
 	return control.HelloReply{

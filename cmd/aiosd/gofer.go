@@ -8,20 +8,35 @@ import (
 
 	"aios.dev/aios/control"
 	"aios.dev/aios/gofer"
+	"aios.dev/aios/host/box"
+	"aios.dev/aios/host/box/filter"
 )
 
-// goferMain is the life of a gofer: prepare, close the box, serve until the
-// kernel process goes away.
+// goferMain is the life of a gofer: close the boxes, serve until the kernel
+// process goes away. A box that the host refuses is noted in the domain's log.
 func goferMain() error {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGPIPE)
 	flags := flag.NewFlagSet("aiosd gofer", flag.ExitOnError)
 	readonly := flags.Bool("readonly", true, "serve for reading only")
 	flags.Parse(os.Args[2:])
-	dir := os.NewFile(control.GoferDirFD, "directory")
 	sock := os.NewFile(control.GoferSocketFD, "socket")
-	s, err := gofer.Open(dir, sock, *readonly, false)
+	cache := os.NewFile(control.GoferFilterFD, "filter")
+	path, _, err := box.ApplyGofer(box.GoferOptions{
+		Dir:        os.NewFile(control.GoferDirFD, "directory"),
+		Keep:       []int{2, control.GoferSocketFD, control.GoferFilterFD},
+		ReadOnly:   *readonly,
+		BeforeRoot: gofer.OpenSelfFD,
+	})
 	if err != nil {
 		return err
 	}
-	return s.Serve()
+	return gofer.Serve(sock, path, *readonly, func() error {
+		program, _, err := filter.LoadGoferProgram(cache, filter.GoferOptions{})
+		cache.Close()
+		if err != nil {
+			return err
+		}
+		_, err = box.InstallProgram(program)
+		return err
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"gvisor.dev/gvisor/pkg/fd"
@@ -12,6 +13,8 @@ import (
 
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/host/box"
+	"aios.dev/aios/host/box/filter"
 	"aios.dev/aios/platform/drivers"
 	"aios.dev/aios/sentry"
 )
@@ -47,7 +50,11 @@ func bootKernel() (*kernelProcess, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := inheritedListener()
+	reports, err := box.Apply(box.Options{Keep: keptFiles(cfg), Root: cfg.RootFD})
+	if err != nil {
+		return nil, err
+	}
+	l, listenFD, err := inheritedListener()
 	if err != nil {
 		return nil, err
 	}
@@ -56,10 +63,9 @@ func bootKernel() (*kernelProcess, error) {
 		return nil, err
 	}
 	var device *fd.FD
-	if cfg.HasDevice {
-		device = fd.New(control.KernelDeviceFD)
+	if cfg.DeviceFD != 0 {
+		device = fd.New(cfg.DeviceFD)
 	}
-	boxes := cfg.Boxes
 	p := &kernelProcess{listener: l}
 	k, err := sentry.Boot(sentry.Config{
 		Domain: cfg.Domain, Driver: driver, Device: device,
@@ -69,13 +75,61 @@ func bootKernel() (*kernelProcess, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.boxes = boxes
+	// From here on the process opens nothing.
+	sealed, err := seal(filter.Options{Platform: k.SeccompInfo(), Listen: []int{listenFD}})
+	if err != nil {
+		return nil, err
+	}
+	p.boxes = slices.Concat(cfg.Boxes, wireReports(append(reports, sealed)))
+	if cfg.Strict {
+		if err := refused(p.boxes); err != nil {
+			return nil, err
+		}
+	}
 	p.server = control.NewServer(func() control.HelloReply {
 		h := k.Hello()
-		h.Boxes = boxes
+		h.Boxes = p.boxes
 		return h
 	}, k.Handlers(func() { os.Exit(0) }))
 	return p, nil
+}
+
+// keptFiles are the descriptors that the process was started with and needs.
+func keptFiles(cfg control.KernelConfig) []int {
+	keep := []int{1, 2, control.KernelListenFD, control.KernelStatusFD, control.KernelFilterFD}
+	if cfg.DeviceFD != 0 {
+		keep = append(keep, cfg.DeviceFD)
+	}
+	return keep
+}
+
+// seal installs the seccomp filter.
+func seal(o filter.Options) (box.Report, error) {
+	cache := os.NewFile(control.KernelFilterFD, "filter")
+	program, _, err := filter.LoadProgram(cache, o)
+	cache.Close()
+	if err != nil {
+		return box.Report{}, err
+	}
+	return box.InstallProgram(program)
+}
+
+// wireReports translates reports for the daemon.
+func wireReports(reports []box.Report) []control.Box {
+	out := make([]control.Box, len(reports))
+	for i, r := range reports {
+		out[i] = control.Box{Name: r.Box, OK: r.OK, Reason: r.Reason, Effect: r.Effect}
+	}
+	return out
+}
+
+// refused is the error of --strict, or nil.
+func refused(boxes []control.Box) error {
+	reports := make([]box.Report, len(boxes))
+	for i, b := range boxes {
+		reports[i] = box.Report{Box: b.Name, OK: b.OK, Reason: b.Reason, Effect: b.Effect}
+	}
+	return box.Refused(reports)
 }
 
 func readKernelConfig() (control.KernelConfig, error) {
@@ -89,18 +143,24 @@ func readKernelConfig() (control.KernelConfig, error) {
 	return cfg, nil
 }
 
-func inheritedListener() (*net.UnixListener, error) {
+// inheritedListener returns the listener and the descriptor it accepts from.
+func inheritedListener() (*net.UnixListener, int, error) {
 	f := os.NewFile(control.KernelListenFD, "listener")
 	defer f.Close()
 	l, err := net.FileListener(f)
 	if err != nil {
-		return nil, errdefs.Wrap(err, errdefs.Protocol, "use the inherited socket")
+		return nil, -1, errdefs.Wrap(err, errdefs.Protocol, "use the inherited socket")
 	}
 	ul, ok := l.(*net.UnixListener)
 	if !ok {
-		return nil, errdefs.New(errdefs.Protocol, "the inherited socket is not a Unix socket")
+		return nil, -1, errdefs.New(errdefs.Protocol, "the inherited socket is not a Unix socket")
 	}
 	// The path belongs to the daemon.
 	ul.SetUnlinkOnClose(false)
-	return ul, nil
+	number := -1
+	raw, err := ul.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { number = int(fd) })
+	}
+	return ul, number, errdefs.Wrap(err, errdefs.Internal, "use the inherited socket")
 }

@@ -1,0 +1,235 @@
+package daemon
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
+	"aios.dev/aios/host/box"
+	"aios.dev/aios/host/cgroup"
+	"aios.dev/aios/platform"
+)
+
+// launched is a kernel process that boots.
+type launched struct {
+	cmd    *exec.Cmd
+	socket string
+	status *os.File
+}
+
+// selfExe starts this binary again, even by a user who cannot walk to it.
+const selfExe = "/proc/self/exe"
+
+// launch executes the kernel process of a domain, in its boxes.
+func (d *System) launch(name string, choice platform.Choice, strict bool) (*launched, error) {
+	var all files
+	defer all.close()
+	failed := func(err error) error {
+		return errdefs.Wrap(err, errdefs.HostIO, "start domain", errdefs.Resource("%s", name))
+	}
+	socket := d.socketOf(name)
+	os.Remove(socket)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return nil, failed(err)
+	}
+	l.SetUnlinkOnClose(false)
+	defer l.Close()
+	listener := all.add(l.File())
+	logFile := all.add(os.OpenFile(d.domainPath(name, ".log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600))
+	filter := all.add(d.filterFile("kernel-" + choice.Driver.Name()))
+	configR, configW, err := os.Pipe()
+	all.add(configR, err)
+	all.add(configW, err)
+	statusR, statusW, err := os.Pipe()
+	all.add(statusW, err)
+	if all.err != nil {
+		if statusR != nil {
+			statusR.Close()
+		}
+		return nil, failed(all.err)
+	}
+
+	cmd := exec.Command(selfExe)
+	cmd.Args = []string{"aiosd", "kernel", name}
+	cmd.Dir = "/"
+	cmd.Env = []string{"GOTRACEBACK=all"}
+	cmd.Stdout, cmd.Stderr = logFile, logFile
+	cmd.ExtraFiles = []*os.File{configR, listener, statusW, filter}
+	cfg := control.KernelConfig{
+		Domain: name, Platform: choice.Driver.Name(), CPUs: runtime.NumCPU(), Strict: strict,
+		MemoryBytes: hostMemory(),
+	}
+	reports := box.Prepare(cmd)
+	device, err := choice.Driver.OpenDevice()
+	if err == nil && device != nil {
+		cfg.DeviceFD = extra(cmd, all.add(device.ReleaseToFile("device"), nil))
+	}
+	if err == nil {
+		cfg.RootFD, err = d.rootFor(cmd, name, reports, &all)
+	}
+	if err != nil {
+		statusR.Close()
+		return nil, failed(err)
+	}
+	report, err := d.startInGroup(cmd, name)
+	reports = append(reports, report)
+	if err == nil {
+		for _, r := range reports {
+			cfg.Boxes = append(cfg.Boxes, control.Box{Name: r.Box, OK: r.OK, Reason: r.Reason, Effect: r.Effect})
+		}
+		if err = control.WriteJSON(configW, cfg); err != nil {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	}
+	if err != nil {
+		statusR.Close()
+		d.dropGroup(name)
+		return nil, failed(err)
+	}
+	return &launched{cmd: cmd, socket: socket, status: statusR}, nil
+}
+
+// files are closed together; the first error of opening one is kept.
+type files struct {
+	list []*os.File
+	err  error
+}
+
+func (f *files) add(file *os.File, err error) *os.File {
+	if err != nil {
+		if f.err == nil {
+			f.err = err
+		}
+		return nil
+	}
+	f.list = append(f.list, file)
+	return file
+}
+
+func (f *files) close() {
+	for _, file := range f.list {
+		file.Close()
+	}
+}
+
+// extra hands one more file down and returns the number it will have.
+func extra(cmd *exec.Cmd, f *os.File) int {
+	cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+	return 2 + len(cmd.ExtraFiles)
+}
+
+// filterFile opens the file that keeps a seccomp program from one start to the
+// next.
+func (d *System) filterFile(kind string) (*os.File, error) {
+	return os.OpenFile(d.domainPath(".filter-"+kind, ""), os.O_CREATE|os.O_RDWR, 0o600)
+}
+
+// rootFor makes an empty directory for a process that may not mount one.
+func (d *System) rootFor(cmd *exec.Cmd, name string, reports []box.Report, all *files) (int, error) {
+	for _, r := range reports {
+		if r.Box == box.MountNamespace && !r.OK {
+			path := d.domainPath(name, ".root")
+			os.RemoveAll(path)
+			f, err := box.NewRoot(path)
+			if err != nil {
+				return 0, err
+			}
+			return extra(cmd, all.add(f, nil)), nil
+		}
+	}
+	return 0, nil
+}
+
+// groupParent is the host cgroup that holds those of this daemon's domains.
+func (d *System) groupParent() string { return "aios-" + d.instance }
+
+// Backstops of a domain's host cgroup. Agents have limits of their own, which
+// bite first.
+const (
+	groupMemoryShare = 0.9 // of the host's memory
+	groupPidsMax     = 24576
+)
+
+// startInGroup starts cmd in a host cgroup of the domain's own, or, where the
+// host offers none, without one.
+func (d *System) startInGroup(cmd *exec.Cmd, name string) (box.Report, error) {
+	limits := cgroup.Limits{MemoryBytes: int64(float64(hostMemory()) * groupMemoryShare), PidsMax: groupPidsMax}
+	g, err := cgroup.Create(d.groupParent(), name, limits)
+	if errors.Is(err, errdefs.AlreadyExists) { // A domain of that name that died with an earlier daemon.
+		d.dropGroup(name)
+		g, err = cgroup.Create(d.groupParent(), name, limits)
+	}
+	if err == nil {
+		if err = g.Start(cmd); err == nil {
+			return box.Stands(box.Cgroup), nil
+		}
+		d.dropGroup(name)
+	}
+	if cmd.Process != nil {
+		return box.Report{}, err
+	}
+	return box.Missing(box.Cgroup, err.Error()), cmd.Start()
+}
+
+// dropGroup kills what is left in a domain's host cgroup and removes it.
+func (d *System) dropGroup(name string) {
+	g, err := cgroup.Load(d.groupParent(), name)
+	if err != nil {
+		return
+	}
+	if err := errors.Join(g.Kill(), g.Delete()); err != nil {
+		d.log.Warn("removing host cgroup", "domain", name, "err", err)
+	}
+}
+
+// goferCommand prepares a gofer for the open directory root, to be served on
+// sock. The gofer of the host image runs as nobody, so that it reads what any
+// user of the host may; others have the daemon's own user.
+func (d *System) goferCommand(dom string, root, sock *os.File, readonly, image bool) (*exec.Cmd, func(), error) {
+	var all files
+	filter := all.add(d.filterFile("gofer"))
+	logFile := all.add(os.OpenFile(d.domainPath(dom, ".log"), os.O_WRONLY|os.O_APPEND, 0))
+	if all.err != nil {
+		all.close()
+		return nil, nil, errdefs.Wrap(all.err, errdefs.HostIO, "start a gofer")
+	}
+	mode := "-readonly=true"
+	if !readonly {
+		mode = "-readonly=false"
+	}
+	cmd := exec.Command(selfExe)
+	cmd.Args = []string{"aiosd", "gofer", mode}
+	cmd.Dir = "/"
+	cmd.Env = []string{}
+	cmd.Stderr = logFile
+	cmd.ExtraFiles = []*os.File{root, sock, filter}
+	if image {
+		box.Prepare(cmd)
+	} else {
+		box.PrepareGofer(cmd)
+	}
+	return cmd, all.close, nil
+}
+
+// openDir opens a host directory without the right to read it: that is the
+// gofer's.
+func openDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		return f, nil
+	}
+	code := errdefs.HostIO
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		code = errdefs.InvalidArgument
+	}
+	return nil, errdefs.Wrap(err, code, "mount", errdefs.Fix("name a directory of the host"))
+}
