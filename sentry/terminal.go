@@ -24,16 +24,18 @@ func (c *console) openTerminal(ctx context.Context, ns *namespaces, fds *kernel.
 	}
 	c.in = master
 	c.outs = []*output{{c: c, fd: master, kind: control.FrameStdout}}
-	// Only a task may ask a terminal for its number.
-	number := make([]byte, 4)
+	// Only a task may ask a terminal for its number, or open its replica.
+	var replica *vfs.FileDescription
 	if err := c.s.onPause(func(t *kernel.Task) error {
-		return ioctl(t, master, linux.TIOCGPTN, number)
-	}); err != nil {
+		number := make([]byte, 4)
+		if err := ioctl(t, master, linux.TIOCGPTN, number); err != nil {
+			return err
+		}
+		name := fmt.Sprintf("/dev/pts/%d", binary.LittleEndian.Uint32(number))
+		var err error
+		replica, err = v.OpenAt(t, c.s.creds, at(root, name), &vfs.OpenOptions{Flags: linux.O_RDWR | linux.O_NOCTTY})
 		return err
-	}
-	name := fmt.Sprintf("/dev/pts/%d", binary.LittleEndian.Uint32(number))
-	replica, err := v.OpenAt(ctx, c.s.creds, at(root, name), &vfs.OpenOptions{Flags: linux.O_RDWR | linux.O_NOCTTY})
-	if err != nil {
+	}); err != nil {
 		return err
 	}
 	replica.IncRef()
