@@ -169,7 +169,7 @@ func (a *Agent) start(spec control.Process, stream *os.File) (*process, error) {
 	}
 	tg, err := s.newThreadGroup(a.ctx, a.ns, program{
 		path: path, argv: spec.Argv, env: env, cwd: cwd,
-		creds: creds, fds: fds, container: a.id, tasks: a.limits.Tasks,
+		creds: creds, fds: fds, container: a.id, memID: a.memID,
 	})
 	if err != nil {
 		con.release(a.ctx)

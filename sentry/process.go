@@ -38,7 +38,7 @@ type program struct {
 	creds     *auth.Credentials
 	fds       *kernel.FDTable
 	container string // the agent's ID, by which hooks find the agent
-	tasks     uint32 // RLIMIT_NPROC, 0: the distribution's default
+	memID     uint32 // the agent's memory account
 }
 
 // newThreadGroup loads p into a thread group in ns, not yet started.
@@ -59,12 +59,10 @@ func (s *Kernel) newThreadGroup(ctx context.Context, ns *namespaces, p program) 
 	if err != nil {
 		return nil, errdefs.Wrap(err, errdefs.Internal, "set limits")
 	}
-	if p.tasks > 0 {
-		lim.SetUnchecked(limits.ProcessCount, limits.Limit{Cur: uint64(p.tasks), Max: uint64(p.tasks)})
-	}
 	tg := s.k.NewThreadGroup(ns.pid, kernel.NewSignalHandlers(), linux.SIGCHLD, lim)
 	traversals := uint(linux.MaxSymlinkTraversals)
-	image, creds, _, serr := s.k.LoadTaskImage(ctx, loader.LoadArgs{
+	// What the program may do follows from who executes it, as in execve(2).
+	image, creds, _, serr := s.k.LoadTaskImage(s.context(ns, p.creds, p.memID), loader.LoadArgs{
 		Root:                root,
 		WorkingDir:          wd,
 		RemainingTraversals: &traversals,
