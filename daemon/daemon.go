@@ -179,9 +179,13 @@ func (d *System) recover() {
 		d.log.Warn("removing host cgroups that were left behind", "err", err)
 	}
 	for _, r := range records {
-		if _, known := d.agents[r.id]; !known {
-			d.addRecord(r)
+		d.mu.Lock()
+		_, known := d.agents[r.id]
+		d.mu.Unlock()
+		if known {
+			continue // A domain has it.
 		}
+		d.addRecord(r)
 		if !r.final() {
 			d.lose(r, "its domain was gone when the daemon started")
 		}
