@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -195,6 +196,9 @@ func (a *attachment) output() error {
 			if err != nil {
 				return err
 			}
+			if a.execID == 0 {
+				a.awaitSettled()
+			}
 			resp.Msg = &apiv1.AttachResponse_Exit{Exit: toExit(exit)}
 			return a.rpc.Send(resp)
 		default:
@@ -203,6 +207,17 @@ func (a *attachment) output() error {
 		if err := a.rpc.Send(resp); err != nil {
 			return err
 		}
+	}
+}
+
+// awaitSettled lets the record catch up with the stream, so that a client that
+// has seen the end of an agent can use its name again, or look how it ended.
+func (a *attachment) awaitSettled() {
+	ctx, cancel := context.WithTimeout(a.rpc.Context(), exitWait)
+	defer cancel()
+	select {
+	case <-a.rec.settled:
+	case <-ctx.Done():
 	}
 }
 

@@ -39,6 +39,13 @@ type domain struct {
 	client *control.Client     // guarded by mu; nil before the start
 	hello  *control.HelloReply // guarded by mu
 	dead   bool                // guarded by mu
+
+	buryOnce sync.Once
+	gone     chan struct{} // closed when nothing of it is left
+}
+
+func (d *System) newDomain(name string) *domain {
+	return &domain{d: d, name: name, mounts: make(map[string]bool), gone: make(chan struct{})}
 }
 
 // domainInfo is what the domain's file says.
@@ -67,7 +74,7 @@ func (d *System) domainFor(ctx context.Context, name string, spec *apiv1.SpawnRe
 		d.mu.Lock()
 		dom := d.domains[name]
 		if dom == nil {
-			dom = &domain{d: d, name: name, mounts: make(map[string]bool)}
+			dom = d.newDomain(name)
 			d.domains[name] = dom
 		}
 		d.mu.Unlock()
@@ -77,8 +84,13 @@ func (d *System) domainFor(ctx context.Context, name string, spec *apiv1.SpawnRe
 		dead, client, hello := dom.dead, dom.client, dom.hello
 		dom.mu.Unlock()
 		switch {
-		case dead: // It died since we looked; look again.
+		case dead: // It died since we looked; the next one gets its place.
 			dom.startMu.Unlock()
+			select {
+			case <-dom.gone:
+			case <-ctx.Done():
+				return nil, nil, errdefs.Wrap(ctx.Err(), errdefs.Cancelled, "start domain", errdefs.Resource("%s", name))
+			}
 			continue
 		case client != nil:
 			dom.startMu.Unlock()
@@ -169,24 +181,28 @@ func (dom *domain) connect(ctx context.Context, info domainInfo) error {
 	return nil
 }
 
-// bury makes the domain unknown.
-func (dom *domain) bury() {
+// bury removes what is left of the domain and then, since the next one of that
+// name uses the same places, makes it unknown.
+func (dom *domain) bury() { dom.buryOnce.Do(dom.buryNow) }
+
+func (dom *domain) buryNow() {
 	dom.mu.Lock()
 	dom.dead = true
 	info := dom.info
 	dom.mu.Unlock()
 	d := dom.d
-	d.mu.Lock()
-	if d.domains[dom.name] == dom {
-		delete(d.domains, dom.name)
-	}
-	d.mu.Unlock()
 	if info.Socket != "" {
 		os.Remove(info.Socket)
 	}
 	d.dropGroup(dom.name)
 	os.RemoveAll(d.domainPath(dom.name, ".root"))
 	os.Remove(d.domainPath(dom.name, ".json"))
+	d.mu.Lock()
+	if d.domains[dom.name] == dom {
+		delete(d.domains, dom.name)
+	}
+	d.mu.Unlock()
+	close(dom.gone)
 }
 
 // domainDied says which agents went with a kernel process.
@@ -204,10 +220,10 @@ func (d *System) domainDied(dom *domain) {
 			lost = append(lost, r.label())
 		}
 	}
-	dom.bury()
 	if info.Isolated {
 		os.Remove(d.domainPath(dom.name, ".log"))
 	}
+	dom.bury()
 	if len(lost) > 0 {
 		d.log.Error("domain died", "domain", dom.name, "pid", info.PID, "agents lost", strings.Join(lost, " "))
 	} else {
@@ -222,6 +238,7 @@ func (d *System) lose(r *record, why string) bool {
 		if err := d.save(r); err != nil {
 			d.log.Error("saving record", "agent", r.id, "err", err)
 		}
+		close(r.settled)
 	}
 	return lost
 }
@@ -243,6 +260,14 @@ func (dom *domain) call(ctx context.Context, method string, req, reply any, file
 	client := dom.client
 	dom.mu.Unlock()
 	return client.Call(ctx, method, req, reply, files...)
+}
+
+// notify tells the kernel process something and expects no answer.
+func (dom *domain) notify(method string, req any) {
+	dom.mu.Lock()
+	client := dom.client
+	dom.mu.Unlock()
+	client.Notify(method, req) // Fails only when the process is gone, with all it knew.
 }
 
 // adoptDomains connects to the domains of an earlier daemon.
@@ -271,7 +296,7 @@ const adoptTimeout = 5 * time.Second
 func (d *System) adopt(name string, info domainInfo, records map[string]*record) error {
 	ctx, cancel := background(adoptTimeout)
 	defer cancel()
-	dom := &domain{d: d, name: name, mounts: make(map[string]bool)}
+	dom := d.newDomain(name)
 	if err := dom.connect(ctx, info); err != nil {
 		return err
 	}

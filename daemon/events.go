@@ -50,27 +50,33 @@ func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
 	}
 	// The rest asks the kernel process and writes files: not on its reader.
 	go func() {
-		ctx, cancel := background(adoptTimeout)
-		defer cancel()
-		dom.call(ctx, control.MethodForget, control.AgentRequest{ID: r.id}, nil)
+		d.settle(r)
+		close(r.settled)
+		// Only now: a daemon killed before would not know how it ended.
+		dom.notify(control.MethodForget, control.AgentRequest{ID: r.id})
 		if r.spec.GetIsolated() {
 			d.stopDomain(dom)
 		}
-		if !r.spec.GetRemove() {
-			if err := d.save(r); err != nil {
-				d.log.Error("saving record", "agent", r.id, "err", err)
-			}
-			return
-		}
-		r.mu.Lock()
-		heard := r.heard > 0
-		r.mu.Unlock()
-		if heard {
-			d.remove(r)
-		} else {
-			d.clock.AfterFunc(unheard, func() { d.remove(r) })
-		}
 	}()
+}
+
+// settle writes the end of an agent down, or forgets the agent if that was
+// asked for.
+func (d *System) settle(r *record) {
+	if !r.spec.GetRemove() {
+		if err := d.save(r); err != nil {
+			d.log.Error("saving record", "agent", r.id, "err", err)
+		}
+		return
+	}
+	r.mu.Lock()
+	heard := r.heard > 0
+	r.mu.Unlock()
+	if heard {
+		d.remove(r)
+	} else {
+		d.clock.AfterFunc(unheard, func() { d.remove(r) })
+	}
 }
 
 // remove forgets an agent that has ended.
@@ -96,20 +102,22 @@ func (r *record) exitOf() *apiv1.Exit {
 
 const shutdownTimeout = 10 * time.Second
 
-// stopDomain ends a kernel process and every agent in it.
+// stopDomain ends a kernel process and every agent in it, and returns when
+// nothing of the domain is left.
 func (d *System) stopDomain(dom *domain) {
 	ctx, cancel := background(shutdownTimeout)
 	defer cancel()
 	err := dom.call(ctx, control.MethodShutdown, control.ShutdownRequest{}, nil)
 	dom.mu.Lock()
-	info, client := dom.info, dom.client
+	info := dom.info
 	dom.mu.Unlock()
 	if err != nil {
 		killProcess(info)
 	}
 	select {
-	case <-client.Done():
+	case <-dom.gone:
 	case <-ctx.Done():
 		killProcess(info)
+		<-dom.gone
 	}
 }

@@ -24,6 +24,7 @@ type record struct {
 	created  time.Time
 	spec     *apiv1.SpawnRequest // immutable
 	done     chan struct{}       // closed when the state is final
+	settled  chan struct{}       // closed after that, when the files and the name say so too
 
 	mu      sync.Mutex
 	domain  *domain            // guarded by mu; nil when the domain is gone
@@ -45,7 +46,7 @@ type further struct {
 func newRecord(id string, spec *apiv1.SpawnRequest, domain string, now time.Time) *record {
 	return &record{
 		id: id, name: spec.GetName(), created: now, spec: spec,
-		done: make(chan struct{}), domName: domain,
+		done: make(chan struct{}), settled: make(chan struct{}), domName: domain,
 		state: abi.StateStarting, execs: make(map[int32]*further),
 	}
 }
@@ -64,7 +65,8 @@ func (r *record) label() string {
 	return r.id
 }
 
-// finish sets the final state, once, and reports whether it did.
+// finish sets the final state, once, and reports whether it did. Who gets true
+// saves or removes the record and then closes settled.
 func (r *record) finish(state abi.State, exit *apiv1.Exit, when time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -140,16 +142,23 @@ func toExit(e control.Exit) *apiv1.Exit {
 func (d *System) recordPath(id string) string { return filepath.Join(d.paths.Agents, id+".json") }
 func (d *System) logPath(id string) string    { return filepath.Join(d.paths.Agents, id+".log") }
 
-// save writes the record. A crash of the host may lose it; its agent is gone
+// create writes the record of a new agent, in one call: a daemon that is killed
+// within it leaves a torn file, which the next one drops.
+func (d *System) create(r *record) error {
+	raw, err := d.encode(r)
+	if err != nil {
+		return err
+	}
+	path := d.recordPath(r.id)
+	return diskError(os.WriteFile(path, raw, 0o600), "write record", path)
+}
+
+// save replaces the record. A crash of the host may lose it; its agent is gone
 // then too.
 func (d *System) save(r *record) error {
-	m := &apiv1.InspectResponse{Agent: r.proto(), Spec: r.spec}
-	r.mu.Lock()
-	m.ImageDigest = r.digest
-	r.mu.Unlock()
-	raw, err := protojson.Marshal(m)
+	raw, err := d.encode(r)
 	if err != nil {
-		return errdefs.Wrap(err, errdefs.Internal, "encode record")
+		return err
 	}
 	path := d.recordPath(r.id)
 	tmp := path + ".new"
@@ -158,6 +167,15 @@ func (d *System) save(r *record) error {
 		return diskError(err, "write record", path)
 	}
 	return diskError(os.Rename(tmp, path), "write record", path)
+}
+
+func (d *System) encode(r *record) ([]byte, error) {
+	m := &apiv1.InspectResponse{Agent: r.proto(), Spec: r.spec}
+	r.mu.Lock()
+	m.ImageDigest = r.digest
+	r.mu.Unlock()
+	raw, err := protojson.Marshal(m)
+	return raw, errdefs.Wrap(err, errdefs.Internal, "encode record")
 }
 
 // diskError wraps an error of the host's disk.
@@ -229,6 +247,7 @@ func fromProto(m *apiv1.InspectResponse) *record {
 	r.digest = m.GetImageDigest()
 	if s := abi.State(a.GetState()); s.Final() {
 		r.finish(s, a.GetExit(), time.Unix(0, a.GetEndedUnixNano()))
+		close(r.settled)
 	}
 	return r
 }

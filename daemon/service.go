@@ -38,7 +38,7 @@ func gvisorVersion() string {
 }
 
 // Shutdown implements the RPC.
-func (d *System) Shutdown(_ context.Context, req *apiv1.ShutdownRequest) (*apiv1.ShutdownResponse, error) {
+func (d *System) Shutdown(ctx context.Context, req *apiv1.ShutdownRequest) (*apiv1.ShutdownResponse, error) {
 	resp := &apiv1.ShutdownResponse{}
 	if req.GetStopDomains() {
 		for _, dom := range d.liveDomains() {
@@ -48,6 +48,11 @@ func (d *System) Shutdown(_ context.Context, req *apiv1.ShutdownRequest) (*apiv1
 	for _, r := range d.records() {
 		if !r.final() {
 			resp.AgentsLeftRunning = append(resp.AgentsLeftRunning, r.label())
+			continue
+		}
+		select {
+		case <-r.settled: // The end is in its file.
+		case <-ctx.Done():
 		}
 	}
 	sort.Strings(resp.AgentsLeftRunning)
@@ -132,7 +137,7 @@ func (d *System) Wait(ctx context.Context, req *apiv1.WaitRequest) (*apiv1.WaitR
 	if err != nil {
 		return nil, err
 	}
-	done := r.done
+	done := r.settled
 	var f *further
 	if req.GetExecId() != 0 {
 		r.mu.Lock()
@@ -212,7 +217,7 @@ func (d *System) Remove(ctx context.Context, req *apiv1.RemoveRequest) (*apiv1.R
 		}
 	}
 	select {
-	case <-r.done:
+	case <-r.settled:
 	case <-ctx.Done():
 		return nil, errdefs.Wrap(ctx.Err(), errdefs.Cancelled, "remove agent", errdefs.Resource("%s", r.label()))
 	}

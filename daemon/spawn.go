@@ -48,6 +48,9 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 		domName = defaultDomain
 	}
 	r := newRecord(id, cloneSpec(req), domName, d.clock.Now())
+	if stream != nil {
+		r.heard = 1 // Its end may come before the client's stream is set up.
+	}
 	if err := d.reserve(r); err != nil {
 		return nil, nil, err
 	}
@@ -78,7 +81,7 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 	r.mu.Lock()
 	r.domain, r.digest = dom, digest
 	r.mu.Unlock()
-	if err := d.save(r); err != nil {
+	if err := d.create(r); err != nil {
 		d.erase(id)
 		return nil, nil, err
 	}
@@ -270,7 +273,7 @@ func (dom *domain) image(ctx context.Context, name string) (control.Root, images
 	if name == "" || name == images.HostName {
 		return dom.hostImage(ctx)
 	}
-	img, err := dom.d.images.Get(name)
+	img, err := dom.d.imageNamed(name)
 	if err != nil {
 		return control.Root{}, img, err
 	}
