@@ -104,6 +104,15 @@ func (c *Client) Call(ctx context.Context, method string, req, reply any, files 
 	}
 }
 
+// Notify sends a request that gets no response.
+func (c *Client) Notify(method string, req any) error {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return errdefs.Wrap(err, errdefs.Internal, "encode "+method)
+	}
+	return c.conn.send(&message{Method: method, Body: body})
+}
+
 func (c *Client) gone(method string) error {
 	return errdefs.New(errdefs.DomainDied, "the kernel process went away", errdefs.Op(method))
 }

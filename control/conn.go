@@ -14,7 +14,8 @@ import (
 )
 
 // message is what a frame holds. A request has ID and Method, a response has
-// ID alone, an event has Method alone.
+// ID alone; a notification of the daemon, and an event of the kernel process,
+// has Method alone.
 type message struct {
 	ID     uint64          `json:"id,omitempty"`
 	Method string          `json:"method,omitempty"`

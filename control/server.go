@@ -137,6 +137,9 @@ func (s *Server) serveRequest(c *conn, m *message, files []*os.File) {
 	} else if out.Body, err = json.Marshal(reply); err != nil {
 		out.Err = toWire(errdefs.Wrap(err, errdefs.Internal, "encode response"))
 	}
+	if m.ID == 0 {
+		return // A notification.
+	}
 	if c.send(out) != nil {
 		c.c.Close()
 	}

@@ -59,6 +59,7 @@ type System struct {
 	clock    ktime.Clock
 	log      *slog.Logger
 	images   *images.Store
+	known    sync.Map // images.Image by name; what the store would say
 	started  time.Time
 	stop     func() // ends Run
 
@@ -174,19 +175,22 @@ func raiseFileLimit() {
 // recover finds the domains and agents of an earlier daemon.
 func (d *System) recover() {
 	records := d.loadRecords()
+	for _, r := range records {
+		d.addRecord(r) // First: a domain may report an end as soon as it is connected.
+	}
 	d.adoptDomains(records)
 	if _, err := cgroup.Sweep(d.groupParent(), func(name string) bool { return d.domains[name] != nil }); err != nil && errdefs.CodeOf(err) != errdefs.HostFeature {
 		d.log.Warn("removing host cgroups that were left behind", "err", err)
 	}
 	for _, r := range records {
-		d.mu.Lock()
-		_, known := d.agents[r.id]
-		d.mu.Unlock()
-		if known {
-			continue // A domain has it.
-		}
-		d.addRecord(r)
-		if !r.final() {
+		r.mu.Lock()
+		adopted, final := r.domain != nil, r.state.Final()
+		r.mu.Unlock()
+		switch {
+		case adopted || final:
+		case d.domains[r.domName] != nil:
+			d.remove(r) // The earlier daemon died before the domain heard of it.
+		default:
 			d.lose(r, "its domain was gone when the daemon started")
 		}
 	}

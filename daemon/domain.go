@@ -117,7 +117,7 @@ func (dom *domain) start(ctx context.Context, spec *apiv1.SpawnRequest) ([]strin
 	if err != nil {
 		return nil, err
 	}
-	p, err := d.launch(dom.name, choice, spec.GetStrict())
+	p, err := d.launch(dom.name, choice, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -126,28 +126,16 @@ func (dom *domain) start(ctx context.Context, spec *apiv1.SpawnRequest) ([]strin
 	if err != nil {
 		p.cmd.Process.Kill()
 		p.cmd.Wait()
-		os.Remove(p.socket)
+		os.Remove(p.info.Socket)
 		return nil, dom.bootError(err)
 	}
-	info := domainInfo{
-		Name: dom.name, Socket: p.socket, PID: p.cmd.Process.Pid, StartTick: startTick(p.cmd.Process.Pid),
-		Started: d.clock.Now(), Isolated: spec.GetIsolated(),
-	}
 	go p.cmd.Wait() // Collects it; that it is gone shows on the connection.
-	if err := dom.connect(ctx, info); err != nil {
-		killProcess(info)
-		os.Remove(p.socket)
+	if err := dom.connect(ctx, p.info); err != nil {
+		killProcess(p.info)
+		os.Remove(p.info.Socket)
 		return nil, err
 	}
-	raw, err := json.Marshal(info)
-	if err == nil {
-		err = os.WriteFile(d.domainPath(dom.name, ".json"), raw, 0o600)
-	}
-	if err != nil {
-		killProcess(info)
-		return nil, diskError(err, "record domain", dom.name)
-	}
-	d.log.Info("domain started", "domain", dom.name, "pid", info.PID, "platform", choice.Driver.Name())
+	d.log.Info("domain started", "domain", dom.name, "pid", p.info.PID, "platform", choice.Driver.Name())
 	return boxWarnings(boxes), nil
 }
 
@@ -179,6 +167,16 @@ func (dom *domain) connect(ctx context.Context, info domainInfo) error {
 		dom.d.domainDied(dom)
 	}()
 	return nil
+}
+
+// saveDomain writes the file by which a later daemon finds the domain.
+func (d *System) saveDomain(info domainInfo) error {
+	path := d.domainPath(info.Name, ".json")
+	raw, err := json.Marshal(info)
+	if err == nil {
+		err = os.WriteFile(path, raw, 0o600)
+	}
+	return diskError(err, "record domain", path)
 }
 
 // bury removes what is left of the domain and then, since the next one of that
@@ -285,7 +283,6 @@ func (d *System) adoptDomains(records map[string]*record) {
 		}
 		if err != nil {
 			d.log.Warn("domain is gone", "domain", name, "err", err)
-			killProcess(info)
 			os.Remove(f)
 		}
 	}
@@ -297,11 +294,15 @@ func (d *System) adopt(name string, info domainInfo, records map[string]*record)
 	ctx, cancel := background(adoptTimeout)
 	defer cancel()
 	dom := d.newDomain(name)
-	if err := dom.connect(ctx, info); err != nil {
-		return err
-	}
+	dom.info = info
 	var list control.ListReply
-	if err := dom.call(ctx, control.MethodList, struct{}{}, &list); err != nil {
+	err := dom.connect(ctx, info)
+	if err == nil {
+		err = dom.call(ctx, control.MethodList, struct{}{}, &list)
+	}
+	if err != nil {
+		killProcess(info)
+		dom.bury()
 		return err
 	}
 	d.mu.Lock()
@@ -312,15 +313,17 @@ func (d *System) adopt(name string, info domainInfo, records map[string]*record)
 		if r == nil {
 			// Its record was never written or is gone: nobody can have
 			// been told of it.
-			dom.call(ctx, control.MethodSignal, control.SignalRequest{ID: st.ID, Signal: int32(unix.SIGKILL)}, nil)
+			if st.Exit == nil {
+				dom.discard(st.ID) // Its end is reported, and then it is forgotten.
+			} else {
+				dom.notify(control.MethodForget, control.AgentRequest{ID: st.ID})
+			}
 			continue
 		}
-		d.addRecord(r)
 		r.mu.Lock()
-		r.domain = dom
-		r.state = abi.State(st.State)
-		if st.Exit != nil {
-			r.state = abi.StateRunning // finish is what ends it.
+		if !r.state.Final() {
+			r.domain = dom
+			r.state = abi.StateRunning // Or paused, which the domain tells; an end is told below.
 		}
 		r.mu.Unlock()
 		if st.Exit != nil {
@@ -328,6 +331,9 @@ func (d *System) adopt(name string, info domainInfo, records map[string]*record)
 		}
 	}
 	d.log.Info("domain adopted", "domain", name, "pid", info.PID, "agents", len(list.Agents))
+	if info.Isolated && len(list.Agents) == 0 {
+		d.stopDomain(dom) // Its agent never came to be.
+	}
 	return nil
 }
 

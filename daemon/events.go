@@ -42,7 +42,8 @@ func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
 	d.mu.Lock()
 	r := d.agents[e.ID]
 	d.mu.Unlock()
-	if r == nil {
+	if r == nil { // Nobody was told of it.
+		go dom.notify(control.MethodForget, control.AgentRequest{ID: e.ID})
 		return
 	}
 	if !r.finish(abi.StateExited, toExit(e.Exit), e.Time) {

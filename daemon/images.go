@@ -11,9 +11,23 @@ import (
 	"aios.dev/aios/images"
 )
 
+// imageNamed is Get of the store, remembered until an import or a removal:
+// nobody else changes the store while the daemon runs.
+func (d *System) imageNamed(name string) (images.Image, error) {
+	if img, ok := d.known.Load(name); ok {
+		return img.(images.Image), nil
+	}
+	img, err := d.images.Get(name)
+	if err == nil {
+		d.known.Store(name, img)
+	}
+	return img, err
+}
+
 // ImageImport implements the RPC.
 func (d *System) ImageImport(req *apiv1.ImageImportRequest, rpc grpc.ServerStreamingServer[apiv1.ImageImportResponse]) error {
 	var sendErr error
+	defer d.known.Clear()
 	img, err := d.images.Import(rpc.Context(), req.GetName(), req.GetSource(), images.ImportOptions{
 		Replace: req.GetReplace(),
 		Progress: func(phase images.Phase, done, total int64) {
@@ -66,6 +80,7 @@ func (d *System) ImageRemove(_ context.Context, req *apiv1.ImageRemoveRequest) (
 	if req.GetName() == images.HostName {
 		return nil, errdefs.New(errdefs.InvalidArgument, "the host image is built in and cannot be removed")
 	}
+	defer d.known.Clear()
 	return &apiv1.ImageRemoveResponse{}, d.images.Remove(req.GetName(), func(img images.Image) []string {
 		return d.usersOf(img.Name)
 	})

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	apiv1 "aios.dev/aios/api/v1"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/host/box"
@@ -20,7 +21,7 @@ import (
 // launched is a kernel process that boots.
 type launched struct {
 	cmd    *exec.Cmd
-	socket string
+	info   domainInfo
 	status *os.File
 }
 
@@ -28,7 +29,7 @@ type launched struct {
 const selfExe = "/proc/self/exe"
 
 // launch executes the kernel process of a domain, in its boxes.
-func (d *System) launch(name string, choice platform.Choice, strict bool) (*launched, error) {
+func (d *System) launch(name string, choice platform.Choice, spec *apiv1.SpawnRequest) (*launched, error) {
 	var all files
 	defer all.close()
 	failed := func(err error) error {
@@ -64,7 +65,7 @@ func (d *System) launch(name string, choice platform.Choice, strict bool) (*laun
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.ExtraFiles = []*os.File{configR, listener, statusW, filter}
 	cfg := control.KernelConfig{
-		Domain: name, Platform: choice.Driver.Name(), CPUs: runtime.NumCPU(), Strict: strict,
+		Domain: name, Platform: choice.Driver.Name(), CPUs: runtime.NumCPU(), Strict: spec.GetStrict(),
 		MemoryBytes: hostMemory(),
 	}
 	reports := box.Prepare(cmd)
@@ -81,11 +82,21 @@ func (d *System) launch(name string, choice platform.Choice, strict bool) (*laun
 	}
 	report, err := d.startInGroup(cmd, name)
 	reports = append(reports, report)
+	p := &launched{cmd: cmd, status: statusR}
 	if err == nil {
 		for _, r := range reports {
 			cfg.Boxes = append(cfg.Boxes, control.Box{Name: r.Box, OK: r.OK, Reason: r.Reason, Effect: r.Effect})
 		}
-		if err = control.WriteJSON(configW, cfg); err != nil {
+		pid := cmd.Process.Pid
+		p.info = domainInfo{
+			Name: name, Socket: socket, PID: pid, StartTick: startTick(pid), Started: d.clock.Now(), Isolated: spec.GetIsolated(),
+		}
+		// In this order: a process whose daemon is killed here either is in
+		// the file, or gets no configuration and ends.
+		if err = d.saveDomain(p.info); err == nil {
+			err = control.WriteJSON(configW, cfg)
+		}
+		if err != nil {
 			cmd.Process.Kill()
 			cmd.Wait()
 		}
@@ -95,7 +106,7 @@ func (d *System) launch(name string, choice platform.Choice, strict bool) (*laun
 		d.dropGroup(name)
 		return nil, failed(err)
 	}
-	return &launched{cmd: cmd, socket: socket, status: statusR}, nil
+	return p, nil
 }
 
 // files are closed together; the first error of opening one is kept.

@@ -8,8 +8,6 @@ import (
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
-	"gvisor.dev/gvisor/pkg/sentry/fsimpl/nsfs"
-	"gvisor.dev/gvisor/pkg/sentry/inet"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
 
@@ -31,6 +29,8 @@ type Agent struct {
 
 	// killed is why AIOS ended the agent, or nil.
 	killed atomic.Pointer[string]
+	// dying is set before the first process gets a SIGKILL from outside.
+	dying atomic.Bool
 
 	// lifeMu serialises what changes the set of processes from outside:
 	// spawn, exec, pause, resume and the end.
@@ -60,8 +60,15 @@ func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 	if err != nil {
 		return err
 	}
-	a, err := s.addAgent(req, logFile)
+	ns, err := s.shells.take(req.Root, req.Limits.DiskBytes)
 	if err != nil {
+		closeFile(stream)
+		logFile.Close()
+		return err
+	}
+	a, err := s.addAgent(req, ns, logFile)
+	if err != nil {
+		s.releaseShell(ns)
 		closeFile(stream)
 		logFile.Close()
 		return err
@@ -78,8 +85,8 @@ func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 	return nil
 }
 
-// addAgent makes the agent's namespaces and reserves its ID.
-func (s *Kernel) addAgent(req control.SpawnRequest, logFile *os.File) (*Agent, error) {
+// addAgent makes the agent known.
+func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.File) (*Agent, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -94,7 +101,7 @@ func (s *Kernel) addAgent(req control.SpawnRequest, logFile *os.File) (*Agent, e
 		log:   newAgentLog(logFile, s.cfg.Clock),
 		state: abi.StateStarting,
 		procs: make(map[int32]*process),
-		ns:    s.newNamespaces(req.Hostname),
+		ns:    ns,
 	}
 	a.ctx = s.context(a.ns, s.creds, a.memID)
 	s.agents[req.ID] = a
@@ -102,15 +109,15 @@ func (s *Kernel) addAgent(req control.SpawnRequest, logFile *os.File) (*Agent, e
 	return a, nil
 }
 
-// boot makes the root and starts the first process. It owns stream.
+// boot completes the shell and starts the first process. It owns stream.
+// Caller holds lifeMu.
 func (a *Agent) boot(req control.SpawnRequest, stream *os.File) error {
 	s := a.s
-	mnt, err := s.newRoot(a.ctx, req.Root, req.Binds, req.Limits.DiskBytes)
-	if err != nil {
+	a.ns.uts.SetHostName(a.ctx, req.Hostname)
+	if err := s.bindAll(a.ctx, a.ns.mnt, req.Binds); err != nil {
 		closeFile(stream)
 		return err
 	}
-	a.ns.mnt = mnt
 	p, err := a.start(req.Process, stream)
 	if err != nil {
 		return err
@@ -121,22 +128,6 @@ func (a *Agent) boot(req control.SpawnRequest, stream *os.File) error {
 	s.watch.add(a)
 	go a.waitFirst(p)
 	return nil
-}
-
-// newNamespaces returns fresh PID, UTS, IPC and network namespaces.
-func (s *Kernel) newNamespaces(hostname string) *namespaces {
-	ctx := s.context(s.rootNamespaces(), s.creds, 0)
-	userns := s.creds.UserNamespace
-	ns := &namespaces{
-		pid: s.k.RootPIDNamespace().NewChild(ctx, s.k, userns),
-		uts: kernel.NewUTSNamespace(hostname, "", userns),
-		ipc: kernel.NewIPCNamespace(userns),
-		net: inet.NewNamespace(s.k.RootNetworkNamespace(), userns),
-	}
-	ns.uts.SetInode(s.k.GetNamespaceInode(ctx, ns.uts).(*nsfs.Inode))
-	ns.ipc.SetInode(s.k.GetNamespaceInode(ctx, ns.ipc).(*nsfs.Inode))
-	ns.net.SetInode(s.k.GetNamespaceInode(ctx, ns.net).(*nsfs.Inode))
-	return ns
 }
 
 // start loads and starts a program as the next process. It owns stream.
@@ -259,9 +250,6 @@ func (a *Agent) waitFurther(p *process) {
 func (a *Agent) waitFirst(p *process) {
 	exit := a.waitProcess(p)
 	a.s.watch.remove(a)
-	a.lifeMu.Lock()
-	a.release()
-	a.lifeMu.Unlock()
 	a.mu.Lock()
 	a.state = abi.StateExited
 	a.exit = &exit
@@ -269,6 +257,11 @@ func (a *Agent) waitFirst(p *process) {
 	delete(a.procs, 0)
 	a.mu.Unlock()
 	a.report(0, exit)
+	// Nobody waits for the rest.
+	a.lifeMu.Lock()
+	a.release()
+	a.lifeMu.Unlock()
+	a.s.shells.refill()
 }
 
 func (a *Agent) report(execID int32, exit control.Exit) {
@@ -277,15 +270,7 @@ func (a *Agent) report(execID int32, exit control.Exit) {
 
 // release drops what the agent holds. Caller holds lifeMu.
 func (a *Agent) release() {
-	ctx := a.s.k.SupervisorContext()
-	ns := a.ns
-	if ns.mnt != nil {
-		ns.mnt.DecRef(ctx)
-	}
-	ns.uts.DecRef(ctx)
-	ns.ipc.DecRef(ctx)
-	ns.net.DecRef(ctx)
-	ns.mnt, ns.uts, ns.ipc, ns.net = nil, nil, nil, nil
+	a.s.releaseShell(a.ns)
 	a.stopped = nil
 	a.s.byID.Delete(a.id)
 	a.log.close()

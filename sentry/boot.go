@@ -63,6 +63,7 @@ type Kernel struct {
 	emptyFS   *vfs.Filesystem // covers what agents must not see; read-only
 	emptyRoot *vfs.Dentry
 	watch     memoryWatch
+	shells    shellPool
 	release   string // of this host's kernel process, for Hello
 
 	mu      sync.Mutex
@@ -101,6 +102,7 @@ func Boot(cfg Config) (*Kernel, error) {
 		}
 	}
 	s.watch.init(s)
+	s.shells.s = s
 	return s, nil
 }
 

@@ -133,6 +133,7 @@ func (s *Kernel) Unmount(req control.UnmountRequest) error {
 		return errdefs.Newf(errdefs.NotFound, "no file system %q", req.Key)
 	}
 	mnt.DecRef(s.k.SupervisorContext())
+	s.shells.flush()
 	return nil
 }
 

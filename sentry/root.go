@@ -38,7 +38,7 @@ type rootBuilder struct {
 }
 
 // newRoot returns a mount namespace with a fresh root, for the caller to own.
-func (s *Kernel) newRoot(ctx context.Context, root control.Root, binds []control.Bind, disk uint64) (_ *vfs.MountNamespace, err error) {
+func (s *Kernel) newRoot(ctx context.Context, root control.Root, disk uint64) (_ *vfs.MountNamespace, err error) {
 	upper, err := s.newUpper(ctx, disk)
 	if err != nil {
 		return nil, err
@@ -77,12 +77,22 @@ func (s *Kernel) newRoot(ctx context.Context, root control.Root, binds []control
 	if err := b.kernelMounts(); err != nil {
 		return nil, err
 	}
+	return mntns, nil
+}
+
+// bindAll places host directories, as the operator asked for them.
+func (s *Kernel) bindAll(ctx context.Context, mntns *vfs.MountNamespace, binds []control.Bind) error {
+	if len(binds) == 0 {
+		return nil
+	}
+	b := &rootBuilder{s: s, ctx: ctx, root: mntns.Root(ctx)}
+	defer b.root.DecRef(ctx)
 	for _, bind := range binds {
 		if err := b.bind(bind); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return mntns, nil
+	return nil
 }
 
 // newUpper returns the tmpfs that takes what the agent writes.

@@ -1,0 +1,146 @@
+package sentry
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/nsfs"
+	"gvisor.dev/gvisor/pkg/sentry/inet"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
+
+	"aios.dev/aios/control"
+)
+
+// shellPool keeps a few shells ready: fresh namespaces with a fresh root, in
+// which nothing has run and nothing has been written. Making one takes about a
+// fifth of the time from a request to the end of a short agent, and needs
+// nothing of the request but how the root is composed; so it is done while
+// the kernel would be idle, after an agent has ended.
+//
+// A shell is used once. The pool holds shells of the composition that was
+// asked for last.
+type shellPool struct {
+	s *Kernel
+
+	mu    sync.Mutex
+	key   string        // guarded by mu
+	root  control.Root  // guarded by mu
+	disk  uint64        // guarded by mu
+	ready []*namespaces // guarded by mu
+	busy  bool          // guarded by mu; a refill is under way
+}
+
+const (
+	// shellsReady is how many shells wait.
+	shellsReady = 2
+	// refillDelay is how long a refill waits for the agent that took a
+	// shell to end, so as not to compete with its start.
+	refillDelay = 20 * time.Millisecond
+)
+
+// newShell makes a shell.
+func (s *Kernel) newShell(root control.Root, disk uint64) (*namespaces, error) {
+	ns := s.newNamespaces()
+	mnt, err := s.newRoot(s.context(ns, s.creds, 0), root, disk)
+	if err != nil {
+		s.releaseShell(ns)
+		return nil, err
+	}
+	ns.mnt = mnt
+	return ns, nil
+}
+
+// newNamespaces returns fresh PID, UTS, IPC and network namespaces.
+func (s *Kernel) newNamespaces() *namespaces {
+	ctx := s.context(s.rootNamespaces(), s.creds, 0)
+	userns := s.creds.UserNamespace
+	ns := &namespaces{
+		pid: s.k.RootPIDNamespace().NewChild(ctx, s.k, userns),
+		uts: kernel.NewUTSNamespace("", "", userns),
+		ipc: kernel.NewIPCNamespace(userns),
+		net: inet.NewNamespace(s.k.RootNetworkNamespace(), userns),
+	}
+	ns.uts.SetInode(s.k.GetNamespaceInode(ctx, ns.uts).(*nsfs.Inode))
+	ns.ipc.SetInode(s.k.GetNamespaceInode(ctx, ns.ipc).(*nsfs.Inode))
+	ns.net.SetInode(s.k.GetNamespaceInode(ctx, ns.net).(*nsfs.Inode))
+	return ns
+}
+
+// releaseShell drops the references that a shell, or an agent, holds. The PID
+// namespace stays for those who look at it.
+func (s *Kernel) releaseShell(ns *namespaces) {
+	ctx := s.k.SupervisorContext()
+	if ns.mnt != nil {
+		ns.mnt.DecRef(ctx)
+	}
+	ns.uts.DecRef(ctx)
+	ns.ipc.DecRef(ctx)
+	ns.net.DecRef(ctx)
+	ns.mnt, ns.uts, ns.ipc, ns.net = nil, nil, nil, nil
+}
+
+// take returns a shell, from the pool or made now, and lets the pool follow
+// what is asked for.
+func (p *shellPool) take(root control.Root, disk uint64) (*namespaces, error) {
+	key := fmt.Sprint(root, disk)
+	p.mu.Lock()
+	var stale []*namespaces
+	if p.key != key {
+		stale, p.ready = p.ready, nil
+		p.key, p.root, p.disk = key, root, disk
+	}
+	var ns *namespaces
+	if n := len(p.ready); n > 0 {
+		ns, p.ready = p.ready[n-1], p.ready[:n-1]
+	}
+	p.mu.Unlock()
+	p.drop(stale)
+	p.s.cfg.Clock.AfterFunc(refillDelay, p.refill)
+	if ns != nil {
+		return ns, nil
+	}
+	return p.s.newShell(root, disk)
+}
+
+// refill makes shells until enough wait. One refill runs at a time.
+func (p *shellPool) refill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.busy {
+		return
+	}
+	p.busy = true
+	defer func() { p.busy = false }()
+	for p.key != "" && len(p.ready) < shellsReady {
+		key, root, disk := p.key, p.root, p.disk
+		p.mu.Unlock()
+		ns, err := p.s.newShell(root, disk)
+		p.mu.Lock()
+		if err != nil {
+			return // Whoever asks for such a root is told why.
+		}
+		if p.key != key {
+			p.mu.Unlock()
+			p.drop([]*namespaces{ns})
+			p.mu.Lock()
+			continue
+		}
+		p.ready = append(p.ready, ns)
+	}
+}
+
+// flush empties the pool, when a file system is forgotten that it may use.
+func (p *shellPool) flush() {
+	p.mu.Lock()
+	stale := p.ready
+	p.ready, p.key = nil, ""
+	p.mu.Unlock()
+	p.drop(stale)
+}
+
+func (p *shellPool) drop(stale []*namespaces) {
+	for _, ns := range stale {
+		p.s.releaseShell(ns)
+	}
+}
