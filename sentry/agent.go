@@ -92,8 +92,11 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 	if s.closing {
 		return nil, errdefs.New(errdefs.DomainDied, "the domain is shutting down")
 	}
-	if s.agents[req.ID] != nil || !abi.IsAgentID(req.ID) {
-		return nil, errdefs.New(errdefs.AlreadyExists, "the domain knows an agent of that ID, or it is none", errdefs.Resource("%q", req.ID))
+	if !abi.IsAgentID(req.ID) {
+		return nil, errdefs.New(errdefs.InvalidArgument, "it is not an agent ID", errdefs.Resource("%q", req.ID))
+	}
+	if s.agents[req.ID] != nil {
+		return nil, errdefs.New(errdefs.AlreadyExists, "the domain knows an agent of that ID", errdefs.Resource("%s", req.ID))
 	}
 	s.byCgID++
 	a := &Agent{
@@ -245,9 +248,11 @@ func (a *Agent) waitFurther(p *process) {
 	a.report(p.id, exit)
 }
 
-// waitFirst ends the agent when its first process has ended; the kernel then
-// has killed everything else in the PID namespace.
+// waitFirst ends the agent when its first process has ended, upon which the
+// kernel kills everything else in the PID namespace, and all that is gone.
 func (a *Agent) waitFirst(p *process) {
+	p.tg.WaitExited()
+	a.awaitEmpty()
 	exit := a.waitProcess(p)
 	a.s.watch.remove(a)
 	a.mu.Lock()

@@ -6,7 +6,6 @@ import (
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
-	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/pipefs"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
@@ -52,7 +51,8 @@ type output struct {
 	mu       sync.Mutex
 	draining bool          // guarded by mu
 	again    bool          // guarded by mu: readiness came while draining
-	eof      bool          // guarded by mu
+	eof      bool          // guarded by mu: it is being finished
+	left     int           // guarded by mu; bytes still to pass on once eof is set
 	idle     chan struct{} // guarded by mu; closed when draining stops, if somebody waits
 }
 
@@ -72,7 +72,13 @@ func (o *output) NotifyEvent(waiter.EventMask) {
 	go o.drain()
 }
 
-const readSize = 32 << 10 // bytes read from a pipe at a time
+const (
+	readSize = 32 << 10 // bytes read from a pipe at a time
+
+	// lastBytes is how much is passed on after a process has ended: more
+	// than any pipe holds. What others go on writing is not waited for.
+	lastBytes = 2 << 20
+)
 
 var readBufs = sync.Pool{New: func() any { b := make([]byte, readSize); return &b }}
 
@@ -82,52 +88,63 @@ func (o *output) drain() {
 	defer readBufs.Put(buf)
 	ctx := o.c.s.k.SupervisorContext()
 	for {
-		n, err := o.fd.Read(ctx, usermem.BytesIOSequence(*buf), vfs.ReadOptions{})
+		n, _ := o.fd.Read(ctx, usermem.BytesIOSequence(*buf), vfs.ReadOptions{})
 		if n > 0 {
 			o.c.deliver(o.kind, (*buf)[:n])
-			continue
 		}
-		o.mu.Lock()
-		if linuxerr.Equals(linuxerr.ErrWouldBlock, err) && o.again {
-			o.again = false
-			o.mu.Unlock()
-			continue
+		if !o.more(int(n)) {
+			return
 		}
-		// A pipe without writers reads as nothing; a terminal without
-		// replicas fails with EIO. Both may be opened again from inside
-		// while the process lives, so this is no end yet.
-		o.draining = false
-		if o.idle != nil {
-			close(o.idle)
-			o.idle = nil
-		}
-		o.mu.Unlock()
-		return
 	}
 }
 
-// finish passes on what is left and closes; later calls do nothing.
-func (o *output) finish(ctx context.Context) {
-	o.once.Do(func() { o.finishOnce(ctx) })
+// more reports whether drain, which has just read n bytes, is to go on.
+func (o *output) more(n int) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.eof {
+		o.left -= n
+		if n > 0 && o.left > 0 {
+			return true
+		}
+	} else if n > 0 || o.again {
+		// A pipe without writers reads as nothing and a terminal without
+		// replicas as EIO, but both may be opened again from inside while
+		// the process lives: that is no end yet.
+		o.again = false
+		return true
+	}
+	o.draining = false
+	if o.idle != nil {
+		close(o.idle)
+		o.idle = nil
+	}
+	return false
 }
 
-func (o *output) finishOnce(ctx context.Context) {
-	for {
-		o.mu.Lock()
-		if !o.draining {
-			o.eof = true
-			o.mu.Unlock()
-			break
-		}
-		if o.idle == nil {
-			o.idle = make(chan struct{})
-		}
-		idle := o.idle
-		o.mu.Unlock()
+// finish passes on what is left, at most limit bytes, and closes; later calls
+// do nothing.
+func (o *output) finish(ctx context.Context, limit int) {
+	o.once.Do(func() { o.finishOnce(ctx, limit) })
+}
+
+func (o *output) finishOnce(ctx context.Context, limit int) {
+	o.mu.Lock()
+	o.eof, o.left = true, limit
+	var idle chan struct{}
+	if o.draining {
+		idle = make(chan struct{})
+		o.idle = idle
+	}
+	o.draining = true // Nobody else starts to.
+	o.mu.Unlock()
+	if idle != nil {
 		<-idle
 	}
 	o.fd.EventUnregister(&o.wait)
-	o.drain() // What came since the last look.
+	if limit > 0 {
+		o.drain() // What came since the last look.
+	}
 	o.fd.DecRef(ctx)
 }
 
@@ -219,7 +236,7 @@ func (c *console) deliver(kind control.FrameType, p []byte) {
 // every stream hears how it ended.
 func (c *console) close(ctx context.Context, exit control.Exit) {
 	for _, o := range c.outs {
-		o.finish(ctx)
+		o.finish(ctx, lastBytes)
 	}
 	c.mu.Lock()
 	c.ended = true
@@ -294,7 +311,7 @@ func (c *console) closeOutput(kind control.FrameType) {
 	}
 	for _, o := range c.outs {
 		if o.kind == kind {
-			o.finish(c.s.k.SupervisorContext())
+			o.finish(c.s.k.SupervisorContext(), 0)
 		}
 	}
 }

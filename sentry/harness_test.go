@@ -1,11 +1,135 @@
 package sentry
 
 import (
+	"os"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
 	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
 )
+
+// Options of spawn.
+
+func withStdin(r *control.SpawnRequest) { r.Process.Stdin = true }
+
+func withTTY(r *control.SpawnRequest) {
+	r.Process.TTY, r.Process.Stdin = true, true
+	r.Process.Env = append(r.Process.Env, "TERM=dumb", "PS1=")
+}
+
+func detached(r *control.SpawnRequest) { r.Attach = false }
+
+func sh(script string) []string { return []string{"sh", "-c", script} }
+
+// execIn starts a further process of s's agent.
+func (s *spawned) execIn(argv []string, opts ...func(*control.Process)) *spawned {
+	s.t.Helper()
+	x, err := s.tryExec(argv, opts...)
+	if err != nil {
+		s.t.Fatalf("exec %q: %v", argv, err)
+	}
+	return x
+}
+
+func (s *spawned) tryExec(argv []string, opts ...func(*control.Process)) (*spawned, error) {
+	s.t.Helper()
+	req := control.ExecRequest{ID: s.id, Attach: true, Process: control.Process{Argv: argv, Env: []string{"PATH=/bin"}}}
+	for _, o := range opts {
+		o(&req.Process)
+	}
+	ours, theirs := socketpair(s.t)
+	x := &spawned{t: s.t, id: s.id, stream: control.NewStream(ours)}
+	reply, err := theKernel.Exec(req, []*os.File{theirs})
+	if err != nil {
+		ours.Close()
+		return nil, err
+	}
+	x.exec = reply.ExecID
+	s.t.Cleanup(func() { x.stream.Close() })
+	return x, nil
+}
+
+// attach joins a further stream to the agent's first process.
+func (s *spawned) attach(stdin bool) (*spawned, error) {
+	s.t.Helper()
+	ours, theirs := socketpair(s.t)
+	x := &spawned{t: s.t, id: s.id, stream: control.NewStream(ours), file: ours}
+	if _, err := theKernel.Attach(control.AttachRequest{ID: s.id, Stdin: stdin}, []*os.File{theirs}); err != nil {
+		ours.Close()
+		return nil, err
+	}
+	s.t.Cleanup(func() { x.stream.Close() })
+	return x, nil
+}
+
+func (s *spawned) mustAttach(stdin bool) *spawned {
+	s.t.Helper()
+	x, err := s.attach(stdin)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return x
+}
+
+// send gives the process input.
+func (s *spawned) send(text string) {
+	s.t.Helper()
+	if err := s.stream.Write(control.FrameStdin, []byte(text)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// expect reads standard output until it contains text, and returns all of it.
+func (s *spawned) expect(text string) string {
+	s.t.Helper()
+	watchdog := time.AfterFunc(30*time.Second, func() { panic("no " + text) })
+	defer watchdog.Stop()
+	var got string
+	for !strings.Contains(got, text) {
+		kind, p, err := s.stream.Read()
+		if err != nil || kind == control.FrameExit {
+			s.t.Fatalf("ended (%v, %q) without %q, after %q", err, p, text, got)
+		}
+		got += string(p)
+	}
+	return got
+}
+
+func (s *spawned) signal(sig int32) {
+	s.t.Helper()
+	if _, err := theKernel.Signal(control.SignalRequest{ID: s.id, ExecID: s.exec, Signal: sig}); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *spawned) wait() control.Exit {
+	s.t.Helper()
+	return exits.wait(s.t, s.id, s.exec)
+}
+
+func (s *spawned) pause() {
+	s.t.Helper()
+	if _, err := theKernel.Pause(control.AgentRequest{ID: s.id}); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *spawned) resume() {
+	s.t.Helper()
+	if _, err := theKernel.Resume(control.AgentRequest{ID: s.id}); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func wantCode(t testing.TB, err error, want errdefs.Code) {
+	t.Helper()
+	if got := errdefs.CodeOf(err); got != want {
+		t.Errorf("error %v (%s), want %s", err, got, want)
+	}
+}
 
 // eventually polls until ok holds.
 func eventually(t testing.TB, ok func() bool) {
@@ -24,4 +148,42 @@ func inspect(t testing.TB, id string) control.AgentStatus {
 		t.Fatal(err)
 	}
 	return st
+}
+
+// consumption is what must not grow.
+type consumption struct {
+	goroutines, fds, tasks int
+}
+
+func usageNow(t testing.TB) consumption {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := theKernel.Stats(struct{}{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return consumption{runtime.NumGoroutine(), len(fds), st.Tasks}
+}
+
+// backTo waits until the process uses no more than before, with some room
+// for goroutines and descriptors that pools keep.
+func backTo(t testing.TB, before, room consumption) {
+	t.Helper()
+	var now consumption
+	ok := func() bool {
+		runtime.GC() // Files that nobody closed would be closed by it: the tests below close theirs.
+		now = usageNow(t)
+		return now.goroutines <= before.goroutines+room.goroutines && now.fds <= before.fds+room.fds && now.tasks <= before.tasks+room.tasks
+	}
+	for range 500 {
+		if ok() {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	stacks := make([]byte, 1<<20)
+	t.Fatalf("before %+v, now %+v\n%s", before, now, stacks[:runtime.Stack(stacks, true)])
 }

@@ -2,8 +2,7 @@ package sentry
 
 import (
 	"os"
-	"runtime"
-	"sort"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
@@ -90,174 +89,54 @@ func (s *Kernel) Signal(req control.SignalRequest) (struct{}, error) {
 	if err != nil {
 		return none, err
 	}
+	first := req.All || p.id == 0
+	if sig == linux.SIGKILL && first {
+		a.dying.Store(true)
+	}
 	info := kernel.SignalInfoPriv(sig)
 	if req.All {
 		for _, tg := range a.ns.pid.ThreadGroups() {
 			s.k.SendExternalSignalThreadGroup(tg, info) // Fails for those that have ended.
 		}
-	} else if err := s.k.SendExternalSignalThreadGroup(p.tg, info); err != nil {
-		return none, errdefs.Wrap(err, errdefs.AgentNotRunning, "signal", errdefs.Resource("%s", a.id))
+	} else {
+		err = s.k.SendExternalSignalThreadGroup(p.tg, info)
 	}
-	if sig == linux.SIGKILL {
+	switch {
+	case sig == linux.SIGKILL && first:
 		a.unpause()
+	case sig == linux.SIGKILL:
+		// The others stay paused.
+		a.lifeMu.Lock()
+		a.thaw(p.tg)
+		a.lifeMu.Unlock()
 	}
-	return none, nil
+	return none, errdefs.Wrap(err, errdefs.AgentNotRunning, "signal", errdefs.Resource("%s", a.id))
 }
 
-// Pause stops every task of the agent. When it returns none runs.
-func (s *Kernel) Pause(req control.AgentRequest) (struct{}, error) {
-	var none struct{}
-	a, err := s.agent(req.ID)
-	if err != nil {
-		return none, err
-	}
-	a.lifeMu.Lock()
-	defer a.lifeMu.Unlock()
-	if err := a.mustBe(abi.StateRunning); err != nil {
-		return none, err
-	}
-	held := make(map[*kernel.Task]bool)
-	for found := true; found; {
-		found = false
-		// A task that was about to clone may have added another.
-		for _, t := range a.ns.pid.Tasks() {
-			if !held[t] {
-				held[t], found = true, true
-				t.BeginExternalStop()
-			}
-		}
-		for t := range held {
-			awaitStop(t)
-		}
-	}
-	for t := range held {
-		a.stopped = append(a.stopped, t)
-	}
-	a.setState(abi.StatePaused)
-	return none, nil
-}
-
-// awaitStop returns once t runs no code of the agent any more.
-func awaitStop(t *kernel.Task) {
-	for t.TaskGoroutineState() != kernel.TaskGoroutineStopped && t.ExitState() == kernel.TaskExitNone {
-		runtime.Gosched()
-	}
-}
-
-// Resume lets a paused agent go on.
-func (s *Kernel) Resume(req control.AgentRequest) (struct{}, error) {
-	var none struct{}
-	a, err := s.agent(req.ID)
-	if err != nil {
-		return none, err
-	}
-	if err := a.mustBe(abi.StatePaused); err != nil {
-		if errdefs.CodeOf(err) == errdefs.WrongState {
-			return none, errdefs.New(errdefs.WrongState, "the agent is not paused", errdefs.Resource("%s", a.id))
-		}
-		return none, err
-	}
-	a.unpause()
-	return none, nil
-}
-
-func (a *Agent) unpause() {
-	a.lifeMu.Lock()
-	defer a.lifeMu.Unlock()
-	if a.mustBe(abi.StatePaused) != nil {
-		return
-	}
-	for _, t := range a.stopped {
-		t.EndExternalStop()
-	}
-	a.stopped = nil
-	a.setState(abi.StateRunning)
-}
-
-func (a *Agent) setState(st abi.State) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !a.state.Final() {
-		a.state = st
-	}
-}
-
-// kill ends the agent for a reason of the kernel's own.
+// kill ends the agent for a reason of the kernel's own. It does not wait.
 func (a *Agent) kill(reason string) {
 	if !a.killed.CompareAndSwap(nil, &reason) {
 		return
 	}
+	a.dying.Store(true)
 	if p, err := a.process(0); err == nil {
 		a.s.k.SendExternalSignalThreadGroup(p.tg, kernel.SignalInfoPriv(linux.SIGKILL))
 	}
-	a.unpause()
+	go a.unpause()
 }
 
-// Inspect returns an agent with its processes.
-func (s *Kernel) Inspect(req control.AgentRequest) (control.AgentStatus, error) {
-	a, err := s.agent(req.ID)
-	if err != nil {
-		return control.AgentStatus{}, err
-	}
-	s.watch.refresh(a)
-	st := a.status()
-	if st.Exit == nil {
-		st.Processes = a.processes()
-	}
-	return st, nil
-}
+// emptyTimeout bounds how long the end of an agent is held back for processes
+// that do not notice that they were killed, being inside a host call.
+const emptyTimeout = 5 * time.Second
 
-// List returns every agent that was not forgotten.
-func (s *Kernel) List(struct{}) (control.ListReply, error) {
-	s.mu.Lock()
-	agents := make([]*Agent, 0, len(s.agents))
-	for _, a := range s.agents {
-		agents = append(agents, a)
+// awaitEmpty waits until the agent has no task left. gVisor kills what is left
+// of a PID namespace whose first process ends, but does not wait for it.
+func (a *Agent) awaitEmpty() {
+	clock := a.s.cfg.Clock
+	late := clock.Now().Add(emptyTimeout)
+	for pause := 50 * time.Microsecond; a.ns.pid.NumTasks() > 0 && clock.Now().Before(late); pause = min(2*pause, 10*time.Millisecond) {
+		nap(clock, pause)
 	}
-	s.mu.Unlock()
-	s.watch.refresh(agents...)
-	var r control.ListReply
-	for _, a := range agents {
-		r.Agents = append(r.Agents, a.status())
-	}
-	return r, nil
-}
-
-func (a *Agent) status() control.AgentStatus {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	st := control.AgentStatus{ID: a.id, State: string(a.state), Exit: a.exit, Ended: a.ended}
-	if a.exit == nil && a.ns.pid != nil {
-		st.Tasks = uint32(a.ns.pid.NumTasks())
-		st.MemoryBytes = memoryOf(a)
-	}
-	return st
-}
-
-// processes returns the agent's processes by PID.
-func (a *Agent) processes() []control.Proc {
-	var out []control.Proc
-	ns := a.ns.pid
-	ctx := a.s.k.SupervisorContext()
-	for _, tg := range ns.ThreadGroups() {
-		leader := tg.Leader()
-		if leader == nil {
-			continue
-		}
-		p := control.Proc{
-			PID:     int32(ns.IDOfThreadGroup(tg)),
-			Name:    leader.Name(),
-			Threads: uint32(tg.Count()),
-			State:   leader.StateStatus()[:1],
-		}
-		if parent := leader.Parent(); parent != nil {
-			p.PPID = int32(ns.IDOfThreadGroup(parent.ThreadGroup()))
-		}
-		p.Argv = commandLine(ctx, leader)
-		out = append(out, p)
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].PID < out[j].PID })
-	return out
 }
 
 // Forget drops the record of an agent that has ended.
@@ -274,22 +153,6 @@ func (s *Kernel) Forget(req control.AgentRequest) (struct{}, error) {
 	delete(s.agents, req.ID)
 	s.mu.Unlock()
 	return none, nil
-}
-
-// Stats returns the state of the kernel process, for leak hunting.
-func (s *Kernel) Stats(struct{}) (control.StatsReply, error) {
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	total, err := s.k.MemoryFile().TotalUsage()
-	if err != nil {
-		return control.StatsReply{}, errdefs.Wrap(err, errdefs.HostIO, "measure memory file")
-	}
-	return control.StatsReply{
-		Goroutines:  runtime.NumGoroutine(),
-		Tasks:       s.k.TaskSet().Root.NumTasks(),
-		MemoryBytes: total,
-		HeapBytes:   m.HeapAlloc,
-	}, nil
 }
 
 // Shutdown kills every agent and waits for their end.

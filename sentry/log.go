@@ -10,8 +10,8 @@ import (
 	"aios.dev/aios/ktime"
 )
 
-// maxLog is how large an agent's log file grows, in bytes. When it is full,
-// the older half is dropped.
+// maxLog is how large an agent's log file grows, in bytes, unless its owner
+// says otherwise. When it is full, the older half is dropped.
 const maxLog = 16 << 20
 
 // agentLog is the file that keeps what an agent's processes wrote. It was
@@ -19,6 +19,7 @@ const maxLog = 16 << 20
 // while no daemon runs. A failing disk costs output, not the agent.
 type agentLog struct {
 	clock ktime.Clock
+	max   int64 // immutable; in bytes, at least two full records
 
 	mu   sync.Mutex
 	f    *os.File // guarded by mu; nil after close
@@ -27,7 +28,7 @@ type agentLog struct {
 }
 
 func newAgentLog(f *os.File, clock ktime.Clock) *agentLog {
-	return &agentLog{f: f, clock: clock}
+	return &agentLog{f: f, clock: clock, max: maxLog}
 }
 
 // append writes one record per MaxLogRecord bytes of p.
@@ -37,7 +38,7 @@ func (l *agentLog) append(stderr bool, p []byte) {
 	for len(p) > 0 && l.f != nil {
 		k := min(len(p), control.MaxLogRecord)
 		rec := control.AppendLogRecord(nil, control.LogRecord{Time: l.clock.Now(), Stderr: stderr, Data: p[:k]})
-		if l.size+int64(len(rec)) > maxLog {
+		if l.size+int64(len(rec)) > l.max {
 			l.halve()
 		}
 		n, err := l.f.WriteAt(rec, l.size)

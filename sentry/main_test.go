@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/log"
 
 	"aios.dev/aios/abi"
 	"aios.dev/aios/control"
@@ -65,6 +66,7 @@ func TestMain(m *testing.M) {
 // run boots on the platform named by AIOS_TEST_PLATFORM, or the one that suits
 // the way the test was built.
 func run(m *testing.M) int {
+	log.SetLevel(log.Warning)
 	name := os.Getenv("AIOS_TEST_PLATFORM")
 	if name == "" {
 		name = platform.Auto
@@ -137,7 +139,9 @@ func mountTestImage(dir string) error {
 type spawned struct {
 	t      testing.TB
 	id     string
+	exec   int32
 	stream *control.Stream
+	file   *os.File // beneath stream
 	log    string
 }
 
@@ -171,10 +175,13 @@ func trySpawn(t testing.TB, argv []string, opts ...func(*control.SpawnRequest)) 
 	s := &spawned{t: t, id: req.ID, log: logPath}
 	if req.Attach {
 		ours, theirs := socketpair(t)
-		s.stream = control.NewStream(ours)
+		s.stream, s.file = control.NewStream(ours), ours
 		files = append(files, theirs)
 	}
 	if err := theKernel.Spawn(req, files); err != nil {
+		if s.stream != nil {
+			s.stream.Close()
+		}
 		return nil, err
 	}
 	t.Cleanup(func() {

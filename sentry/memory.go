@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/mm"
 	"gvisor.dev/gvisor/pkg/sentry/usage"
@@ -19,6 +18,10 @@ import (
 // have resident, and where that exceeds the limit it counts the agent's pages
 // and kills it if they do too. An agent can exceed its limit by what it
 // touches in watchEvery.
+//
+// Every thoroughly-th look counts the pages of each agent that could be above
+// its limit, since memory can also be held without being mapped: in files of
+// /dev/shm, in memfds, in pipes.
 type memoryWatch struct {
 	s *Kernel
 
@@ -26,10 +29,12 @@ type memoryWatch struct {
 	agents map[*Agent]struct{} // guarded by mu
 	timer  ktime.Timer         // guarded by mu; nil while there is nobody to watch
 	last   uint64              // guarded by mu; size of the memory file at the last look
+	looks  int                 // guarded by mu
 }
 
 const (
 	watchEvery = 50 * time.Millisecond
+	thoroughly = 10
 	// watchGrowth is how much the memory file must grow before agents are
 	// looked at, in bytes.
 	watchGrowth = 4 << 20
@@ -60,28 +65,48 @@ func (w *memoryWatch) remove(a *Agent) {
 
 // tick looks at the agents and arms the next look.
 func (w *memoryWatch) tick() {
-	total, err := w.s.k.MemoryFile().TotalUsage()
-	w.mu.Lock()
-	var look []*Agent
-	if err == nil && total > w.last+watchGrowth {
-		for a := range w.agents {
-			look = append(look, a)
-		}
-		w.last = total
-	} else if total < w.last {
-		w.last = total
-	}
-	w.mu.Unlock()
-	for _, a := range look {
-		if w.resident(a) > a.limits.MemoryBytes && w.exceeds(a) {
-			a.kill(fmt.Sprintf("it used more than its memory limit of %d bytes", a.limits.MemoryBytes))
-		}
-	}
+	w.look()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.timer = nil
 	if len(w.agents) > 0 {
 		w.timer = w.s.cfg.Clock.AfterFunc(watchEvery, w.tick)
+	}
+}
+
+func (w *memoryWatch) look() {
+	total, err := w.s.k.MemoryFile().TotalUsage()
+	if err != nil {
+		return
+	}
+	w.mu.Lock()
+	w.looks++
+	thorough := w.looks%thoroughly == 0
+	var agents []*Agent
+	if thorough || total > w.last+watchGrowth {
+		for a := range w.agents {
+			if total > a.limits.MemoryBytes { // Or it cannot be above its limit.
+				agents = append(agents, a)
+			}
+		}
+		w.last = total
+	}
+	w.last = min(w.last, total)
+	w.mu.Unlock()
+	if !thorough {
+		all := agents
+		agents = nil
+		for _, a := range all {
+			if w.resident(a) > a.limits.MemoryBytes {
+				agents = append(agents, a)
+			}
+		}
+	}
+	w.refresh(agents...)
+	for _, a := range agents {
+		if memoryOf(a) > a.limits.MemoryBytes {
+			a.kill(fmt.Sprintf("it used more than its memory limit of %d bytes", a.limits.MemoryBytes))
+		}
 	}
 }
 
@@ -105,12 +130,6 @@ func (w *memoryWatch) resident(a *Agent) uint64 {
 	return sum
 }
 
-// exceeds counts the agent's pages.
-func (w *memoryWatch) exceeds(a *Agent) bool {
-	w.refresh(a)
-	return memoryOf(a) > a.limits.MemoryBytes
-}
-
 // refresh brings the accounts of the agents up to date.
 func (w *memoryWatch) refresh(agents ...*Agent) {
 	ids := make(map[uint32]struct{}, len(agents))
@@ -126,8 +145,3 @@ func (w *memoryWatch) refresh(agents ...*Agent) {
 
 // memoryOf returns the bytes that are accounted to a.
 func memoryOf(a *Agent) uint64 { return usage.MemoryAccounting.TotalPerCg(a.memID) }
-
-// commandLine returns what /proc/PID/cmdline of t holds.
-func commandLine(ctx context.Context, t *kernel.Task) []string {
-	return []string{t.Name()}
-}

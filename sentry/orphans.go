@@ -6,6 +6,8 @@ import (
 
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
+
+	"aios.dev/aios/ktime"
 )
 
 // orphans are the processes of an agent that were not started by its first
@@ -14,10 +16,12 @@ import (
 // programs that know nothing of being PID 1 do not gather zombies.
 //
 // Children that the first process started itself are left alone for ever: it
-// may yet want their exit status.
+// may yet want their exit status. So are those whose own parent lives.
 type orphans struct {
-	mu   sync.Mutex                       // leaf: taken in hooks of the platform
-	kids map[*kernel.ThreadGroup]struct{} // guarded by mu
+	mu    sync.Mutex                        // leaf: taken in hooks of the platform
+	kids  map[*kernel.ThreadGroup]time.Time // guarded by mu; when it ended, zero while it runs
+	dead  int                               // guarded by mu; how many of kids have ended
+	timer ktime.Timer                       // guarded by mu; nil while no sweep is due
 }
 
 const orphanGrace = time.Second
@@ -40,14 +44,15 @@ func (s *Kernel) taskStarts(ctx context.Context) {
 		return
 	}
 	a.orph.mu.Lock()
+	defer a.orph.mu.Unlock()
 	if a.orph.kids == nil {
-		a.orph.kids = make(map[*kernel.ThreadGroup]struct{})
+		a.orph.kids = make(map[*kernel.ThreadGroup]time.Time)
 	}
-	a.orph.kids[tg] = struct{}{}
-	a.orph.mu.Unlock()
+	a.orph.kids[tg] = time.Time{}
 }
 
-// taskExits is called on a task's goroutine while it exits.
+// taskExits is called on a task's goroutine while it exits. The end of any
+// process may make orphans of zombies that it did not collect.
 func (s *Kernel) taskExits(ctx context.Context) {
 	t, ok := ctx.(*kernel.Task)
 	if !ok {
@@ -58,26 +63,73 @@ func (s *Kernel) taskExits(ctx context.Context) {
 	if a == nil || tg.Leader() != t {
 		return
 	}
-	a.orph.mu.Lock()
-	_, ours := a.orph.kids[tg]
-	delete(a.orph.kids, tg)
-	a.orph.mu.Unlock()
-	if ours {
-		s.cfg.Clock.AfterFunc(orphanGrace, func() { a.collect(tg) })
+	o := &a.orph
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if ended, ours := o.kids[tg]; ours && ended.IsZero() {
+		o.kids[tg] = s.cfg.Clock.Now()
+		o.dead++
+	}
+	a.armLocked()
+}
+
+// armLocked has a sweep done orphanGrace from now, if there is anything to
+// sweep. Caller holds orph.mu.
+func (a *Agent) armLocked() {
+	if a.orph.dead > 0 && a.orph.timer == nil {
+		a.orph.timer = a.s.cfg.Clock.AfterFunc(orphanGrace, a.sweep)
 	}
 }
 
-// collect reaps tg if it is a zombie that the first process inherited.
-func (a *Agent) collect(tg *kernel.ThreadGroup) {
+// sweep collects the zombies that the first process has inherited and left
+// alone for long enough.
+func (a *Agent) sweep() {
+	o := &a.orph
+	now := a.s.cfg.Clock.Now()
+	var old []*kernel.ThreadGroup
+	o.mu.Lock()
+	o.timer = nil
+	again := false
+	for tg, ended := range o.kids {
+		switch {
+		case ended.IsZero():
+		case now.Sub(ended) < orphanGrace:
+			again = true
+		default:
+			old = append(old, tg)
+		}
+	}
+	o.mu.Unlock()
+	for _, tg := range old {
+		gone, retry := a.collect(tg)
+		again = again || retry
+		if gone {
+			o.mu.Lock()
+			delete(o.kids, tg)
+			o.dead--
+			o.mu.Unlock()
+		}
+	}
+	if again {
+		o.mu.Lock()
+		a.armLocked()
+		o.mu.Unlock()
+	}
+}
+
+// collect reaps tg if it is a zombie that the first process inherited. It
+// reports whether tg is gone, and if not, whether it is worth trying again
+// before another process ends.
+func (a *Agent) collect(tg *kernel.ThreadGroup) (gone, retry bool) {
 	leader := tg.Leader()
-	if leader == nil || leader.ExitState() != kernel.TaskExitZombie {
-		return
+	if leader == nil || leader.ExitState() == kernel.TaskExitDead {
+		return true, false
 	}
 	parent := leader.Parent()
 	if parent == nil || !parent.ThreadGroup().IsInitIn(a.ns.pid) {
-		return // Its own parent lives and may still wait for it.
+		return false, false // Its own parent lives and may still wait for it.
 	}
-	parent.Wait(&kernel.WaitOptions{
+	wr, err := parent.Wait(&kernel.WaitOptions{
 		SpecificThreadGroup: tg,
 		NonCloneTasks:       true,
 		CloneTasks:          true,
@@ -86,4 +138,6 @@ func (a *Agent) collect(tg *kernel.ThreadGroup) {
 		ConsumeEvent:        true,
 		NonBlock:            true,
 	})
+	// Threads of a process may go on after its first one has ended.
+	return wr != nil && err == nil, true
 }

@@ -21,7 +21,7 @@ import (
 )
 
 // namespaces are what an agent's processes share. The agent holds one
-// reference to each but pid, which needs none.
+// reference to each.
 type namespaces struct {
 	pid *kernel.PIDNamespace
 	uts *kernel.UTSNamespace

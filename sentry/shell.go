@@ -68,7 +68,7 @@ func (s *Kernel) newNamespaces() *namespaces {
 }
 
 // releaseShell drops the references that a shell, or an agent, holds. The PID
-// namespace stays for those who look at it.
+// namespace may still be looked at.
 func (s *Kernel) releaseShell(ns *namespaces) {
 	ctx := s.k.SupervisorContext()
 	if ns.mnt != nil {
@@ -77,6 +77,7 @@ func (s *Kernel) releaseShell(ns *namespaces) {
 	ns.uts.DecRef(ctx)
 	ns.ipc.DecRef(ctx)
 	ns.net.DecRef(ctx)
+	ns.pid.DecRef(ctx)
 	ns.mnt, ns.uts, ns.ipc, ns.net = nil, nil, nil, nil
 }
 

@@ -35,6 +35,9 @@ func (s *Kernel) lookupUser(ctx context.Context, ns *namespaces, user string) (i
 		return identity{}, errdefs.New(errdefs.InvalidArgument, "no such "+what+" in the agent", errdefs.Resource("%q", user),
 			errdefs.Fix("name one of the image's /etc/passwd, or give numbers: UID[:GID]"))
 	}
+	if name == "" || hasGroup && group == "" {
+		return bad("user")
+	}
 	row := findRow(s.readFile(ctx, ns, "/etc/passwd"), name, 2, 6)
 	number, numeric := parseID(name)
 	switch {
