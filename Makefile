@@ -19,8 +19,10 @@ GVISOR      = $(shell $(GO) list -m -f '{{.Version}}' gvisor.dev/gvisor)
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CHECKLOCKS  = $(GO) run gvisor.dev/gvisor/tools/checklocks/cmd/checklocks@$(GVISOR)
 
-# The systrap platform cannot run in a binary that links cgo.
+# The systrap platform cannot run in a binary that links cgo. The race detector
+# links it; ptrace then wants a C library without restartable sequences.
 export CGO_ENABLED := 0
+RACEENV := CGO_ENABLED=1 GLIBC_TUNABLES=glibc.pthread.rseq=0 AIOS_TEST_PLATFORM=ptrace AIOS_REQUIRE_PTRACE=1
 
 .PHONY: help
 help: ## list these commands
@@ -39,8 +41,8 @@ test: build ## run every test; PACKAGES=./sentry/... for some of them
 	$(GOTEST) $(PACKAGES)
 
 .PHONY: race
-race: build ## run the tests under the race detector, kernels on ptrace
-	CGO_ENABLED=1 AIOS_TEST_PLATFORM=ptrace $(GOTEST) -race $(PACKAGES)
+race: ## run the tests under the race detector, kernels on ptrace; not test/e2e, which tests the built binaries
+	$(RACEENV) $(GOTEST) -race $$($(GO) list $(PACKAGES) | grep -v /test/e2e)
 
 .PHONY: check
 check: ## formatting, vet, staticcheck, lock annotations, generated code, the rules of ARCHITECTURE.md
@@ -72,8 +74,9 @@ fuzz: ## run every fuzz target for FUZZTIME
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$dir"; done
 
 .PHONY: soak
-soak: vm-test bench ## the long runs: the emulated machine, fuzzing, ten minutes of spawning
+soak: build vm-test ## the long runs: the emulated machine, fuzzing, ten thousand spawns, ten minutes of two clients
 	$(MAKE) fuzz FUZZTIME=5m
+	AIOS_SOAK=1 $(GO) test -timeout 2h ./test/e2e
 	$(GO) run ./tools/bench -only sustain,density -sustain 10m
 
 .PHONY: install
