@@ -56,8 +56,10 @@ func ApplyGofer(o GoferOptions) (path string, reports []Report, err error) {
 			note = "chroot on the host's mounts, because: " + err.Error()
 		} else {
 			enter, note = mounted, ""
-			if dir, err := freshProc(); err == nil && got["pid"] {
-				selfFD = dir
+			if got["pid"] {
+				if dir, err := freshProc(); err == nil {
+					selfFD = dir
+				}
 			}
 		}
 	}

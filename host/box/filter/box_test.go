@@ -31,6 +31,9 @@ var hosts = []struct {
 // last words and how it ended.
 func start(t *testing.T, kind string, user uint32, action string, env ...string) (facts, string) {
 	t.Helper()
+	if withCgo {
+		t.Skip("a program built with cgo cannot change all of its threads")
+	}
 	if os.Getuid() != 0 && user != uint32(os.Getuid()) {
 		t.Skip("only root can play another user")
 	}

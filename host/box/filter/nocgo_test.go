@@ -1,0 +1,5 @@
+//go:build !cgo
+
+package filter
+
+const withCgo = false
