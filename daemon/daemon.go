@@ -182,6 +182,7 @@ func (d *System) recover() {
 	if _, err := cgroup.Sweep(d.groupParent(), func(name string) bool { return d.domains[name] != nil }); err != nil && errdefs.CodeOf(err) != errdefs.HostFeature {
 		d.log.Warn("removing host cgroups that were left behind", "err", err)
 	}
+	d.sweepDomains()
 	for _, r := range records {
 		r.mu.Lock()
 		adopted, final := r.domain != nil, r.state.Final()

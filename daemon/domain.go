@@ -288,6 +288,22 @@ func (d *System) adoptDomains(records map[string]*record) {
 	}
 }
 
+// sweepDomains removes what domains that were not adopted have left.
+func (d *System) sweepDomains() {
+	keep := make(map[string]bool)
+	for name, dom := range d.domains {
+		keep[dom.info.Socket] = true
+		keep[d.domainPath(name, ".root")] = true
+	}
+	sockets, _ := filepath.Glob(filepath.Join(filepath.Dir(d.paths.Socket), "d????????"))
+	roots, _ := filepath.Glob(d.domainPath("*", ".root"))
+	for _, path := range append(sockets, roots...) {
+		if !keep[path] {
+			os.RemoveAll(path)
+		}
+	}
+}
+
 const adoptTimeout = 5 * time.Second
 
 func (d *System) adopt(name string, info domainInfo, records map[string]*record) error {
