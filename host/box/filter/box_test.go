@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"aios.dev/aios/host/box"
 )
@@ -38,7 +40,9 @@ func start(t *testing.T, kind string, user uint32, action string, env ...string)
 		t.Skip("only root can play another user")
 	}
 	root := t.TempDir()
-	cmd := exec.Command("/proc/self/exe")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
 	cmd.Env = append([]string{daemonEnv + "=" + kind, childEnv + "=" + action, rootEnv + "=" + filepath.Join(root, "root")}, env...)
 	if user != 0 {
 		// The directories that testing makes are the tester's alone.
