@@ -35,6 +35,10 @@ import (
 // up several hundred.
 const goferDentries = 8192
 
+// devKey is the kernel's own file system of devices; the daemon's keys have
+// other forms.
+const devKey = "aios:dev"
+
 func (s *Kernel) registerFilesystems() error {
 	v := s.k.VFS()
 	mountable := &vfs.RegisterFilesystemTypeOptions{AllowUserMount: true, AllowUserList: true}
@@ -45,7 +49,7 @@ func (s *Kernel) registerFilesystems() error {
 	v.MustRegisterFilesystemType(gofer.Name, &gofer.FilesystemType{}, listed)
 	v.MustRegisterFilesystemType(mqfs.Name, &mqfs.FilesystemType{}, mountable)
 	v.MustRegisterFilesystemType(overlay.Name, &overlay.FilesystemType{}, mountable)
-	v.MustRegisterFilesystemType(proc.Name, &proc.FilesystemType{}, mountable)
+	v.MustRegisterFilesystemType(proc.Name, lazyProcType{}, mountable)
 	v.MustRegisterFilesystemType(sys.Name, &sys.FilesystemType{}, mountable)
 	v.MustRegisterFilesystemType(tmpfs.Name, &tmpfs.FilesystemType{}, mountable)
 	if err := memdev.Register(v); err != nil {
@@ -66,6 +70,14 @@ func (s *Kernel) registerFilesystems() error {
 	if err != nil {
 		return err
 	}
+	shmMode := uint16(0o1777)
+	devices, err := v.MountDisconnected(ctx, s.creds, "", dev.Name, &vfs.MountOptions{
+		GetFilesystemOptions: vfs.GetFilesystemOptions{InternalMount: true, InternalData: dev.InternalData{ShmMode: &shmMode}},
+	})
+	if err != nil {
+		return err
+	}
+	s.mounts[devKey] = devices
 	s.emptyFS, s.emptyRoot, err = v.NewFilesystem(ctx, s.creds, "", tmpfs.Name, &vfs.MountOptions{
 		GetFilesystemOptions: vfs.GetFilesystemOptions{InternalMount: true},
 	})

@@ -8,7 +8,6 @@ import (
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/fspath"
-	"gvisor.dev/gvisor/pkg/sentry/fsimpl/dev"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/devpts"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/overlay"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/proc"
@@ -25,7 +24,8 @@ import (
 //	/usr …       overlay, per grafted layer: the same tmpfs over a host directory
 //	/proc        of the agent's PID namespace
 //	/sys         shared, read-only
-//	/dev         the agent's own, with /dev/pts and /dev/shm
+//	/dev         overlay: the same tmpfs over the kernel's devices
+//	/dev/pts     the agent's own terminals
 //	binds        host directories, as the operator placed them
 //
 // gVisor's overlay wants layers without submounts, so a host directory below
@@ -74,7 +74,7 @@ func (s *Kernel) newRoot(ctx context.Context, root control.Root, disk uint64) (_
 			return nil, err
 		}
 	}
-	if err := b.kernelMounts(); err != nil {
+	if err := b.kernelMounts(upper); err != nil {
 		return nil, err
 	}
 	return mntns, nil
@@ -144,8 +144,18 @@ func (s *Kernel) newOverlay(ctx context.Context, upper *vfs.Mount, dir, key stri
 }
 
 // kernelMounts adds what every agent sees of the kernel.
-func (b *rootBuilder) kernelMounts() error {
+func (b *rootBuilder) kernelMounts(upper *vfs.Mount) error {
 	v := b.s.k.VFS()
+	devFS, devRoot, err := b.s.newOverlay(b.ctx, upper, "dev", devKey)
+	if err != nil {
+		return err
+	}
+	devMount := v.NewDisconnectedMount(devFS, devRoot, &vfs.MountOptions{Flags: vfs.MountFlags{NoExec: true, NoSUID: true}})
+	devRoot.DecRef(b.ctx)
+	devFS.DecRef(b.ctx)
+	if err := b.place(devMount, "/dev"); err != nil {
+		return err
+	}
 	sysMount := v.NewDisconnectedMount(b.s.sysfs, b.s.sysRoot, &vfs.MountOptions{
 		ReadOnly: true, Flags: vfs.MountFlags{NoExec: true, NoSUID: true, NoDev: true},
 	})
@@ -154,17 +164,15 @@ func (b *rootBuilder) kernelMounts() error {
 	}
 	for _, m := range []struct {
 		fsType, target, data string
-		internal             any
 		flags                vfs.MountFlags
 	}{
-		{proc.Name, "/proc", "", nil, vfs.MountFlags{NoExec: true, NoSUID: true, NoDev: true}},
-		{dev.Name, "/dev", "", dev.InternalData{}, vfs.MountFlags{NoExec: true, NoSUID: true}},
-		{devpts.Name, "/dev/pts", "newinstance,mode=0755,ptmxmode=0666", nil, vfs.MountFlags{NoExec: true, NoSUID: true}},
+		{proc.Name, "/proc", "", vfs.MountFlags{NoExec: true, NoSUID: true, NoDev: true}},
+		{devpts.Name, "/dev/pts", "newinstance,mode=0755,ptmxmode=0666", vfs.MountFlags{NoExec: true, NoSUID: true}},
 	} {
 		mnt, err := v.MountDisconnected(b.ctx, b.s.creds, "", m.fsType, &vfs.MountOptions{
 			Flags: m.flags,
 			GetFilesystemOptions: vfs.GetFilesystemOptions{
-				InternalMount: true, Data: m.data, InternalData: m.internal,
+				InternalMount: true, Data: m.data,
 			},
 		})
 		if err != nil {
