@@ -252,10 +252,14 @@ func TestMeasureSeesAChildAndItsFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	during, err := measure([]int{os.Getpid()})
+	alive := running(child.Process.Pid)
 	child.Process.Kill()
 	child.Wait()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !alive || running(child.Process.Pid) {
+		t.Errorf("running says %v before a child's end and %v after", alive, running(child.Process.Pid))
 	}
 	if during.processes != before.processes+1 {
 		t.Errorf("%d processes with a child, %d without", during.processes, before.processes)

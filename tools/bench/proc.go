@@ -57,19 +57,35 @@ func family(pids []int) ([]int, error) {
 	return out, nil
 }
 
-// parentOf reads the parent out of a stat file. The command's name may hold
-// anything, so the fields are counted from its closing bracket.
+// parentOf reads the parent out of a stat file.
 func parentOf(stat []byte) (int, bool) {
-	end := bytes.LastIndexByte(stat, ')')
-	if end < 0 {
-		return 0, false
-	}
-	fields := strings.Fields(string(stat[end+1:]))
+	fields := afterName(stat)
 	if len(fields) < 2 {
 		return 0, false
 	}
 	parent, err := strconv.Atoi(fields[1])
 	return parent, err == nil
+}
+
+// afterName returns the fields of a stat file from the state on. The command's
+// name may hold anything, so they are counted from its closing bracket.
+func afterName(stat []byte) []string {
+	end := bytes.LastIndexByte(stat, ')')
+	if end < 0 {
+		return nil
+	}
+	return strings.Fields(string(stat[end+1:]))
+}
+
+// running reports whether a process runs; one that has ended and waits for its
+// parent to notice does not.
+func running(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	fields := afterName(stat)
+	return len(fields) > 0 && fields[0] != "Z"
 }
 
 // measure adds up what the processes in pids and their descendants hold.

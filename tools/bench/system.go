@@ -65,7 +65,7 @@ func (s *system) stop() error {
 		return errors.Join(err, s.kill())
 	}
 	for _, pid := range pids {
-		for syscall.Kill(pid, 0) == nil {
+		for running(pid) {
 			if ctx.Err() != nil {
 				return fmt.Errorf("process %d did not end", pid)
 			}
