@@ -41,7 +41,7 @@ test: build ## run every test; PACKAGES=./sentry/... for some of them
 	$(GOTEST) $(PACKAGES)
 
 .PHONY: race
-race: ## run the tests under the race detector, kernels on ptrace; not test/e2e, which tests the built binaries
+race: ## run the tests under the race detector, kernels on ptrace
 	$(RACEENV) $(GOTEST) -race $$($(GO) list $(PACKAGES) | grep -v /test/e2e)
 
 .PHONY: check
