@@ -15,7 +15,7 @@ const (
 )
 
 // gateCalls wraps the calls of the system call table at which an agent's
-// limits are checked. It must run before the first task exists.
+// limits are checked and its processes are noted. It must run before the first task exists.
 func (s *Kernel) gateCalls(table *kernel.SyscallTable) {
 	for _, nr := range []uintptr{sysClone, sysFork, sysVfork, sysClone3} {
 		call := table.Table[nr]
@@ -24,7 +24,11 @@ func (s *Kernel) gateCalls(table *kernel.SyscallTable) {
 			if !s.mayAddTask(t) {
 				return 0, nil, linuxerr.EAGAIN
 			}
-			return inner(t, sysno, args)
+			tid, ctrl, err := inner(t, sysno, args)
+			if err == nil {
+				s.taskCloned(t, kernel.ThreadID(tid))
+			}
+			return tid, ctrl, err
 		}
 		table.Table[nr] = call
 	}

@@ -38,17 +38,30 @@ func (s *Kernel) taskStarts(ctx context.Context) {
 		return
 	}
 	t.SetMemCgID(a.memID)
-	tg := t.ThreadGroup()
-	parent := t.Parent()
-	if parent == nil || tg.Leader() != t || parent.ThreadGroup().IsInitIn(a.ns.pid) {
+}
+
+// taskCloned is called when parent has made the task tid. Who made a process
+// is noted here because its parent may have ended before it first runs.
+func (s *Kernel) taskCloned(parent *kernel.Task, tid kernel.ThreadID) {
+	a := s.agentOf(parent)
+	t := parent.PIDNamespace().TaskWithID(tid)
+	if a == nil || t == nil || parent.ThreadGroup().IsInitIn(a.ns.pid) {
 		return
 	}
-	a.orph.mu.Lock()
-	defer a.orph.mu.Unlock()
-	if a.orph.kids == nil {
-		a.orph.kids = make(map[*kernel.ThreadGroup]time.Time)
+	tg := t.ThreadGroup()
+	if tg == parent.ThreadGroup() {
+		return
 	}
-	a.orph.kids[tg] = time.Time{}
+	o := &a.orph
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.kids == nil {
+		o.kids = make(map[*kernel.ThreadGroup]time.Time)
+	}
+	o.kids[tg] = time.Time{}
+	if t.ExitState() != kernel.TaskExitNone { // taskExits may have come first.
+		a.noteEndLocked(tg)
+	}
 }
 
 // taskExits is called on a task's goroutine while it exits. The end of any
@@ -66,9 +79,14 @@ func (s *Kernel) taskExits(ctx context.Context) {
 	o := &a.orph
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if ended, ours := o.kids[tg]; ours && ended.IsZero() {
-		o.kids[tg] = s.cfg.Clock.Now()
-		o.dead++
+	a.noteEndLocked(tg)
+}
+
+// noteEndLocked notes that tg has ended. Caller holds orph.mu.
+func (a *Agent) noteEndLocked(tg *kernel.ThreadGroup) {
+	if ended, ours := a.orph.kids[tg]; ours && ended.IsZero() {
+		a.orph.kids[tg] = a.s.cfg.Clock.Now()
+		a.orph.dead++
 	}
 	a.armLocked()
 }
