@@ -63,6 +63,7 @@ type Kernel struct {
 	emptyFS   *vfs.Filesystem // covers what agents must not see; read-only
 	emptyRoot *vfs.Dentry
 	watch     memoryWatch
+	emptyTmp  sync.Map // bool by key of an image: nothing is in its /tmp
 	shells    shellPool
 	release   string // of this host's kernel process, for Hello
 

@@ -24,6 +24,7 @@ import (
 //	/usr …       overlay, per grafted layer: the same tmpfs over a host directory
 //	/proc        of the agent's PID namespace
 //	/sys         shared, read-only
+//	/tmp         the same tmpfs, without an overlay, if the image has nothing there
 //	/dev         overlay: the same tmpfs over the kernel's devices
 //	/dev/pts     the agent's own terminals
 //	binds        host directories, as the operator placed them
@@ -66,6 +67,11 @@ func (s *Kernel) newRoot(ctx context.Context, root control.Root, disk uint64) (_
 		dentry.DecRef(ctx)
 		fs.DecRef(ctx)
 		if err := b.place(mnt, l.Target); err != nil {
+			return nil, err
+		}
+	}
+	if s.tmpIsEmpty(ctx, root.Base) {
+		if err := b.tmp(upper); err != nil {
 			return nil, err
 		}
 	}
@@ -183,6 +189,49 @@ func (b *rootBuilder) kernelMounts(upper *vfs.Mount) error {
 		}
 	}
 	return nil
+}
+
+// tmp mounts a directory of upper, without an overlay between: programs put
+// their many small files there, and an overlay looks each up again every time.
+func (b *rootBuilder) tmp(upper *vfs.Mount) error {
+	v := b.s.k.VFS()
+	upperRoot := vfs.MakeVirtualDentry(upper, upper.Root())
+	if err := v.MkdirAt(b.ctx, b.s.creds, creating(upperRoot, "tmp"), &vfs.MkdirOptions{Mode: 0o1777}); err != nil {
+		return errdefs.Wrap(err, errdefs.Internal, "create /tmp")
+	}
+	dir, err := v.GetDentryAt(b.ctx, b.s.creds, at(upperRoot, "tmp"), &vfs.GetDentryOptions{})
+	if err != nil {
+		return errdefs.Wrap(err, errdefs.Internal, "open /tmp")
+	}
+	mnt := v.NewDisconnectedMount(upper.Filesystem(), dir.Dentry(), &vfs.MountOptions{Flags: vfs.MountFlags{NoSUID: true, NoDev: true}})
+	dir.DecRef(b.ctx)
+	return b.place(mnt, "/tmp")
+}
+
+// tmpIsEmpty reports whether the image has nothing in /tmp. It is asked once
+// for each image.
+func (s *Kernel) tmpIsEmpty(ctx context.Context, base string) bool {
+	if empty, ok := s.emptyTmp.Load(base); ok {
+		return empty.(bool)
+	}
+	mnt, err := s.mount(base)
+	if err != nil {
+		return false // Whoever mounts it will say why.
+	}
+	defer mnt.DecRef(ctx)
+	empty := true
+	root := vfs.MakeVirtualDentry(mnt, mnt.Root())
+	if dir, err := s.k.VFS().OpenAt(ctx, s.creds, at(root, "tmp"), &vfs.OpenOptions{Flags: linux.O_RDONLY | linux.O_DIRECTORY}); err == nil {
+		dir.IterDirents(ctx, vfs.IterDirentsCallbackFunc(func(d vfs.Dirent) error {
+			if d.Name != "." && d.Name != ".." {
+				empty = false
+			}
+			return nil
+		}))
+		dir.DecRef(ctx)
+	}
+	s.emptyTmp.Store(base, empty)
+	return empty
 }
 
 // hide covers a directory of the image with an empty one.
