@@ -221,7 +221,7 @@ type StatsReply struct {
 // ShutdownRequest ends the kernel process and every agent in it.
 type ShutdownRequest struct{}
 
-// Events that a kernel process pushes.
+// EventExit is the event that a process has ended; its body is an ExitEvent.
 const EventExit = "exit"
 
 // ExitEvent says that a process ended: an agent's first (ExecID 0), with

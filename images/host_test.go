@@ -153,7 +153,9 @@ func TestHostImageIsKeptUntilTheHostChanges(t *testing.T) {
 		t.Error("the skeleton was made again though nothing changed")
 	}
 	for what, change := range map[string]func() error{
-		"file":     func() error { return os.WriteFile(filepath.Join(root, "etc/nsswitch.conf"), []byte("hosts: files"), 0o644) },
+		"file": func() error {
+			return os.WriteFile(filepath.Join(root, "etc/nsswitch.conf"), []byte("hosts: files"), 0o644)
+		},
 		"new name": func() error { return os.WriteFile(filepath.Join(root, "etc/rpc"), []byte("new"), 0o644) },
 		"link": func() error {
 			p := filepath.Join(root, "etc/alternatives/editor")

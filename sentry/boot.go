@@ -65,7 +65,6 @@ type Kernel struct {
 	watch     memoryWatch
 	emptyTmp  sync.Map // bool by key of an image: nothing is in its /tmp
 	shells    shellPool
-	release   string // of this host's kernel process, for Hello
 
 	mu      sync.Mutex
 	mounts  map[string]*vfs.Mount // guarded by mu; each holds a reference
