@@ -106,29 +106,46 @@ func (p *shellPool) take(root control.Root, disk uint64) (*namespaces, error) {
 
 // refill makes shells until enough wait. One refill runs at a time.
 func (p *shellPool) refill() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.busy {
-		return
-	}
-	p.busy = true
-	defer func() { p.busy = false }()
-	for p.key != "" && len(p.ready) < shellsReady {
-		key, root, disk := p.key, p.root, p.disk
-		p.mu.Unlock()
+	for {
+		key, root, disk, ok := p.begin()
+		if !ok {
+			return
+		}
 		ns, err := p.s.newShell(root, disk)
-		p.mu.Lock()
+		if p.end(key, ns, err) {
+			p.drop([]*namespaces{ns})
+		}
 		if err != nil {
 			return // Whoever asks for such a root is told why.
 		}
-		if p.key != key {
-			p.mu.Unlock()
-			p.drop([]*namespaces{ns})
-			p.mu.Lock()
-			continue
-		}
-		p.ready = append(p.ready, ns)
 	}
+}
+
+// begin says what shell to make next, if one is wanted.
+func (p *shellPool) begin() (key string, root control.Root, disk uint64, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.busy || p.key == "" || len(p.ready) >= shellsReady {
+		return "", control.Root{}, 0, false
+	}
+	p.busy = true
+	return p.key, p.root, p.disk, true
+}
+
+// end takes a shell that was made, and reports whether it has become stale
+// meanwhile.
+func (p *shellPool) end(key string, ns *namespaces, err error) (stale bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.busy = false
+	if err != nil {
+		return false
+	}
+	if p.key != key {
+		return true
+	}
+	p.ready = append(p.ready, ns)
+	return false
 }
 
 // flush empties the pool, when a file system is forgotten that it may use.
