@@ -155,7 +155,7 @@ type consumption struct {
 	goroutines, fds, tasks int
 }
 
-func usageNow(t testing.TB) consumption {
+func consumed(t testing.TB) consumption {
 	t.Helper()
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -175,7 +175,7 @@ func backTo(t testing.TB, before, room consumption) {
 	var now consumption
 	ok := func() bool {
 		runtime.GC() // Files that nobody closed would be closed by it: the tests below close theirs.
-		now = usageNow(t)
+		now = consumed(t)
 		return now.goroutines <= before.goroutines+room.goroutines && now.fds <= before.fds+room.fds && now.tasks <= before.tasks+room.tasks
 	}
 	for range 500 {

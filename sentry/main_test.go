@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -57,6 +58,13 @@ func (b *exitBook) wait(t testing.TB, id string, exec int32) control.Exit {
 	}
 }
 
+// forget drops the exits that nobody asks for any more.
+func (b *exitBook) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.got = map[string]map[int32]control.Exit{}
+}
+
 func TestMain(m *testing.M) {
 	exits.cond = sync.NewCond(&exits.mu)
 	exits.got = map[string]map[int32]control.Exit{}
@@ -102,37 +110,60 @@ func run(m *testing.M) int {
 
 // mountTestImage makes busybox-static known as "busybox".
 func mountTestImage(dir string) error {
-	root := filepath.Join(dir, "root")
-	for _, d := range []string{"bin", "etc", "tmp", "proc", "sys", "dev"} {
-		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+	return mountImage(dir, "busybox", func(root string) error {
+		for _, d := range []string{"bin", "etc", "tmp", "proc", "sys", "dev"} {
+			if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+				return err
+			}
+		}
+		bb, err := os.ReadFile("/bin/busybox")
+		if err != nil {
 			return err
 		}
-	}
-	bb, err := os.ReadFile("/bin/busybox")
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(root, "bin/busybox"), bb, 0o755); err != nil {
-		return err
-	}
-	for _, l := range []string{"sh", "cat", "echo", "sleep", "true", "false", "ps", "id", "hostname", "kill", "stty", "yes", "ls", "seq", "touch", "wc", "head", "mkdir", "grep", "nc", "dd", "mount", "chroot", "setsid", "tty", "stat", "rm", "mv", "date", "readlink", "ulimit", "env", "tr", "test", "printf", "usleep", "cut", "sort", "find", "od"} {
-		if err := os.Symlink("busybox", filepath.Join(root, "bin", l)); err != nil {
-			return err
+		for name, f := range map[string]struct {
+			text string
+			mode os.FileMode
+		}{
+			"bin/busybox": {string(bb), 0o755},
+			"bin/script":  {"not a program\n", 0o755},
+			"bin/hello":   {"#!/bin/sh\necho hello $1\n", 0o755},
+			"bin/data":    {"data\n", 0o644},
+			"bin/private": {"#!/bin/sh\necho private\n", 0o700},
+			"etc/passwd":  {"root:x:0:0::/root:/bin/sh\nbob:x:1000:1001::/home/bob:/bin/sh\nbroken:x:one:0::/:/bin/sh\n", 0o644},
+			"etc/group":   {"root:x:0:\nbobs:x:1001:\nteam:x:2000:alice,bob\nothers:x:2001:alice,bobby\n", 0o644},
+		} {
+			if err := os.WriteFile(filepath.Join(root, name), []byte(f.text), f.mode); err != nil {
+				return err
+			}
 		}
+		for _, l := range strings.Fields(`cat chroot cut date dd echo env false find grep head hostname id kill
+			ls mkdir mount mv nc od printf ps readlink rm seq setsid sh sleep sort stat stty test touch tr
+			true tty usleep wc yes`) {
+			if err := os.Symlink("busybox", filepath.Join(root, "bin", l)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// mountImage makes an image of what fill puts into a directory known as key.
+func mountImage(dir, key string, fill func(root string) error) error {
+	root, img := filepath.Join(dir, key+".root"), filepath.Join(dir, key+".erofs")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return err
 	}
-	os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("root:x:0:0::/root:/bin/sh\nbob:x:1000:1001::/home/bob:/bin/sh\nbroken:x:one:0::/:/bin/sh\n"), 0o644)
-	os.WriteFile(filepath.Join(root, "etc/group"), []byte("root:x:0:\nbobs:x:1001:\nteam:x:2000:alice,bob\nothers:x:2001:alice,bobby\n"), 0o644)
-	os.WriteFile(filepath.Join(root, "bin/script"), []byte("not a program\n"), 0o755)
-	os.WriteFile(filepath.Join(root, "bin/data"), []byte("data\n"), 0o644)
-	img := filepath.Join(dir, "img")
+	if err := fill(root); err != nil {
+		return err
+	}
 	if out, err := exec.Command("mkfs.erofs", "-E", "noinline_data", img, root).CombinedOutput(); err != nil {
-		panic(string(out))
+		return fmt.Errorf("mkfs.erofs: %w: %s", err, out)
 	}
 	f, err := os.Open(img)
 	if err != nil {
 		return err
 	}
-	return theKernel.Mount(control.MountRequest{Key: "busybox", Kind: control.KindEROFS, ReadOnly: true}, f)
+	return theKernel.Mount(control.MountRequest{Key: key, Kind: control.KindEROFS, ReadOnly: true}, f)
 }
 
 // spawned is an agent under test with its streams.

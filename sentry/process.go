@@ -48,9 +48,13 @@ type program struct {
 func (s *Kernel) newThreadGroup(ctx context.Context, ns *namespaces, p program) (*kernel.ThreadGroup, error) {
 	root := ns.mnt.Root(ctx)
 	defer root.DecRef(ctx)
-	wd, err := s.k.VFS().GetDentryAt(ctx, p.creds, at(root, p.cwd), &vfs.GetDentryOptions{})
+	wd, err := s.k.VFS().GetDentryAt(ctx, p.creds, at(root, p.cwd), &vfs.GetDentryOptions{CheckSearchable: true})
 	if err != nil {
-		return nil, errdefs.New(errdefs.InvalidArgument, "no such directory in the agent",
+		detail := "no such directory in the agent"
+		if linuxerr.Equals(linuxerr.EACCES, err) {
+			detail = "the user may not enter the directory"
+		}
+		return nil, errdefs.New(errdefs.InvalidArgument, detail,
 			errdefs.Op("change to"), errdefs.Resource("%q", p.cwd), errdefs.Cause(err))
 	}
 	defer wd.DecRef(ctx)

@@ -261,14 +261,22 @@ func (b *rootBuilder) bind(bind control.Bind) error {
 func (b *rootBuilder) place(mnt *vfs.Mount, target string) error {
 	defer mnt.DecRef(b.ctx)
 	v := b.s.k.VFS()
-	err := v.ConnectMountAt(b.ctx, b.s.creds, mnt, at(b.root, target))
-	if linuxerr.Equals(linuxerr.ENOENT, err) {
-		if err := v.MkdirAllAt(b.ctx, target, b.root, b.s.creds, &vfs.MkdirOptions{Mode: 0o755}, true); err != nil {
-			return errdefs.Wrap(err, errdefs.InvalidArgument, "create the mount point", errdefs.Resource("%s", target))
-		}
-		err = v.ConnectMountAt(b.ctx, b.s.creds, mnt, at(b.root, target))
+	bad := func(err error, op string) error {
+		return errdefs.Wrap(err, errdefs.InvalidArgument, op, errdefs.Resource("%s", target))
 	}
-	return errdefs.Wrap(err, errdefs.InvalidArgument, "mount at", errdefs.Resource("%s", target))
+	stat, err := v.StatAt(b.ctx, b.s.creds, at(b.root, target), &vfs.StatOptions{Mask: linux.STATX_TYPE})
+	switch {
+	case linuxerr.Equals(linuxerr.ENOENT, err):
+		err := v.MkdirAllAt(b.ctx, target, b.root, b.s.creds, &vfs.MkdirOptions{Mode: 0o755}, true)
+		if err != nil {
+			return bad(err, "create the mount point")
+		}
+	case err != nil:
+		return bad(err, "mount at")
+	case stat.Mode&linux.S_IFMT != linux.S_IFDIR:
+		return bad(linuxerr.ENOTDIR, "mount at") // gVisor would, and hide the file.
+	}
+	return bad(v.ConnectMountAt(b.ctx, b.s.creds, mnt, at(b.root, target)), "mount at")
 }
 
 // at is the path below root; symlinks in it resolve inside root.
