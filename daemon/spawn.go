@@ -54,20 +54,20 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 	if err := d.reserve(r); err != nil {
 		return nil, nil, err
 	}
+	alone := func() {} // ends the domain if it has nobody else
 	defer func() {
 		if err != nil {
-			d.unreserve(r)
+			d.disown(r)
+			alone()
 		}
 	}()
 	dom, warnings, err := d.domainFor(ctx, domName, req)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer func() {
-		if err != nil && req.GetIsolated() {
-			d.stopDomain(dom)
-		}
-	}()
+	if req.GetIsolated() {
+		alone = func() { d.stopDomain(dom) }
+	}
 	krq, digest, err := dom.prepare(ctx, id, req)
 	if err != nil {
 		return nil, nil, err
@@ -82,7 +82,6 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 	r.domain, r.digest = dom, digest
 	r.mu.Unlock()
 	if err := d.create(r); err != nil {
-		d.erase(id)
 		return nil, nil, err
 	}
 	files := []*os.File{logFile}
@@ -90,7 +89,6 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 		files = append(files, stream)
 	}
 	if err := dom.call(ctx, control.MethodSpawn, krq, nil, files...); err != nil {
-		d.erase(id)
 		if errdefs.CodeOf(err) == errdefs.Cancelled {
 			// The kernel process may have started it all the same.
 			go dom.discard(id)
@@ -103,6 +101,17 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 	}
 	r.mu.Unlock()
 	return r, warnings, nil
+}
+
+// disown forgets an agent that never came to be. Its domain may die meanwhile
+// and would save what became of the agent: whoever comes second waits.
+func (d *System) disown(r *record) {
+	if r.finish(abi.StateLost, nil, d.clock.Now()) {
+		close(r.settled)
+	} else {
+		<-r.settled
+	}
+	d.remove(r)
 }
 
 // discard ends an agent that nobody wants any more.
