@@ -48,30 +48,24 @@ func (h *harness) work() error {
 	if err := installPython(h, r); err != nil {
 		return fmt.Errorf("python3 drives the workloads and cannot be installed: %w", err)
 	}
-	argv := []string{"/usr/bin/python3", "/work/work.py"}
-	labels := map[string]figure{}
+	const image = "bench-work"
+	var ready []workload
 	for _, w := range workloads {
 		if err := w.install(h, r); err != nil {
 			h.table.note("workload %s left out: %v", w.name, err)
 			continue
 		}
-		argv = append(argv, w.name)
-		for _, f := range w.figures {
-			labels[f.key] = f
-		}
+		ready = append(ready, w)
 	}
-	const image = "bench-work"
 	if h.aios != nil {
 		if err := h.aios.importRoot(h.ctx, image, r); err != nil {
 			return err
 		}
 	}
-	got := h.compare(max(3, h.rounds/10), h.workers(r, image, argv))
-	for _, w := range workloads {
+	for _, w := range ready {
+		argv := []string{"/usr/bin/python3", "/work/work.py", w.name}
+		got := h.compare(max(3, h.rounds/8), h.workers(r, image, argv))
 		for _, f := range w.figures {
-			if len(got[f.key]) == 0 {
-				continue
-			}
 			row := medians(f.label, f.unit, got[f.key])
 			row.P99 = nil // Too few runs.
 			row.More = f.more
