@@ -31,6 +31,8 @@ type Agent struct {
 	killed atomic.Pointer[string]
 	// dying is set before the first process gets a SIGKILL from outside.
 	dying atomic.Bool
+	// cloning counts the calls in progress that add a task.
+	cloning atomic.Int32
 
 	// lifeMu serialises what changes the set of processes from outside:
 	// spawn, exec, pause, resume and the end.
@@ -43,6 +45,8 @@ type Agent struct {
 	stopped  []*kernel.Task     // guarded by lifeMu; tasks that a pause stopped
 	exit     *control.Exit      // guarded by mu; set when it has ended
 	ended    time.Time          // guarded by mu
+
+	told chan struct{} // closed when its end has been reported
 }
 
 // process is a program that the daemon asked for.
@@ -105,6 +109,7 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 		state: abi.StateStarting,
 		procs: make(map[int32]*process),
 		ns:    ns,
+		told:  make(chan struct{}),
 	}
 	a.ctx = s.context(a.ns, s.creds, a.memID)
 	s.agents[req.ID] = a
@@ -262,6 +267,7 @@ func (a *Agent) waitFirst(p *process) {
 	delete(a.procs, 0)
 	a.mu.Unlock()
 	a.report(0, exit)
+	close(a.told)
 	// Nobody waits for the rest.
 	a.lifeMu.Lock()
 	a.release()

@@ -21,10 +21,12 @@ func (s *Kernel) gateCalls(table *kernel.SyscallTable) {
 		call := table.Table[nr]
 		inner := call.Fn
 		call.Fn = func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
-			if !s.mayAddTask(t) {
+			a := s.agentOf(t)
+			if !a.beginClone() {
 				return 0, nil, linuxerr.EAGAIN
 			}
 			tid, ctrl, err := inner(t, sysno, args)
+			a.endClone()
 			if err == nil {
 				s.taskCloned(t, kernel.ThreadID(tid))
 			}
@@ -35,13 +37,26 @@ func (s *Kernel) gateCalls(table *kernel.SyscallTable) {
 	table.Init()
 }
 
-// mayAddTask reports whether the agent of t is below its limit of tasks.
-// Threads count, as in a pids cgroup. Calls that overlap may each see the last
-// free place, so an agent can exceed its limit by as many tasks as it has
-// calls in progress, once.
-func (s *Kernel) mayAddTask(t *kernel.Task) bool {
-	a := s.agentOf(t)
-	return a == nil || a.limits.Tasks == 0 || a.ns.pid.NumTasks() < int(a.limits.Tasks)
+// beginClone reserves a place for one more task, and reports whether there was
+// one. Threads count, as in a pids cgroup. A task that exists while its call
+// has not ended counts twice, so calls that overlap may be refused a few
+// places early, but the limit holds. A nil agent has none.
+func (a *Agent) beginClone() bool {
+	if a == nil || a.limits.Tasks == 0 {
+		return true
+	}
+	if int(a.cloning.Add(1))+a.ns.pid.NumTasks() <= int(a.limits.Tasks) {
+		return true
+	}
+	a.cloning.Add(-1)
+	return false
+}
+
+// endClone ends what a successful beginClone began.
+func (a *Agent) endClone() {
+	if a != nil && a.limits.Tasks != 0 {
+		a.cloning.Add(-1)
+	}
 }
 
 // agentOf returns the agent that t belongs to, or nil for the pause process.
