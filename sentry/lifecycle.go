@@ -155,7 +155,7 @@ func (s *Kernel) Forget(req control.AgentRequest) (struct{}, error) {
 	return none, nil
 }
 
-// Shutdown kills every agent and waits for their end.
+// Shutdown kills every agent and returns when the end of each was reported.
 func (s *Kernel) Shutdown() {
 	s.mu.Lock()
 	s.closing = true
@@ -164,12 +164,24 @@ func (s *Kernel) Shutdown() {
 		agents = append(agents, a)
 	}
 	s.mu.Unlock()
+	killAll(agents, "the domain was stopped")
+}
+
+// killAll kills agents and waits until their ends were reported.
+func killAll(agents []*Agent, reason string) {
 	for _, a := range agents {
-		a.kill("the domain was stopped")
+		a.kill(reason)
 	}
 	for _, a := range agents {
-		if p, err := a.process(0); err == nil {
-			p.tg.WaitExited()
+		if a.started() {
+			<-a.told
 		}
 	}
+}
+
+// started reports whether the agent has, or had, a first process.
+func (a *Agent) started() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.procs[0] != nil || a.state.Final()
 }

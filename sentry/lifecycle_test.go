@@ -273,3 +273,28 @@ func TestOrphansAreCollected(t *testing.T) {
 		}
 	}
 }
+
+func TestStoppedAgentsAreReportedFirst(t *testing.T) {
+	var agents []*Agent
+	for range 4 {
+		s := spawn(t, sh("while :; do date; sleep 1; done"))
+		a, err := theKernel.agent(s.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		agents = append(agents, a)
+	}
+	killAll(agents, "a test")
+	for _, a := range agents {
+		// The process may exit as soon as killAll returns.
+		exits.mu.Lock()
+		exit, ok := exits.got[a.id][0]
+		exits.mu.Unlock()
+		if !ok {
+			t.Fatalf("the end of %s was not reported", a.id)
+		}
+		if exit.Signal != 9 || exit.Reason != "a test" {
+			t.Errorf("ended with %+v", exit)
+		}
+	}
+}
