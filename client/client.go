@@ -83,6 +83,8 @@ func over(conn net.Conn, path string) (*Client, error) {
 		conn.Close()
 		return nil, errdefs.Wrap(err, errdefs.Internal, "connect to daemon")
 	}
+	// The daemon gives a connection that says nothing little time.
+	cc.Connect()
 	return &Client{ControlClient: apiv1.NewControlClient(cc), conn: cc}, nil
 }
 
@@ -105,6 +107,8 @@ func unreachable(err error, path string) error {
 	case errors.Is(err, fs.ErrPermission):
 		return e.With(errdefs.Fix("the daemon serves root and the user that runs it: become that user, or name a state directory of your own with --state-dir or %s", config.StateDirEnv)).
 			With(func(e *errdefs.Error) { e.Code = errdefs.Denied })
+	case errors.Is(err, syscall.ENOTDIR):
+		return e.With(errdefs.Fix("name a directory with --state-dir or %s", config.StateDirEnv))
 	case errors.Is(err, context.Canceled):
 		return e.With(func(e *errdefs.Error) { e.Code = errdefs.Cancelled })
 	}

@@ -35,7 +35,7 @@ func (a *Agent) mustBe(states ...abi.State) error {
 	case a.state.Final():
 		return errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", a.id))
 	case a.state == abi.StatePaused:
-		return errdefs.New(errdefs.WrongState, "the agent is paused", errdefs.Resource("%s", a.id), errdefs.Fix("aiosctl resume %s", a.id))
+		return errdefs.New(errdefs.WrongState, "the agent is paused", errdefs.Resource("%s", a.id), errdefs.Fix("let it go on with `aiosctl resume %s`", a.id))
 	default:
 		return errdefs.New(errdefs.WrongState, "the agent is "+string(a.state), errdefs.Resource("%s", a.id))
 	}
@@ -93,13 +93,13 @@ func (s *Kernel) Signal(req control.SignalRequest) (struct{}, error) {
 	if sig == linux.SIGKILL && first {
 		a.dying.Store(true)
 	}
-	info := kernel.SignalInfoPriv(sig)
+	// gVisor keeps and changes what it is given: one for each group.
 	if req.All {
 		for _, tg := range a.ns.pid.ThreadGroups() {
-			s.k.SendExternalSignalThreadGroup(tg, info) // Fails for those that have ended.
+			s.k.SendExternalSignalThreadGroup(tg, kernel.SignalInfoPriv(sig)) // Fails for those that have ended.
 		}
 	} else {
-		err = s.k.SendExternalSignalThreadGroup(p.tg, info)
+		err = s.k.SendExternalSignalThreadGroup(p.tg, kernel.SignalInfoPriv(sig))
 	}
 	switch {
 	case sig == linux.SIGKILL && first:
