@@ -133,6 +133,9 @@ func (a *Agent) boot(req control.SpawnRequest, stream *os.File) error {
 	a.mu.Lock()
 	a.state = abi.StateRunning
 	a.mu.Unlock()
+	if a.killed.Load() != nil { // The domain was stopped meanwhile, and found no process.
+		s.k.SendExternalSignalThreadGroup(p.tg, kernel.SignalInfoPriv(linux.SIGKILL))
+	}
 	s.watch.add(a)
 	go a.waitFirst(p)
 	return nil

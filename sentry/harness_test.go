@@ -157,33 +157,51 @@ type consumption struct {
 
 func consumed(t testing.TB) consumption {
 	t.Helper()
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
 	st, err := theKernel.Stats(struct{}{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return consumption{runtime.NumGoroutine(), len(fds), st.Tasks}
+	return consumption{len(goroutines()), len(descriptors(t)), st.Tasks}
+}
+
+// goroutines returns the stacks of all but those that belong to the
+// platform's pool of child processes, which keeps what it once needed.
+func goroutines() (out []string) {
+	buf := make([]byte, 4<<20)
+	for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		if !strings.Contains(g, "newSubprocess") {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+func descriptors(t testing.TB) (out []string) {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		target, _ := os.Readlink("/proc/self/fd/" + fd.Name())
+		if !strings.Contains(target, "seccomp notify") { // Of the platform's pool, as above.
+			out = append(out, fd.Name()+" "+target)
+		}
+	}
+	return out
 }
 
 // backTo waits until the process uses no more than before, with some room
-// for goroutines and descriptors that pools keep.
+// for what pools keep.
 func backTo(t testing.TB, before, room consumption) {
 	t.Helper()
 	var now consumption
-	ok := func() bool {
-		runtime.GC() // Files that nobody closed would be closed by it: the tests below close theirs.
-		now = consumed(t)
-		return now.goroutines <= before.goroutines+room.goroutines && now.fds <= before.fds+room.fds && now.tasks <= before.tasks+room.tasks
-	}
 	for range 500 {
-		if ok() {
+		now = consumed(t)
+		if now.goroutines <= before.goroutines+room.goroutines && now.fds <= before.fds+room.fds && now.tasks <= before.tasks+room.tasks {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	stacks := make([]byte, 1<<20)
-	t.Fatalf("before %+v, now %+v\n%s", before, now, stacks[:runtime.Stack(stacks, true)])
+	t.Fatalf("before %+v, now %+v\n%s\n%s", before, now, strings.Join(descriptors(t), "\n"), strings.Join(goroutines(), "\n\n"))
 }

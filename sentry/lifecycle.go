@@ -173,7 +173,10 @@ func killAll(agents []*Agent, reason string) {
 		a.kill(reason)
 	}
 	for _, a := range agents {
-		if a.started() {
+		a.lifeMu.Lock() // One that is being spawned has its process then.
+		started := a.started()
+		a.lifeMu.Unlock()
+		if started {
 			<-a.told
 		}
 	}

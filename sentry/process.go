@@ -108,6 +108,9 @@ func (s *Kernel) newThreadGroup(ctx context.Context, ns *namespaces, p program) 
 		Personality:      linux.PER_LINUX,
 	}); err != nil {
 		tg.Release(ctx)
+		if linuxerr.Equals(linuxerr.ENOMEM, err) { // So says a PID namespace whose first process has ended.
+			return nil, errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", p.container))
+		}
 		return nil, errdefs.Wrap(err, errdefs.Internal, "create task")
 	}
 	return tg, nil
