@@ -219,7 +219,7 @@ func (d *System) find(ref string) (*record, error) {
 		return r, nil
 	}
 	return nil, errdefs.New(errdefs.AgentNotFound, fmt.Sprintf("no agent has the ID or name %q", ref),
-		errdefs.Fix("aiosctl ps -a lists the agents"))
+		errdefs.Fix("`aiosctl ps -a` lists the agents"))
 }
 
 // background is for work that must not end with the call that began it.

@@ -17,6 +17,7 @@ import (
 	apiv1 "aios.dev/aios/api/v1"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/host/box"
 	"aios.dev/aios/platform"
 	"aios.dev/aios/platform/drivers"
 )
@@ -98,6 +99,9 @@ func (d *System) domainFor(ctx context.Context, name string, spec *apiv1.SpawnRe
 				return nil, nil, errdefs.New(errdefs.WrongState, fmt.Sprintf("it runs on %s, not on %s", hello.Platform, p),
 					errdefs.Op("use domain"), errdefs.Resource("%s", name),
 					errdefs.Fix("leave --platform out, or name another --domain"))
+			}
+			if err := missingBoxes(hello.Boxes); spec.GetStrict() && err != nil {
+				return nil, nil, errdefs.Wrap(err, errdefs.BoxRefused, "use domain", errdefs.Resource("%s", name))
 			}
 			return dom, nil, nil
 		}
@@ -405,6 +409,15 @@ func hostMemory() uint64 {
 	return uint64(si.Totalram) * uint64(si.Unit)
 }
 
+// missingBoxes is the error of --strict for a domain that runs, or nil.
+func missingBoxes(boxes []control.Box) error {
+	reports := make([]box.Report, len(boxes))
+	for i, b := range boxes {
+		reports[i] = box.Report{Box: b.Name, OK: b.OK, Reason: b.Reason, Effect: b.Effect}
+	}
+	return box.Refused(reports)
+}
+
 // boxWarnings makes one line of the boxes that the host refused.
 func boxWarnings(boxes []control.Box) []string {
 	var missing []string
@@ -416,5 +429,5 @@ func boxWarnings(boxes []control.Box) []string {
 	if len(missing) == 0 {
 		return nil
 	}
-	return []string{"the host refused to confine the kernel process fully (" + strings.Join(missing, ", ") + "); see aiosctl doctor"}
+	return []string{"the host refused to confine the kernel process fully (" + strings.Join(missing, ", ") + "); see `aiosctl doctor`"}
 }

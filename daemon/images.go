@@ -45,12 +45,15 @@ func (d *System) ImageImport(req *apiv1.ImageImportRequest, rpc grpc.ServerStrea
 }
 
 // ImageList implements the RPC.
-func (d *System) ImageList(context.Context, *apiv1.ImageListRequest) (*apiv1.ImageListResponse, error) {
+func (d *System) ImageList(ctx context.Context, _ *apiv1.ImageListRequest) (*apiv1.ImageListResponse, error) {
 	list, err := d.images.List()
 	if err != nil {
 		return nil, err
 	}
 	resp := &apiv1.ImageListResponse{}
+	if host, err := d.hostImage(ctx); err == nil { // Else whoever uses it hears why.
+		resp.Images = append(resp.Images, d.imageProto(host))
+	}
 	for _, img := range list {
 		resp.Images = append(resp.Images, d.imageProto(img))
 	}
@@ -60,19 +63,28 @@ func (d *System) ImageList(context.Context, *apiv1.ImageListRequest) (*apiv1.Ima
 // ImageInspect implements the RPC.
 func (d *System) ImageInspect(ctx context.Context, req *apiv1.ImageInspectRequest) (*apiv1.ImageInspectResponse, error) {
 	if req.GetName() == images.HostName {
-		h, f, err := d.images.HostImage(ctx, images.HostOptions{})
+		img, err := d.hostImage(ctx)
 		if err != nil {
 			return nil, err
 		}
-		f.Close()
-		h.Image.Config.Env = h.Env
-		return &apiv1.ImageInspectResponse{Image: d.imageProto(h.Image)}, nil
+		return &apiv1.ImageInspectResponse{Image: d.imageProto(img)}, nil
 	}
 	img, err := d.images.Get(req.GetName())
 	if err != nil {
 		return nil, err
 	}
 	return &apiv1.ImageInspectResponse{Image: d.imageProto(img)}, nil
+}
+
+// hostImage describes the host image.
+func (d *System) hostImage(ctx context.Context) (images.Image, error) {
+	h, f, err := d.images.HostImage(ctx, images.HostOptions{})
+	if err != nil {
+		return images.Image{}, err
+	}
+	f.Close()
+	h.Image.Config.Env = h.Env
+	return h.Image, nil
 }
 
 // ImageRemove implements the RPC.

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sort"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -209,7 +210,7 @@ func (d *System) Remove(ctx context.Context, req *apiv1.RemoveRequest) (*apiv1.R
 	if dom, err := r.running(); err == nil {
 		if !req.GetForce() {
 			return nil, errdefs.New(errdefs.AgentRunning, "the agent has not ended", errdefs.Op("remove agent"),
-				errdefs.Resource("%s", r.label()), errdefs.Fix("end it first (aiosctl kill %s), or use --force", r.label()))
+				errdefs.Resource("%s", r.label()), errdefs.Fix("end it first with `aiosctl kill %s`, or use --force", r.label()))
 		}
 		err := dom.call(ctx, control.MethodSignal, control.SignalRequest{ID: r.id, Signal: int32(unix.SIGKILL)}, nil)
 		if err != nil && errdefs.CodeOf(err) != errdefs.AgentNotRunning {
@@ -284,7 +285,7 @@ func (d *System) DomainStop(_ context.Context, req *apiv1.DomainStopRequest) (*a
 	d.mu.Unlock()
 	if dom == nil {
 		return nil, errdefs.New(errdefs.DomainNotFound, "no such domain runs", errdefs.Op("stop domain"),
-			errdefs.Resource("%q", req.GetName()), errdefs.Fix("aiosctl domain ls lists them"))
+			errdefs.Resource("%q", req.GetName()), errdefs.Fix("`aiosctl domain ls` lists them"))
 	}
 	resp := &apiv1.DomainStopResponse{}
 	for _, r := range d.records() {
@@ -296,8 +297,8 @@ func (d *System) DomainStop(_ context.Context, req *apiv1.DomainStopRequest) (*a
 	}
 	sort.Strings(resp.Agents)
 	if len(resp.Agents) > 0 && !req.GetForce() {
-		return nil, errdefs.Newf(errdefs.AgentRunning, "%d agents run in domain %s", len(resp.Agents), dom.name).
-			With(errdefs.Op("stop domain"), errdefs.Fix("end them first, or use --force"))
+		return nil, errdefs.New(errdefs.AgentRunning, "agents run in it: "+strings.Join(resp.Agents, " ")).
+			With(errdefs.Op("stop domain"), errdefs.Resource("%q", dom.name), errdefs.Fix("end them first, or use --force"))
 	}
 	d.stopDomain(dom)
 	return resp, nil

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -23,6 +24,8 @@ const (
 	// minMemory is the least that an agent's default memory limit comes to,
 	// in bytes; it is a quarter of the host's otherwise.
 	minMemory = 512 << 20
+	// leastMemory is the least limit that makes sense, in bytes.
+	leastMemory = 1 << 20
 	// maxArgs bounds the arguments and the environment of a program, in
 	// bytes, as Linux does.
 	maxArgs = 2 << 20
@@ -47,7 +50,9 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 	case domName == "":
 		domName = defaultDomain
 	}
-	r := newRecord(id, cloneSpec(req), domName, d.clock.Now())
+	req = cloneSpec(req)
+	req.Limits = limitsOf(req)
+	r := newRecord(id, req, domName, d.clock.Now())
 	if stream != nil {
 		r.heard = 1 // Its end may come before the client's stream is set up.
 	}
@@ -137,6 +142,9 @@ func checkSpawn(req *apiv1.SpawnRequest) error {
 	case req.GetHostname() != "" && !abi.ValidName(req.GetHostname()):
 		return bad(strconv.Quote(req.GetHostname())+" cannot be a host name", nameRule)
 	}
+	if mem := req.GetLimits().GetMemoryBytes(); mem != 0 && mem < leastMemory {
+		return bad(fmt.Sprintf("no program runs in %d bytes of memory", mem), "give at least 1M; a number without a unit is bytes")
+	}
 	if err := checkProcess(req.GetProcess()); err != nil {
 		return err
 	}
@@ -181,12 +189,25 @@ func (d *System) reserve(r *record) error {
 		if other := d.names[r.name]; other != nil {
 			return errdefs.New(errdefs.AgentNameTaken, "agent "+other.id+" has that name",
 				errdefs.Op("spawn agent"), errdefs.Resource("%s", r.name),
-				errdefs.Fix("choose another name, or remove that agent: aiosctl rm -f %s", r.name))
+				errdefs.Fix("choose another name, or remove that agent with `aiosctl rm -f %s`", r.name))
 		}
 		d.names[r.name] = r
 	}
 	d.agents[r.id] = r
 	return nil
+}
+
+// limitsOf returns the limits that an agent asked for, with the defaults where
+// it did not.
+func limitsOf(req *apiv1.SpawnRequest) *apiv1.Limits {
+	l := &apiv1.Limits{MemoryBytes: req.GetLimits().GetMemoryBytes(), Processes: req.GetLimits().GetProcesses()}
+	if l.MemoryBytes == 0 {
+		l.MemoryBytes = max(hostMemory()/4, minMemory)
+	}
+	if l.Processes == 0 {
+		l.Processes = defaultTasks
+	}
+	return l
 }
 
 func (d *System) unreserve(r *record) {
@@ -206,13 +227,7 @@ func (dom *domain) prepare(ctx context.Context, id string, req *apiv1.SpawnReque
 		k.Hostname = orElse(req.GetName(), id)
 	}
 	mem := req.GetLimits().GetMemoryBytes()
-	if mem == 0 {
-		mem = max(hostMemory()/4, minMemory)
-	}
 	k.Limits = control.Limits{MemoryBytes: mem, Tasks: req.GetLimits().GetProcesses(), DiskBytes: mem}
-	if k.Limits.Tasks == 0 {
-		k.Limits.Tasks = defaultTasks
-	}
 	dom.startMu.Lock()
 	defer dom.startMu.Unlock()
 	root, img, err := dom.image(ctx, req.GetImage())

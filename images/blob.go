@@ -47,7 +47,7 @@ func (s *Store) openBlob(img Image) (*os.File, error) {
 		f.Close()
 	}
 	return nil, errdefs.New(errdefs.ImageInvalid, "its file in the store is missing or damaged", errdefs.Resource("image %s", img.Name),
-		errdefs.Cause(err), errdefs.Fix("remove it with 'aiosctl image rm %s' and import it again", img.Name))
+		errdefs.Cause(err), errdefs.Fix("remove it with `aiosctl image rm %s` and import it again", img.Name))
 }
 
 // dropBlob removes the bytes of a digest unless a record needs them. The store
@@ -177,7 +177,7 @@ func hostError(err error, op string, opts ...errdefs.Option) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return errdefs.Wrap(err, errdefs.Cancelled, op, opts...)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		opts = append(opts, errdefs.Fix("free space on the file system of the image store, for instance with 'aiosctl image rm'"))
+		opts = append(opts, errdefs.Fix("free space on the file system of the image store, for instance with `aiosctl image rm`"))
 		return errdefs.Wrap(err, errdefs.DiskFull, op, opts...)
 	case errors.Is(err, fs.ErrPermission):
 		return errdefs.Wrap(err, errdefs.Denied, op, opts...)

@@ -92,7 +92,7 @@ func (s *Store) checkFree(name string, replace bool) error {
 		return nil
 	}
 	return errdefs.New(errdefs.ImageExists, "an image has this name", errdefs.Resource("%s", name),
-		errdefs.Fix("choose another name, replace it with --replace, or remove it with 'aiosctl image rm %s'", name))
+		errdefs.Fix("choose another name, replace it with --replace, or remove it with `aiosctl image rm %s`", name))
 }
 
 // openSource finds out what path is and reads its tree.

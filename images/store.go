@@ -207,10 +207,10 @@ func (s *Store) read(name string) (Image, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return Image{}, errdefs.New(errdefs.ImageNotFound, "no image has this name", errdefs.Resource("%s", name),
-			errdefs.Fix("see 'aiosctl image ls', or import it with 'aiosctl image import %s SOURCE'", name))
+			errdefs.Fix("see `aiosctl image ls`, or import it with `aiosctl image import %s SOURCE`", name))
 	case err != nil:
 		return Image{}, errdefs.New(errdefs.ImageInvalid, "its record in the store is damaged", errdefs.Resource("image %s", name),
-			errdefs.Cause(err), errdefs.Fix("remove it with 'aiosctl image rm %s' and import it again", name))
+			errdefs.Cause(err), errdefs.Fix("remove it with `aiosctl image rm %s` and import it again", name))
 	}
 	r.Image.Name = name
 	return r.Image, nil

@@ -105,7 +105,7 @@ func (w *memoryWatch) look() {
 	w.refresh(agents...)
 	for _, a := range agents {
 		if memoryOf(a) > a.limits.MemoryBytes {
-			a.kill(fmt.Sprintf("it used more than its memory limit of %d bytes", a.limits.MemoryBytes))
+			a.kill("it used more than its memory limit of " + inUnits(a.limits.MemoryBytes))
 		}
 	}
 }
@@ -145,3 +145,16 @@ func (w *memoryWatch) refresh(agents ...*Agent) {
 
 // memoryOf returns the bytes that are accounted to a.
 func memoryOf(a *Agent) uint64 { return usage.MemoryAccounting.TotalPerCg(a.memID) }
+
+// inUnits is n bytes in the largest unit that leaves no fraction.
+func inUnits(n uint64) string {
+	for _, u := range []struct {
+		name  string
+		bytes uint64
+	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}} {
+		if n >= u.bytes && n%u.bytes == 0 {
+			return fmt.Sprintf("%d %s", n/u.bytes, u.name)
+		}
+	}
+	return fmt.Sprintf("%d bytes", n)
+}

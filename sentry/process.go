@@ -169,7 +169,8 @@ func (s *Kernel) findProgram(ctx context.Context, ns *namespaces, creds *auth.Cr
 	if denied != nil {
 		return "", denied
 	}
-	return "", errdefs.New(errdefs.ProgramNotFound, "no such program in the agent's PATH ("+search+")", errdefs.Resource("%q", name))
+	return "", errdefs.New(errdefs.ProgramNotFound, "no such program in the agent's PATH ("+search+")", errdefs.Resource("%q", name),
+		errdefs.Fix("give its path inside the agent; what the image lacks can be mounted with --mount"))
 }
 
 // checkProgram reports whether p is a regular file that creds may execute.

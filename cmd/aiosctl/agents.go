@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"aios.dev/aios/abi"
 	apiv1 "aios.dev/aios/api/v1"
 	"aios.dev/aios/client"
 )
@@ -67,9 +68,12 @@ func (a *app) agentTable(agents []*apiv1.Agent, wide, noTrunc bool) error {
 	header = append(header, "COMMAND")
 	rows := make([][]string, 0, len(agents))
 	for _, g := range agents {
+		procs, memory := strconv.Itoa(int(g.GetProcesses())), size(g.GetMemoryBytes())
+		if abi.State(g.GetState()).Final() {
+			procs, memory = "-", "-"
+		}
 		row := []string{
-			g.GetId(), dash(g.GetName()), stateOf(g), a.age(g.GetCreatedUnixNano()),
-			strconv.Itoa(int(g.GetProcesses())), size(g.GetMemoryBytes()), g.GetImage(),
+			g.GetId(), dash(g.GetName()), stateOf(g), a.age(g.GetCreatedUnixNano()), procs, memory, g.GetImage(),
 		}
 		if wide {
 			row = append(row, g.GetDomain(), a.age(g.GetEndedUnixNano()), dash(pairs(g.GetLabels())))
@@ -84,7 +88,7 @@ func (a *app) inspectCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "inspect [flags] AGENT…",
 		Short:   "Show everything about agents",
-		Example: "  aiosctl inspect web\n  aiosctl inspect -o json web | jq .process_list",
+		Example: "  aiosctl inspect web\n  aiosctl inspect -o json web | jq '.[0].process_list'",
 		Args:    atLeast(1, "the agent"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			json, err := a.wantsJSON(output)
@@ -160,11 +164,12 @@ func (a *app) printInspect(r *apiv1.InspectResponse) error {
 		}
 		f.add("Mount", m.GetSource()+":"+m.GetTarget()+":"+mode)
 	}
-	f.add("Memory", size(g.GetMemoryBytes())+limit(s.GetLimits().GetMemoryBytes(), size))
-	f.add("Processes", strconv.Itoa(int(g.GetProcesses()))+limit(uint64(s.GetLimits().GetProcesses()), func(n uint64) string { return strconv.FormatUint(n, 10) }))
+	l, final := s.GetLimits(), abi.State(g.GetState()).Final()
+	f.add("Memory", used(final, size(g.GetMemoryBytes()), l.GetMemoryBytes(), size))
+	f.add("Processes", used(final, strconv.Itoa(int(g.GetProcesses())), uint64(l.GetProcesses()), decimal))
 	f.add("Domain", g.GetDomain())
 	if d != nil {
-		f.add("Kernel", fmt.Sprintf("pid %d, %s, %d agents", d.GetPid(), d.GetPlatform(), d.GetAgents()))
+		f.add("Kernel", fmt.Sprintf("pid %d, %s", d.GetPid(), d.GetPlatform()))
 	}
 	f.add("Log", r.GetLogPath())
 	if err := f.w.Flush(); err != nil || len(r.GetProcesses()) == 0 {
@@ -195,9 +200,17 @@ func yes(b bool) string {
 	return ""
 }
 
-func limit(n uint64, format func(uint64) string) string {
-	if n == 0 {
+// used is an amount and its limit; what has ended uses nothing.
+func used(final bool, amount string, limit uint64, format func(uint64) string) string {
+	switch {
+	case limit == 0 && final:
 		return ""
+	case limit == 0:
+		return amount
+	case final:
+		return "at most " + format(limit)
 	}
-	return " of at most " + format(n)
+	return amount + " of at most " + format(limit)
 }
+
+func decimal(n uint64) string { return strconv.FormatUint(n, 10) }

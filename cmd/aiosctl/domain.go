@@ -56,7 +56,7 @@ func (a *app) domainListCmd() *cobra.Command {
 func (a *app) domainTable(domains []*apiv1.Domain, wide bool) error {
 	header := []string{"NAME", "STATE", "AGENTS", "PLATFORM", "PID", "AGE", "MEMORY", "BOXED"}
 	if wide {
-		header = append(header, "AGENT-MEMORY", "OWNER", "ISOLATED")
+		header = append(header, "AGENT-MEMORY", "ISOLATED")
 	}
 	rows := make([][]string, 0, len(domains))
 	for _, d := range domains {
@@ -65,7 +65,7 @@ func (a *app) domainTable(domains []*apiv1.Domain, wide bool) error {
 			a.age(d.GetStartedUnixNano()), size(d.GetMemoryBytes()), boxed(d.GetBoxes()),
 		}
 		if wide {
-			row = append(row, size(d.GetAgentMemoryBytes()), dash(d.GetOwner()), dash(yes(d.GetIsolated())))
+			row = append(row, size(d.GetAgentMemoryBytes()), dash(yes(d.GetIsolated())))
 		}
 		rows = append(rows, row)
 	}

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"aios.dev/aios/client"
 	"aios.dev/aios/config"
@@ -122,6 +123,17 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 	root.SetErr(a.stderr)
 	root.PersistentFlags().StringVar(&a.stateDir, "state-dir", a.stateDir, "keep everything in `DIR` ($"+config.StateDirEnv+")")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		var bad *pflag.InvalidValueError
+		if errors.As(err, &bad) { // It would quote the parsing function.
+			f, detail := bad.GetFlag(), "not a number"
+			switch f.Value.Type() {
+			case "bool":
+				detail = "neither true nor false"
+			case "uint32":
+				detail = "not a number from 0 up"
+			}
+			return invalid("--"+f.Name, bad.GetValue(), detail, "see `"+cmd.CommandPath()+" --help`")
+		}
 		return usage(cmd, err.Error())
 	})
 	root.AddGroup(

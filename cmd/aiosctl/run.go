@@ -50,6 +50,14 @@ func (f *agentFlags) register(a *app, cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("platform", cobra.FixedCompletions([]string{"auto", "systrap", "ptrace", "kvm"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
+// program demands one, unless the image may name it.
+func (f *agentFlags) program(cmd *cobra.Command, args []string) error {
+	if f.image != "" {
+		return nil
+	}
+	return atLeast(1, "the program to run")(cmd, args)
+}
+
 // request builds the message; joined tells whether streams will be attached.
 func (f *agentFlags) request(a *app, argv []string, joined bool) (*apiv1.SpawnRequest, error) {
 	switch {
@@ -151,11 +159,14 @@ func (a *app) runCmd() *cobra.Command {
 		detach bool
 	)
 	cmd := &cobra.Command{
-		Use:   "run [flags] [--] PROGRAM [ARG…]",
+		Use:   "run [flags] [--] [PROGRAM [ARG…]]",
 		Short: "Run a program as an agent, as if it ran here",
 		Long: `Run starts an agent and joins it: the same input, output and exit status as the
 program's own, and signals reach it. The agent is forgotten when it ends, unless
 --keep is given.
+
+An image may name a program of its own: its entrypoint comes before PROGRAM, and
+its command is what runs when PROGRAM is left out.
 
 Input is read ahead, as ssh does: in a loop that reads standard input itself, give
 -i=false. With -t, ctrl-p ctrl-q leaves the agent running.
@@ -167,7 +178,7 @@ when the program cannot be executed; 127 when it does not exist.`,
   echo hello | aiosctl run -- tr a-z A-Z
   aiosctl run --memory 512M --pids 64 --mount .:/src -w /src -- make test
   aiosctl run --image alpine --isolated -- sh -c 'id; hostname'`,
-		Args: atLeast(1, "the program to run"),
+		Args: f.program,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if detach {
 				if !cmd.Flags().Changed("interactive") {
@@ -192,14 +203,14 @@ when the program cannot be executed; 127 when it does not exist.`,
 func (a *app) spawnCmd() *cobra.Command {
 	var f agentFlags
 	cmd := &cobra.Command{
-		Use:   "spawn [flags] [--] PROGRAM [ARG…]",
+		Use:   "spawn [flags] [--] [PROGRAM [ARG…]]",
 		Short: "Start an agent and print its ID",
 		Long: `Spawn starts an agent that goes on by itself and prints its ID. What it writes is
 kept for ` + "`aiosctl logs`" + `, and ` + "`aiosctl attach`" + ` joins it.`,
 		Example: `  aiosctl spawn --name web -- python3 -m http.server
   aiosctl spawn -t -i --name shell -- bash
   id=$(aiosctl spawn -- sleep 60); aiosctl wait $id`,
-		Args: atLeast(1, "the program to run"),
+		Args: f.program,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.spawn(cmd, &f, args) },
 	}
 	f.register(a, cmd)

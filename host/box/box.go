@@ -116,5 +116,5 @@ func Refused(reports []Report) error {
 		return nil
 	}
 	return errdefs.New(errdefs.BoxRefused, strings.Join(reasons, "; "), errdefs.Op("confine process"), errdefs.Resource("%s", strings.Join(names, ", ")),
-		errdefs.Fix("run without --strict to go on with the other boxes, or see aiosctl doctor for what the host lacks"))
+		errdefs.Fix("run without --strict to go on with the other boxes, or see what the host lacks with `aiosctl doctor`"))
 }
