@@ -3,10 +3,12 @@ package control
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -36,7 +38,14 @@ func toWire(err error) *wireError {
 	if err == nil {
 		return nil
 	}
-	return &wireError{Code: errdefs.CodeOf(err), Detail: err.Error(), Fix: errdefs.FixOf(err)}
+	w := &wireError{Code: errdefs.CodeOf(err), Detail: err.Error(), Fix: errdefs.FixOf(err)}
+	if e, ok := err.(*errdefs.Error); ok {
+		w.Op, w.Resource, w.Detail = e.Op, e.Resource, e.With(errdefs.Op(""), errdefs.Resource("")).Error()
+		if e.Detail == "" && e.Cause == nil {
+			w.Detail = ""
+		}
+	}
+	return w
 }
 
 func (w *wireError) error() error {
@@ -46,8 +55,9 @@ func (w *wireError) error() error {
 // conn frames messages on a Unix stream socket. Reads belong to one
 // goroutine; writes may come from any.
 type conn struct {
-	c       *net.UnixConn
-	writeMu sync.Mutex
+	c           *net.UnixConn
+	sendTimeout time.Duration // immutable; 0: no limit
+	writeMu     sync.Mutex
 }
 
 const headerLen = 8 // payload length, number of descriptors; both big endian
@@ -75,6 +85,9 @@ func (c *conn) send(m *message, files ...*os.File) error {
 	}
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
+	if c.sendTimeout > 0 {
+		c.c.SetWriteDeadline(deadline(c.sendTimeout))
+	}
 	n, _, err := c.c.WriteMsgUnix(buf, oob, nil)
 	for err == nil && n < len(buf) {
 		var k int
@@ -98,11 +111,11 @@ func (c *conn) recv() (*message, []*os.File, error) {
 		closeAll(files)
 		return nil, nil, err
 	}
+	if n == 0 && (err == nil || errors.Is(err, io.EOF)) {
+		return fail(io.EOF)
+	}
 	if err != nil {
 		return fail(err)
-	}
-	if n == 0 {
-		return fail(io.EOF)
 	}
 	if ferr != nil {
 		return fail(ferr)

@@ -8,16 +8,28 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"aios.dev/aios/abi"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/ktime"
 )
 
 // Handler serves one request. It owns files and must close what it does not
 // keep. Handlers of one connection run concurrently.
 type Handler func(body json.RawMessage, files []*os.File) (reply any, err error)
 
-// helloTimeout is how long a new connection may take to introduce itself.
-const helloTimeout = 5 * time.Second
+const (
+	// helloTimeout is how long a new connection may take to introduce
+	// itself.
+	helloTimeout = 5 * time.Second
+	// sendTimeout is how long a peer may take to read one message. One that
+	// takes longer is cut off, so that it cannot hold up the others.
+	sendTimeout = 5 * time.Second
+	// acceptPause is how long the server waits for descriptors to become
+	// free when there are none left for a connection.
+	acceptPause = 50 * time.Millisecond
+)
 
 // maxConcurrent bounds the requests that one connection has in progress; the
 // next one waits in the socket.
@@ -28,6 +40,8 @@ type Server struct {
 	hello    func() HelloReply
 	handlers map[string]Handler
 
+	helloTimeout, sendTimeout time.Duration // immutable
+
 	mu    sync.Mutex
 	conns map[*conn]struct{} // guarded by mu
 }
@@ -35,21 +49,41 @@ type Server struct {
 // NewServer returns a server for the given methods; hello fills the reply to
 // each connection's Hello.
 func NewServer(hello func() HelloReply, handlers map[string]Handler) *Server {
-	return &Server{hello: hello, handlers: handlers, conns: make(map[*conn]struct{})}
+	return &Server{
+		hello: hello, handlers: handlers, conns: make(map[*conn]struct{}),
+		helloTimeout: helloTimeout, sendTimeout: sendTimeout,
+	}
 }
 
-// Serve accepts connections until l is closed.
+// Serve accepts connections until l is closed. A lack of descriptors or of
+// memory, which agents may cause, makes connections wait.
 func (s *Server) Serve(l *net.UnixListener) error {
 	for {
 		c, err := l.AcceptUnix()
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return nil
-			}
+		switch {
+		case err == nil:
+			go s.serveConn(&conn{c: c, sendTimeout: s.sendTimeout})
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case scarce(err):
+			ready := make(chan struct{})
+			ktime.Real.AfterFunc(acceptPause, func() { close(ready) })
+			<-ready
+		default:
 			return errdefs.Wrap(err, errdefs.Protocol, "accept")
 		}
-		go s.serveConn(&conn{c: c})
 	}
+}
+
+// scarce reports whether err says that the host or the process lacks
+// something that it may have again.
+func scarce(err error) bool {
+	for _, e := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // Push sends an event to every connection. A connection that cannot take it
@@ -74,7 +108,7 @@ func (s *Server) Push(event string, body any) {
 
 func (s *Server) serveConn(c *conn) {
 	defer c.c.Close()
-	c.c.SetReadDeadline(deadline(helloTimeout))
+	c.c.SetReadDeadline(deadline(s.helloTimeout))
 	m, files, err := c.recv()
 	closeAll(files)
 	if err != nil {
