@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -107,6 +108,9 @@ func (d *System) domainFor(ctx context.Context, name string, spec *apiv1.SpawnRe
 		}
 		warnings, err := dom.start(ctx, spec)
 		if err != nil {
+			if spec.GetIsolated() && errdefs.CodeOf(err) == errdefs.BoxRefused {
+				os.Remove(d.domainPath(name, ".log")) // It says no more than the error.
+			}
 			dom.bury()
 		}
 		dom.startMu.Unlock()
@@ -298,10 +302,14 @@ func (d *System) sweepDomains() {
 	for name, dom := range d.domains {
 		keep[dom.info.Socket] = true
 		keep[d.domainPath(name, ".root")] = true
+		keep[d.domainPath(name, ".log")] = true
 	}
+	// What an isolated domain that never started said; others' logs are
+	// overwritten by the next domain of the name.
+	logs, _ := filepath.Glob(d.domainPath("only-*", ".log"))
 	sockets, _ := filepath.Glob(filepath.Join(filepath.Dir(d.paths.Socket), "d????????"))
 	roots, _ := filepath.Glob(d.domainPath("*", ".root"))
-	for _, path := range append(sockets, roots...) {
+	for _, path := range slices.Concat(sockets, roots, logs) {
 		if !keep[path] {
 			os.RemoveAll(path)
 		}

@@ -48,9 +48,10 @@ const (
 // be /proc/self/exe. What the host refuses is found out once per process.
 func Prepare(cmd *exec.Cmd) []Report { return prepare(cmd, kernelRole) }
 
-// PrepareGofer is Prepare for a gofer: the process keeps its user, so that
-// files have the owners they have, inside a user namespace where its
-// capabilities count against files only.
+// PrepareGofer is Prepare for a gofer: the process keeps its user, inside a
+// user namespace where its capabilities count against files only. Root's gofer
+// sees the owners that files have; that of another user sees the user's files
+// as root's, and all others as nobody's.
 func PrepareGofer(cmd *exec.Cmd) []Report { return prepare(cmd, goferRole) }
 
 // Probe reports which namespaces the host grants a kernel process, without
@@ -94,24 +95,19 @@ func (g *grant) set(a *syscall.SysProcAttr) {
 		switch {
 		case g.role == goferRole && uid == 0:
 			// All users as they are: a file keeps its owner.
-			inside, size = 0, 1<<32-1
+			inside, size, gid = 0, 1<<32-1, 0
 		case g.role == goferRole:
-			inside = uid
+			// The user's files are root's in here, and what an agent's root
+			// makes is the user's: no other owner can be had.
+			inside = 0
 		case uid == 0:
 			uid, gid = nobody, nobody
 		}
-		insideGID := inside
-		if g.role == goferRole && uid != 0 {
-			insideGID = gid
-		}
-		if size > 1 {
-			uid, gid = 0, 0
-		}
 		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: inside, HostID: uid, Size: size}}
-		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: insideGID, HostID: gid, Size: size}}
+		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: inside, HostID: gid, Size: size}}
 		// Only root may still drop supplementary groups in there.
 		a.GidMappingsEnableSetgroups = os.Getuid() == 0
-		a.Credential = &syscall.Credential{Uid: uint32(inside), Gid: uint32(insideGID), NoSetGroups: os.Getuid() != 0}
+		a.Credential = &syscall.Credential{Uid: uint32(inside), Gid: uint32(inside), NoSetGroups: os.Getuid() != 0}
 	case g.asNobody:
 		a.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
 	}
