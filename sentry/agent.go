@@ -225,35 +225,42 @@ func (s *Kernel) Exec(req control.ExecRequest, files []*os.File) (control.ExecRe
 // take the last output.
 const exitGrace = 2 * time.Second
 
-// waitProcess waits for p's end, and for its output to be passed on.
-func (a *Agent) waitProcess(p *process) control.Exit {
+// waitProcess waits for p's end, and for its output to be passed on. Then it
+// calls tell, and after that the streams hear of the end too. A client that
+// does not take the last output holds up its own stream only.
+func (a *Agent) waitProcess(p *process, tell func(control.Exit)) {
+	ctx := a.s.k.SupervisorContext()
 	p.tg.WaitExited()
 	exit := exitOf(p.tg.ExitStatus())
 	if why := a.killed.Load(); why != nil {
 		exit.Reason = *why
 	}
-	closed := make(chan struct{})
+	drained, told := make(chan struct{}), make(chan struct{})
 	go func() {
-		p.console.close(a.s.k.SupervisorContext(), exit)
-		close(closed)
+		p.console.drain(ctx)
+		close(drained)
+		<-told
+		p.console.end(ctx, exit)
 	}()
 	late := make(chan struct{})
 	t := a.s.cfg.Clock.AfterFunc(exitGrace, func() { close(late) })
 	select {
-	case <-closed:
+	case <-drained:
 		t.Stop()
 	case <-late:
 	}
-	return exit
+	tell(exit)
+	close(told)
 }
 
 // waitFurther ends a process that Exec started.
 func (a *Agent) waitFurther(p *process) {
-	exit := a.waitProcess(p)
-	a.mu.Lock()
-	delete(a.procs, p.id)
-	a.mu.Unlock()
-	a.report(p.id, exit)
+	a.waitProcess(p, func(exit control.Exit) {
+		a.mu.Lock()
+		delete(a.procs, p.id)
+		a.mu.Unlock()
+		a.report(p.id, exit)
+	})
 }
 
 // waitFirst ends the agent when its first process has ended, upon which the
@@ -261,16 +268,17 @@ func (a *Agent) waitFurther(p *process) {
 func (a *Agent) waitFirst(p *process) {
 	p.tg.WaitExited()
 	a.awaitEmpty()
-	exit := a.waitProcess(p)
-	a.s.watch.remove(a)
-	a.mu.Lock()
-	a.state = abi.StateExited
-	a.exit = &exit
-	a.ended = a.s.cfg.Clock.Now()
-	delete(a.procs, 0)
-	a.mu.Unlock()
-	a.report(0, exit)
-	close(a.told)
+	a.waitProcess(p, func(exit control.Exit) {
+		a.s.watch.remove(a)
+		a.mu.Lock()
+		a.state = abi.StateExited
+		a.exit = &exit
+		a.ended = a.s.cfg.Clock.Now()
+		delete(a.procs, 0)
+		a.mu.Unlock()
+		a.report(0, exit)
+		close(a.told)
+	})
 	// Nobody waits for the rest.
 	a.lifeMu.Lock()
 	a.release()

@@ -232,12 +232,15 @@ func (c *console) deliver(kind control.FrameType, p []byte) {
 	}
 }
 
-// close ends the console after its process has ended: output is drained, then
-// every stream hears how it ended.
-func (c *console) close(ctx context.Context, exit control.Exit) {
+// drain passes on what the process has written before it ended, and closes.
+func (c *console) drain(ctx context.Context) {
 	for _, o := range c.outs {
 		o.finish(ctx, lastBytes)
 	}
+}
+
+// end tells every stream how the process ended.
+func (c *console) end(ctx context.Context, exit control.Exit) {
 	c.mu.Lock()
 	c.ended = true
 	close(c.done)
