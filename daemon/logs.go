@@ -150,32 +150,56 @@ func (d *System) configOf(r *record) (images.Config, error) {
 	return img.Config, err
 }
 
-// residentOf returns the proportional memory of a process and its children,
-// in bytes.
+// residentOf returns the proportional memory of a kernel process and its
+// stubs, in bytes.
 func residentOf(pid int) uint64 {
-	sum := pss(pid)
+	sum, err := pss(pid)
+	if err != nil { // It is another user's, and the daemon lacks CAP_SYS_PTRACE.
+		sum = rss(pid)
+	}
+	return sum + stubsOf(pid)
+}
+
+// stubsOf returns the memory of the children of a process, and theirs. What
+// they share is the kernel process's.
+func stubsOf(pid int) uint64 {
+	var sum uint64
 	tasks, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children")
 	for _, t := range tasks {
 		raw, _ := os.ReadFile(t)
 		for _, c := range strings.Fields(string(raw)) {
 			if n, err := strconv.Atoi(c); err == nil {
-				sum += residentOf(n)
+				own, _ := pss(n)
+				sum += own + stubsOf(n)
 			}
 		}
 	}
 	return sum
 }
 
-func pss(pid int) uint64 {
+// pss is the memory of a process, what it shares with others divided among
+// them.
+func pss(pid int) (uint64, error) {
 	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/smaps_rollup")
 	if err != nil {
-		return 0
+		return 0, err
 	}
 	for _, line := range strings.Split(string(raw), "\n") {
 		if v, ok := strings.CutPrefix(line, "Pss:"); ok {
 			n, _ := strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64)
-			return n << 10
+			return n << 10, nil
 		}
+	}
+	return 0, nil
+}
+
+// rss is the memory of a process, what it shares with others counted in full.
+// Any user may know that of any process.
+func rss(pid int) uint64 {
+	raw, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/statm")
+	if f := strings.Fields(string(raw)); len(f) > 1 {
+		n, _ := strconv.ParseUint(f[1], 10, 64)
+		return n * uint64(os.Getpagesize())
 	}
 	return 0
 }

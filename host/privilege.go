@@ -110,7 +110,7 @@ func describeCgroup(i cgroup.Info) Finding {
 		f.Status = Degraded
 		f.What += "; " + i.Reason
 		f.Effect = "memory, processes and CPU time of a domain are bounded by AIOS only, not by the host"
-		f.Fix = "run the daemon as root, or delegate a cgroup v2 group to its user (systemd: Delegate=yes)"
+		f.Fix = "run the daemon as root, in a container with /sys/fs/cgroup writable, or delegate a cgroup v2 group to its user (systemd: Delegate=yes)"
 	case len(i.Missing) > 0:
 		f.Status = Degraded
 		f.What += "; " + i.Reason

@@ -105,16 +105,23 @@ func Missing(box, reason string) Report {
 // Refused returns a BOX_REFUSED error that names every box that does not
 // stand, or nil.
 func Refused(reports []Report) error {
-	var names, reasons []string
+	var reasons []string
+	names := make(map[string][]string) // by reason, which several boxes may have in common
 	for _, r := range reports {
-		if !r.OK {
-			names = append(names, r.Box)
-			reasons = append(reasons, r.Box+": "+r.Reason)
+		if r.OK {
+			continue
 		}
+		if names[r.Reason] == nil {
+			reasons = append(reasons, r.Reason)
+		}
+		names[r.Reason] = append(names[r.Reason], r.Box)
 	}
-	if len(names) == 0 {
+	if len(reasons) == 0 {
 		return nil
 	}
-	return errdefs.New(errdefs.BoxRefused, strings.Join(reasons, "; "), errdefs.Op("confine process"), errdefs.Resource("%s", strings.Join(names, ", ")),
+	for i, why := range reasons {
+		reasons[i] = strings.Join(names[why], ", ") + ": " + why
+	}
+	return errdefs.New(errdefs.BoxRefused, "refused "+strings.Join(reasons, "; refused "), errdefs.Op("confine the kernel process"),
 		errdefs.Fix("run without --strict to go on with the other boxes, or see what the host lacks with `aiosctl doctor`"))
 }
