@@ -31,7 +31,7 @@ func goferMain() error {
 		return err
 	}
 	return gofer.Serve(sock, path, *readonly, func() error {
-		program, _, err := filter.LoadGoferProgram(cache, filter.GoferOptions{})
+		program, _, err := filter.LoadGoferProgram(cache, filter.GoferOptions{KeepOwner: !*readonly && os.Getuid() != 0})
 		cache.Close()
 		if err != nil {
 			return err

@@ -272,7 +272,7 @@ func seal(f *facts, action string, gofer bool) (platform.Platform, error) {
 	}
 	var p []byte
 	if gofer {
-		p, err = BuildGoferProgram(GoferOptions{})
+		p, err = BuildGoferProgram(GoferOptions{KeepOwner: os.Getuid() != 0})
 	} else {
 		p, err = BuildProgram(Options{Platform: constructor.PrecompiledSeccompInfo()[0]})
 	}

@@ -57,11 +57,16 @@ type GoferOptions struct {
 	// Sockets allows agents to connect to and make Unix sockets below the
 	// directory.
 	Sockets bool
+	// KeepOwner makes giving a file to root do nothing and succeed. What an
+	// agent's root makes is given to root; a gofer that cannot give files away
+	// keeps it for its user instead.
+	KeepOwner bool
 }
 
 // rules is a program before it is built.
 type rules struct {
 	allow, deny seccomp.SyscallRules
+	skip        seccomp.SyscallRules // calls that succeed and do nothing
 	options     seccomp.ProgramOptions
 }
 
@@ -99,7 +104,13 @@ func (o GoferOptions) rules() (rules, error) {
 	allow, deny := goferconfig.Rules(goferconfig.Options{UDSOpenEnabled: o.Sockets, UDSCreateEnabled: o.Sockets, LisafsNeeded: true})
 	removeSelf(allow, seccomp.NewSyscallRules())
 	allow.Merge(runtimeRules())
-	return rules{allow: allow, deny: deny, options: seccomp.ProgramOptions{HotSyscalls: []uintptr{unix.SYS_FUTEX}}}, nil
+	r := rules{allow: allow, deny: deny, options: seccomp.ProgramOptions{HotSyscalls: []uintptr{unix.SYS_FUTEX}}}
+	if o.KeepOwner {
+		r.skip = seccomp.MakeSyscallRules(map[uintptr]seccomp.SyscallRule{
+			unix.SYS_FCHOWNAT: seccomp.PerArg{seccomp.AnyValue{}, seccomp.AnyValue{}, seccomp.EqualTo(0), seccomp.EqualTo(0)},
+		})
+	}
+	return r, nil
 }
 
 // removeSelf replaces the rules that name the PID of the process that makes
@@ -232,16 +243,17 @@ func (r rules) load(cache *os.File) ([]byte, bool, error) {
 // forms are part of what is digested.
 func (r rules) key() [sha256.Size]byte {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\x00%s\x00%s\x00%v", gvisorVersion(), r.allow, r.deny, r.options)
+	fmt.Fprintf(h, "%s\x00%s\x00%s\x00%s\x00%v", gvisorVersion(), r.allow, r.deny, r.skip, r.options)
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
 func (r rules) build() ([]byte, error) {
 	// The builder rewrites the rules that it is given, gVisor's own included.
-	p := &seccomp.Program{
-		RuleSets: []seccomp.RuleSet{{Rules: r.deny.Copy()}, {Rules: r.allow.Copy(), Action: seccomp.Allow}},
-		Options:  r.options,
+	p := &seccomp.Program{RuleSets: []seccomp.RuleSet{{Rules: r.deny.Copy()}}, Options: r.options}
+	if r.skip.Size() > 0 {
+		p.RuleSets = append(p.RuleSets, seccomp.RuleSet{Rules: r.skip.Copy(), Action: seccomp.ReturnError.Code(0)})
 	}
+	p.RuleSets = append(p.RuleSets, seccomp.RuleSet{Rules: r.allow.Copy(), Action: seccomp.Allow})
 	instructions, _, err := p.Build()
 	if err != nil {
 		return nil, errdefs.Wrap(err, errdefs.Internal, "build seccomp program")
