@@ -179,7 +179,12 @@ func (d *System) recover() {
 		d.addRecord(r) // First: a domain may report an end as soon as it is connected.
 	}
 	d.adoptDomains(records)
-	if _, err := cgroup.Sweep(d.groupParent(), func(name string) bool { return d.domains[name] != nil }); err != nil && errdefs.CodeOf(err) != errdefs.HostFeature {
+	lives := func(name string) bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.domains[name] != nil
+	}
+	if _, err := cgroup.Sweep(d.groupParent(), lives); err != nil && errdefs.CodeOf(err) != errdefs.HostFeature {
 		d.log.Warn("removing host cgroups that were left behind", "err", err)
 	}
 	d.sweepDomains()
@@ -189,7 +194,7 @@ func (d *System) recover() {
 		r.mu.Unlock()
 		switch {
 		case adopted || final:
-		case d.domains[r.domName] != nil:
+		case lives(r.domName):
 			d.remove(r) // The earlier daemon died before the domain heard of it.
 		default:
 			d.lose(r, "its domain was gone when the daemon started")

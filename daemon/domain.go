@@ -118,6 +118,10 @@ func (d *System) domainFor(ctx context.Context, name string, spec *apiv1.SpawnRe
 	}
 }
 
+// bootTimeout is how long a kernel process may take to boot; it takes some ten
+// milliseconds.
+const bootTimeout = 30 * time.Second
+
 // start starts the kernel process. Caller holds startMu.
 func (dom *domain) start(ctx context.Context, spec *apiv1.SpawnRequest) ([]string, error) {
 	d := dom.d
@@ -129,7 +133,9 @@ func (dom *domain) start(ctx context.Context, spec *apiv1.SpawnRequest) ([]strin
 	if err != nil {
 		return nil, err
 	}
+	watchdog := d.clock.AfterFunc(bootTimeout, func() { p.cmd.Process.Kill() })
 	boxes, err := control.ReadBootStatus(p.status)
+	watchdog.Stop()
 	p.status.Close()
 	if err != nil {
 		p.cmd.Process.Kill()
@@ -299,10 +305,10 @@ func (d *System) adoptDomains(records map[string]*record) {
 // sweepDomains removes what domains that were not adopted have left.
 func (d *System) sweepDomains() {
 	keep := make(map[string]bool)
-	for name, dom := range d.domains {
-		keep[dom.info.Socket] = true
-		keep[d.domainPath(name, ".root")] = true
-		keep[d.domainPath(name, ".log")] = true
+	for _, dom := range d.liveDomains() {
+		keep[d.socketOf(dom.name)] = true
+		keep[d.domainPath(dom.name, ".root")] = true
+		keep[d.domainPath(dom.name, ".log")] = true
 	}
 	// What an isolated domain that never started said; others' logs are
 	// overwritten by the next domain of the name.
@@ -323,6 +329,9 @@ func (d *System) adopt(name string, info domainInfo, records map[string]*record)
 	defer cancel()
 	dom := d.newDomain(name)
 	dom.info = info
+	d.mu.Lock()
+	d.domains[name] = dom // First: its death, at any moment, takes it out again.
+	d.mu.Unlock()
 	var list control.ListReply
 	err := dom.connect(ctx, info)
 	if err == nil {
@@ -333,9 +342,6 @@ func (d *System) adopt(name string, info domainInfo, records map[string]*record)
 		dom.bury()
 		return err
 	}
-	d.mu.Lock()
-	d.domains[name] = dom
-	d.mu.Unlock()
 	for _, st := range list.Agents {
 		r := records[st.ID]
 		if r == nil {
@@ -357,6 +363,11 @@ func (d *System) adopt(name string, info domainInfo, records map[string]*record)
 		if st.Exit != nil {
 			d.agentEnded(dom, control.ExitEvent{ID: st.ID, Exit: *st.Exit, Time: st.Ended})
 		}
+	}
+	select {
+	case <-dom.client.Done():
+		d.domainDied(dom) // Perhaps before it had its agents; then they are lost now.
+	default:
 	}
 	d.log.Info("domain adopted", "domain", name, "pid", info.PID, "agents", len(list.Agents))
 	if info.Isolated && len(list.Agents) == 0 {
@@ -388,8 +399,17 @@ func (d *System) choosePlatform(name string) (platform.Choice, error) {
 
 // killProcess kills the process that info describes, if it is still that one.
 func killProcess(info domainInfo) {
-	if info.PID > 1 && startTick(info.PID) == info.StartTick {
-		unix.Kill(info.PID, unix.SIGKILL)
+	if info.PID <= 1 || info.StartTick == 0 {
+		return
+	}
+	// The descriptor stands for one process, whoever gets its PID later.
+	fd, err := unix.PidfdOpen(info.PID, 0)
+	if err != nil {
+		return // It has ended.
+	}
+	defer unix.Close(fd)
+	if startTick(info.PID) == info.StartTick {
+		unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 	}
 }
 
@@ -400,8 +420,8 @@ func startTick(pid int) uint64 {
 		return 0
 	}
 	// The name, in parentheses, may hold anything; count after it.
-	_, rest, _ := strings.Cut(string(raw), ") ")
-	if f := strings.Fields(rest); len(f) > 19 {
+	stat := string(raw)
+	if f := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:]); len(f) > 19 {
 		n, _ := strconv.ParseUint(f[19], 10, 64)
 		return n
 	}

@@ -47,6 +47,8 @@ func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
 		return
 	}
 	if !r.finish(abi.StateExited, toExit(e.Exit), e.Time) {
+		// An earlier daemon knew, and was killed before it said so.
+		go dom.notify(control.MethodForget, control.AgentRequest{ID: e.ID})
 		return
 	}
 	// The rest asks the kernel process and writes files: not on its reader.

@@ -73,15 +73,28 @@ func (d *System) Logs(req *apiv1.LogsRequest, rpc grpc.ServerStreamingServer[api
 // logReader reads a log that may grow, and may lose its older half, while it
 // is read.
 type logReader struct {
-	f    *os.File
-	at   int64
-	skip int // bytes of the first record to leave out
+	f     *os.File
+	at    int64
+	skip  int     // bytes of the first record to leave out
+	first [8]byte // what the log began with: the time of its oldest record
 }
 
-// each calls f for every complete record from the current place on.
+// halved reports whether the older half was dropped since the last call.
+func (l *logReader) halved() bool {
+	var now [8]byte
+	if n, _ := l.f.ReadAt(now[:], 0); n < len(now) {
+		return l.at > 0 // It is being done right now.
+	}
+	changed := now != l.first
+	l.first = now
+	return changed
+}
+
+// each calls f for every complete record from the current place on. When the
+// older half was dropped it shows what is left again, rather than lose some.
 func (l *logReader) each(wanted func(control.LogRecord) bool, f func(control.LogRecord) error) error {
-	if fi, err := l.f.Stat(); err == nil && fi.Size() < l.at {
-		l.at = 0 // The older half was dropped: show what is left again rather than lose some.
+	if l.halved() {
+		l.at = 0
 	}
 	for {
 		rec, n, err := control.ReadLogRecord(io.NewSectionReader(l.f, l.at, control.MaxLogRecord+64))
@@ -89,6 +102,10 @@ func (l *logReader) each(wanted func(control.LogRecord) bool, f func(control.Log
 			return nil
 		}
 		if err != nil {
+			if l.halved() {
+				l.at, l.skip = 0, 0
+				continue
+			}
 			return err
 		}
 		l.at += int64(n)

@@ -205,8 +205,8 @@ func (d *System) erase(id string) {
 	os.Remove(d.logPath(id))
 }
 
-// loadRecords reads the records of an earlier daemon, and removes what does
-// not belong to one.
+// loadRecords reads the records of an earlier daemon, and removes files of
+// agents that do not belong to one. Other files are not ours.
 func (d *System) loadRecords() map[string]*record {
 	out := make(map[string]*record)
 	entries, err := os.ReadDir(d.paths.Agents)
@@ -232,8 +232,8 @@ func (d *System) loadRecords() map[string]*record {
 		out[id] = fromProto(&m)
 	}
 	for _, e := range entries {
-		id, _, _ := strings.Cut(e.Name(), ".")
-		if out[id] == nil {
+		id, suffix, _ := strings.Cut(e.Name(), ".")
+		if abi.IsAgentID(id) && (out[id] == nil || strings.HasSuffix(suffix, ".new")) {
 			os.Remove(filepath.Join(d.paths.Agents, e.Name()))
 		}
 	}
