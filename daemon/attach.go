@@ -90,8 +90,13 @@ func (a *attachment) begin(first *apiv1.AttachRequest, theirs *os.File) (*apiv1.
 		if err != nil {
 			return nil, err
 		}
+		stdin := m.Target.GetStdin()
+		if stdin && !takesInput(r.spec.GetProcess()) {
+			stdin = false
+			started.Warnings = []string{"the agent was started without -i and takes no input"}
+		}
 		var reply control.AttachReply
-		if err := dom.call(ctx, control.MethodAttach, control.AttachRequest{ID: r.id, Stdin: m.Target.GetStdin()}, &reply, theirs); err != nil {
+		if err := dom.call(ctx, control.MethodAttach, control.AttachRequest{ID: r.id, Stdin: stdin}, &reply, theirs); err != nil {
 			return nil, err
 		}
 		a.rec = r
@@ -106,6 +111,10 @@ func (a *attachment) begin(first *apiv1.AttachRequest, theirs *os.File) (*apiv1.
 	started.Id, started.ExecId, started.Domain = a.rec.id, a.execID, a.rec.domName
 	return started, nil
 }
+
+// takesInput reports whether clients can join the input of a process: a
+// terminal always has one.
+func takesInput(p *apiv1.Process) bool { return p.GetStdin() || p.GetTty() }
 
 // exec starts a further process; theirs may be nil.
 func (a *attachment) exec(req *apiv1.ExecRequest, theirs *os.File) error {

@@ -275,10 +275,10 @@ func (c *console) takeInput(a *attachment) error {
 		return errdefs.New(errdefs.AgentNotRunning, "the process has ended")
 	case c.in == nil:
 		return errdefs.New(errdefs.WrongState, "the process has no standard input, or it was closed",
-			errdefs.Fix("start the agent with -i, or attach without input"))
+			errdefs.Fix("only watch, with --no-stdin"))
 	case c.writer != nil:
 		return errdefs.New(errdefs.WrongState, "another client is attached to the standard input",
-			errdefs.Fix("attach without input"))
+			errdefs.Fix("only watch, with --no-stdin"))
 	}
 	c.writer = a
 	return nil

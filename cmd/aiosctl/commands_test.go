@@ -104,6 +104,8 @@ func TestBadCommandLines(t *testing.T) {
 		"image import x":                       "the image's name or its source is missing",
 		"image import a/b x":                   "not a valid name",
 		"image nope":                           `unknown command "nope"`,
+		"help nope":                            `unknown command "nope"`,
+		"help image nope":                      `unknown command "nope"`,
 		"pss":                                  `unknown command "pss"`,
 		"completion tcsh":                      "no completion for",
 		"domain ls x":                          `unexpected argument "x"`,

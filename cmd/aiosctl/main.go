@@ -152,6 +152,7 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 	add("objects", a.imageCmd(), a.domainCmd())
 	add("system", a.doctorCmd(), a.daemonCmd(), a.versionCmd(), a.completionCmd())
 	root.SetHelpCommandGroupID("system")
+	root.SetHelpCommand(a.helpCmd())
 	return root
 }
 

@@ -159,3 +159,31 @@ func (a *app) completionCmd() *cobra.Command {
 		},
 	}
 }
+
+// helpCmd is the help command. Cobra's own answers an unknown topic with
+// status 0.
+func (a *app) helpCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND…]",
+		Short:   "Help about any command",
+		Example: "  aiosctl help run\n  aiosctl help image import",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			topic, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return usage(cmd, err.Error())
+			}
+			return group(topic, rest)
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+			var names []string
+			if topic, rest, err := cmd.Root().Find(args); err == nil && len(rest) == 0 {
+				for _, c := range topic.Commands() {
+					if strings.HasPrefix(c.Name(), prefix) {
+						names = append(names, c.Name())
+					}
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+}

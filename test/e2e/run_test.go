@@ -191,7 +191,6 @@ func TestRefusals(t *testing.T) {
 			{"no program", []string{"run"}, 125, []string{"program", "fix: "}},
 			{"unknown flag", run("--nosuchflag", "--", "true"), 125, []string{"nosuchflag", "--help"}},
 			{"remove a running one", []string{"rm", "taken"}, 125, []string{"taken", "fix: ", "force"}},
-			{"attach without input", []string{"attach", "taken"}, 125, []string{"input", "fix: "}},
 		} {
 			r := in.run(t, c.args...)
 			if r.status != c.status || len(r.stdout) > 0 {
@@ -271,6 +270,20 @@ while True: time.sleep(1)`
 		}
 		if a := in.inspect(t, id); a.State != "running" {
 			t.Errorf("the agent is %s after a signal to the exec", a.State)
+		}
+	})
+}
+
+// TestAttachToOneWithoutInput checks that an agent that takes no input can be
+// joined all the same.
+func TestAttachToOneWithoutInput(t *testing.T) {
+	onEach(t, func(t *testing.T, in *install) {
+		in.spawn(t, "--name", "deaf", "--", "sh", "-c", "while [ ! -e /tmp/go ]; do echo tick; sleep 0.1; done; exit 4")
+		a := in.start(t, "attach", "deaf")
+		a.stdout.expect(t, "tick\n")
+		in.ok(t, "exec", "deaf", "--", "touch", "/tmp/go")
+		if r := a.wait(); r.status != 4 {
+			t.Errorf("attach: %s", r)
 		}
 	})
 }
