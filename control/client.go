@@ -19,9 +19,10 @@ type Client struct {
 	done    chan struct{}
 
 	mu      sync.Mutex
-	next    uint64                   // guarded by mu
-	pending map[uint64]chan *message // guarded by mu
-	err     error                    // guarded by mu; set once, when done closes
+	next    uint64                   // +checklocks:mu
+	pending map[uint64]chan *message // +checklocks:mu
+	// Set once, when done closes.
+	err error // +checklocks:mu
 }
 
 // Dial connects to a kernel process and exchanges Hello. onEvent is called

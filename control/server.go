@@ -40,10 +40,11 @@ type Server struct {
 	hello    func() HelloReply
 	handlers map[string]Handler
 
-	helloTimeout, sendTimeout time.Duration // immutable
+	helloTimeout time.Duration // immutable
+	sendTimeout  time.Duration // immutable
 
 	mu    sync.Mutex
-	conns map[*conn]struct{} // guarded by mu
+	conns map[*conn]struct{} // +checklocks:mu
 }
 
 // NewServer returns a server for the given methods; hello fills the reply to

@@ -67,10 +67,13 @@ type System struct {
 	platformName string // what "auto" means here
 	platformErr  error
 
-	mu      sync.Mutex
-	domains map[string]*domain // guarded by mu, by name
-	agents  map[string]*record // guarded by mu, by ID
-	names   map[string]*record // guarded by mu, by name
+	mu sync.Mutex
+	// By name.
+	domains map[string]*domain // +checklocks:mu
+	// By ID.
+	agents map[string]*record // +checklocks:mu
+	// By name.
+	names map[string]*record // +checklocks:mu
 }
 
 // Run is the daemon's life: it returns when a client or a signal ends it, or

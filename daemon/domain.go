@@ -33,14 +33,17 @@ type domain struct {
 
 	// startMu serialises starting the process and giving it file systems.
 	startMu sync.Mutex
-	mounts  map[string]bool // guarded by startMu; keys the process knows
-	host    *control.Root   // guarded by startMu; how the host image is composed
+	// Keys the process knows.
+	mounts map[string]bool // +checklocks:startMu
+	// How the host image is composed.
+	host *control.Root // +checklocks:startMu
 
-	mu     sync.Mutex
-	info   domainInfo          // guarded by mu
-	client *control.Client     // guarded by mu; nil before the start
-	hello  *control.HelloReply // guarded by mu
-	dead   bool                // guarded by mu
+	mu   sync.Mutex
+	info domainInfo // +checklocks:mu
+	// Nil before the start.
+	client *control.Client     // +checklocks:mu
+	hello  *control.HelloReply // +checklocks:mu
+	dead   bool                // +checklocks:mu
 
 	buryOnce sync.Once
 	gone     chan struct{} // closed when nothing of it is left
@@ -122,7 +125,9 @@ func (d *System) domainFor(ctx context.Context, name string, spec *apiv1.SpawnRe
 // milliseconds.
 const bootTimeout = 30 * time.Second
 
-// start starts the kernel process. Caller holds startMu.
+// start starts the kernel process.
+//
+// +checklocks:dom.startMu
 func (dom *domain) start(ctx context.Context, spec *apiv1.SpawnRequest) ([]string, error) {
 	d := dom.d
 	choice, err := d.choosePlatform(spec.GetPlatform())
@@ -266,20 +271,21 @@ func (d *System) records() []*record {
 	return out
 }
 
+// connection returns the connection to the kernel process.
+func (dom *domain) connection() *control.Client {
+	dom.mu.Lock()
+	defer dom.mu.Unlock()
+	return dom.client
+}
+
 // call asks the kernel process.
 func (dom *domain) call(ctx context.Context, method string, req, reply any, files ...*os.File) error {
-	dom.mu.Lock()
-	client := dom.client
-	dom.mu.Unlock()
-	return client.Call(ctx, method, req, reply, files...)
+	return dom.connection().Call(ctx, method, req, reply, files...)
 }
 
 // notify tells the kernel process something and expects no answer.
 func (dom *domain) notify(method string, req any) {
-	dom.mu.Lock()
-	client := dom.client
-	dom.mu.Unlock()
-	client.Notify(method, req) // Fails only when the process is gone, with all it knew.
+	dom.connection().Notify(method, req) // Fails only when the process is gone, with all it knew.
 }
 
 // adoptDomains connects to the domains of an earlier daemon.
@@ -328,7 +334,7 @@ func (d *System) adopt(name string, info domainInfo, records map[string]*record)
 	ctx, cancel := background(adoptTimeout)
 	defer cancel()
 	dom := d.newDomain(name)
-	dom.info = info
+	dom.info = info // +checklocksignore: nobody else knows dom yet.
 	d.mu.Lock()
 	d.domains[name] = dom // First: its death, at any moment, takes it out again.
 	d.mu.Unlock()
@@ -365,7 +371,7 @@ func (d *System) adopt(name string, info domainInfo, records map[string]*record)
 		}
 	}
 	select {
-	case <-dom.client.Done():
+	case <-dom.connection().Done():
 		d.domainDied(dom) // Perhaps before it had its agents; then they are lost now.
 	default:
 	}

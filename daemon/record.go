@@ -20,21 +20,25 @@ import (
 
 // record is what is known of one agent.
 type record struct {
-	id, name string
-	created  time.Time
-	spec     *apiv1.SpawnRequest // immutable
-	done     chan struct{}       // closed when the state is final
-	settled  chan struct{}       // closed after that, when the files and the name say so too
+	id      string
+	name    string
+	created time.Time
+	domName string              // immutable
+	spec    *apiv1.SpawnRequest // immutable
+	done    chan struct{}       // closed when the state is final
+	settled chan struct{}       // closed after that, when the files and the name say so too
 
-	mu      sync.Mutex
-	domain  *domain            // guarded by mu; nil when the domain is gone
-	domName string             // guarded by mu
-	state   abi.State          // guarded by mu
-	exit    *apiv1.Exit        // guarded by mu
-	ended   time.Time          // guarded by mu
-	digest  string             // guarded by mu; of the image
-	execs   map[int32]*further // guarded by mu
-	heard   int                // guarded by mu; clients that wait for the end
+	mu sync.Mutex
+	// Nil when the domain is gone.
+	domain *domain     // +checklocks:mu
+	state  abi.State   // +checklocks:mu
+	exit   *apiv1.Exit // +checklocks:mu
+	ended  time.Time   // +checklocks:mu
+	// Of the image.
+	digest string             // +checklocks:mu
+	execs  map[int32]*further // +checklocks:mu
+	// Clients that wait for the end.
+	heard int // +checklocks:mu
 }
 
 // further is a further process in the agent.
@@ -244,7 +248,7 @@ func fromProto(m *apiv1.InspectResponse) *record {
 	a := m.GetAgent()
 	r := newRecord(a.GetId(), m.GetSpec(), a.GetDomain(), time.Unix(0, a.GetCreatedUnixNano()))
 	r.name = a.GetName()
-	r.digest = m.GetImageDigest()
+	r.digest = m.GetImageDigest() // +checklocksignore: nobody else knows r yet.
 	if s := abi.State(a.GetState()); s.Final() {
 		r.finish(s, a.GetExit(), time.Unix(0, a.GetEndedUnixNano()))
 		close(r.settled)

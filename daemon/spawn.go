@@ -54,7 +54,7 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 	req.Limits = limitsOf(req)
 	r := newRecord(id, req, domName, d.clock.Now())
 	if stream != nil {
-		r.heard = 1 // Its end may come before the client's stream is set up.
+		r.hear() // Its end may come before the client's stream is set up.
 	}
 	if err := d.reserve(r); err != nil {
 		return nil, nil, err
@@ -292,7 +292,9 @@ func merge(base, top []string) []string {
 }
 
 // image makes an image known to the kernel process and says how to compose a
-// root of it. Caller holds startMu.
+// root of it.
+//
+// +checklocks:dom.startMu
 func (dom *domain) image(ctx context.Context, name string) (control.Root, images.Image, error) {
 	if name == "" || name == images.HostName {
 		return dom.hostImage(ctx)
@@ -318,7 +320,9 @@ func (dom *domain) image(ctx context.Context, name string) (control.Root, images
 
 // hostImage composes the host image: a skeleton, and the host's program
 // directories through gofers. It stays as it was first composed for as long as
-// the domain lives. Caller holds startMu.
+// the domain lives.
+//
+// +checklocks:dom.startMu
 func (dom *domain) hostImage(ctx context.Context) (control.Root, images.Image, error) {
 	img := images.Image{Name: images.HostName}
 	if dom.host != nil {
@@ -344,7 +348,9 @@ func (dom *domain) hostImage(ctx context.Context) (control.Root, images.Image, e
 	return root, img, nil
 }
 
-// mount gives the kernel process a file system. Caller holds startMu.
+// mount gives the kernel process a file system.
+//
+// +checklocks:dom.startMu
 func (dom *domain) mount(ctx context.Context, req control.MountRequest, f *os.File) error {
 	if err := dom.call(ctx, control.MethodMount, req, nil, f); err != nil {
 		return err
@@ -354,7 +360,8 @@ func (dom *domain) mount(ctx context.Context, req control.MountRequest, f *os.Fi
 }
 
 // gofer makes a directory that a client named known to the kernel process.
-// Caller holds startMu.
+//
+// +checklocks:dom.startMu
 func (dom *domain) gofer(ctx context.Context, dir string, readonly bool) (string, error) {
 	mode := "rw:"
 	if readonly {
@@ -365,6 +372,8 @@ func (dom *domain) gofer(ctx context.Context, dir string, readonly bool) (string
 
 // serve starts a gofer for dir unless the key is known. The gofer ends when
 // the kernel process does.
+//
+// +checklocks:dom.startMu
 func (dom *domain) serve(ctx context.Context, key, dir string, readonly, image bool) (string, error) {
 	if dom.mounts[key] {
 		return key, nil

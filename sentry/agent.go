@@ -38,13 +38,16 @@ type Agent struct {
 	// spawn, exec, pause, resume and the end.
 	lifeMu sync.Mutex
 
-	mu       sync.Mutex
-	state    abi.State          // guarded by mu
-	procs    map[int32]*process // guarded by mu; by exec ID, 0 is the first
-	nextExec int32              // guarded by mu
-	stopped  []*kernel.Task     // guarded by lifeMu; tasks that a pause stopped
-	exit     *control.Exit      // guarded by mu; set when it has ended
-	ended    time.Time          // guarded by mu
+	mu    sync.Mutex
+	state abi.State // +checklocks:mu
+	// By exec ID, 0 is the first.
+	procs    map[int32]*process // +checklocks:mu
+	nextExec int32              // +checklocks:mu
+	// Tasks that a pause stopped.
+	stopped []*kernel.Task // +checklocks:lifeMu
+	// Set when it has ended.
+	exit  *control.Exit // +checklocks:mu
+	ended time.Time     // +checklocks:mu
 
 	told chan struct{} // closed when its end has been reported
 }
@@ -290,7 +293,9 @@ func (a *Agent) report(execID int32, exit control.Exit) {
 	a.s.cfg.OnExit(control.ExitEvent{ID: a.id, ExecID: execID, Exit: exit, Time: a.s.cfg.Clock.Now()})
 }
 
-// release drops what the agent holds. Caller holds lifeMu.
+// release drops what the agent holds.
+//
+// +checklocks:a.lifeMu
 func (a *Agent) release() {
 	a.s.releaseShell(a.ns)
 	a.stopped = nil

@@ -66,12 +66,15 @@ type Kernel struct {
 	emptyTmp  sync.Map // bool by key of an image: nothing is in its /tmp
 	shells    shellPool
 
-	mu      sync.Mutex
-	mounts  map[string]*vfs.Mount // guarded by mu; each holds a reference
-	agents  map[string]*Agent     // guarded by mu, by ID
-	byID    sync.Map              // *Agent by ID, for hooks and the gate
-	byCgID  uint32                // guarded by mu; last memory cgroup ID given
-	closing bool                  // guarded by mu
+	mu sync.Mutex
+	// Each holds a reference.
+	mounts map[string]*vfs.Mount // +checklocks:mu
+	// By ID.
+	agents map[string]*Agent // +checklocks:mu
+	byID   sync.Map          // *Agent by ID, for hooks and the gate
+	// Last memory cgroup ID given.
+	byCgID  uint32 // +checklocks:mu
+	closing bool   // +checklocks:mu
 }
 
 // Boot makes a kernel with no agents. It may be called once per process:

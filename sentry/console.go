@@ -29,15 +29,17 @@ type console struct {
 	s   *Kernel
 	log *agentLog
 
-	in   *vfs.FileDescription // our end of standard input; nil when it is closed; guarded by mu
+	// Our end of standard input; nil when it is closed.
+	in   *vfs.FileDescription // +checklocks:mu
 	outs []*output            // our ends of standard output and error, or of the terminal
 	tty  bool
 	done chan struct{} // closed when the process has ended
 
 	mu      sync.Mutex
-	streams []*attachment // guarded by mu
-	writer  *attachment   // guarded by mu; whose input the process reads, or nil
-	ended   bool          // guarded by mu
+	streams []*attachment // +checklocks:mu
+	// Whose input the process reads, or nil.
+	writer *attachment // +checklocks:mu
+	ended  bool        // +checklocks:mu
 }
 
 // output is one drained descriptor.
@@ -49,11 +51,15 @@ type output struct {
 	once sync.Once
 
 	mu       sync.Mutex
-	draining bool          // guarded by mu
-	again    bool          // guarded by mu: readiness came while draining
-	eof      bool          // guarded by mu: it is being finished
-	left     int           // guarded by mu; bytes still to pass on once eof is set
-	idle     chan struct{} // guarded by mu; closed when draining stops, if somebody waits
+	draining bool // +checklocks:mu
+	// Readiness came while draining.
+	again bool // +checklocks:mu
+	// It is being finished.
+	eof bool // +checklocks:mu
+	// Bytes still to pass on once eof is set.
+	left int // +checklocks:mu
+	// Closed when draining stops, if somebody waits.
+	idle chan struct{} // +checklocks:mu
 }
 
 // NotifyEvent implements waiter.EventListener. It is called with locks of the
@@ -178,7 +184,7 @@ func (c *console) openPipes(ctx context.Context, ns *namespaces, fds *kernel.FDT
 		if err != nil {
 			return err
 		}
-		c.in = w
+		c.in = w // +checklocksignore: nobody else knows c yet.
 		if err := install(ctx, fds, r, 0); err != nil {
 			return err
 		}
@@ -257,8 +263,8 @@ func (c *console) end(ctx context.Context, exit control.Exit) {
 
 // release drops what newConsole opened, when the process never started.
 func (c *console) release(ctx context.Context) {
-	if c.in != nil && !c.tty {
-		c.in.DecRef(ctx)
+	if in := c.in; in != nil && !c.tty { // +checklocksignore: nobody else knows c.
+		in.DecRef(ctx)
 	}
 	for _, o := range c.outs {
 		o.fd.EventUnregister(&o.wait)

@@ -77,7 +77,7 @@ func (s *Kernel) registerFilesystems() error {
 	if err != nil {
 		return err
 	}
-	s.mounts[devKey] = devices
+	s.mounts[devKey] = devices // +checklocksignore: the kernel boots.
 	s.emptyFS, s.emptyRoot, err = v.NewFilesystem(ctx, s.creds, "", tmpfs.Name, &vfs.MountOptions{
 		GetFilesystemOptions: vfs.GetFilesystemOptions{InternalMount: true},
 	})

@@ -41,7 +41,9 @@ func (s *Kernel) Pause(req control.AgentRequest) (struct{}, error) {
 	return none, nil
 }
 
-// freeze stops every task that is not stopped yet. Caller holds lifeMu.
+// freeze stops every task that is not stopped yet.
+//
+// +checklocks:a.lifeMu
 func (a *Agent) freeze() error {
 	held := make(map[*kernel.Task]bool)
 	late := a.s.cfg.Clock.Now().Add(pauseTimeout)
@@ -92,8 +94,9 @@ func nap(clock ktime.Clock, d time.Duration) {
 	<-woken
 }
 
-// thaw lets stopped tasks go on: those of one process, or all. Caller holds
-// lifeMu.
+// thaw lets stopped tasks go on: those of one process, or all.
+//
+// +checklocks:a.lifeMu
 func (a *Agent) thaw(only *kernel.ThreadGroup) {
 	var rest []*kernel.Task
 	for _, t := range a.stopped {

@@ -109,9 +109,11 @@ type lazyProcRoot struct {
 	opts   vfs.GetFilesystemOptions
 	ctx    *procContext
 
-	mu   sync.Mutex
-	fs   *vfs.Filesystem // guarded by mu; the real one, or nil
-	root *vfs.Dentry     // guarded by mu; its root
+	mu sync.Mutex
+	// The real one, or nil.
+	fs *vfs.Filesystem // +checklocks:mu
+	// Its root.
+	root *vfs.Dentry // +checklocks:mu
 }
 
 var _ kernfs.Inode = (*lazyProcRoot)(nil)

@@ -21,10 +21,12 @@ type agentLog struct {
 	clock ktime.Clock
 	max   int64 // immutable; in bytes, at least two full records
 
-	mu   sync.Mutex
-	f    *os.File // guarded by mu; nil after close
-	size int64    // guarded by mu
-	lost int64    // guarded by mu; bytes that could not be written
+	mu sync.Mutex
+	// Nil after close.
+	f    *os.File // +checklocks:mu
+	size int64    // +checklocks:mu
+	// Bytes that could not be written.
+	lost int64 // +checklocks:mu
 }
 
 func newAgentLog(f *os.File, clock ktime.Clock) *agentLog {
@@ -57,6 +59,8 @@ func (l *agentLog) append(stderr bool, p []byte) {
 }
 
 // halve drops the older half of the records.
+//
+// +checklocks:l.mu
 func (l *agentLog) halve() {
 	buf := make([]byte, l.size)
 	if _, err := l.f.ReadAt(buf, 0); err != nil && err != io.EOF {

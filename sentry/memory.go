@@ -26,10 +26,12 @@ type memoryWatch struct {
 	s *Kernel
 
 	mu     sync.Mutex
-	agents map[*Agent]struct{} // guarded by mu
-	timer  ktime.Timer         // guarded by mu; nil while there is nobody to watch
-	last   uint64              // guarded by mu; size of the memory file at the last look
-	looks  int                 // guarded by mu
+	agents map[*Agent]struct{} // +checklocks:mu
+	// Nil while there is nobody to watch.
+	timer ktime.Timer // +checklocks:mu
+	// Size of the memory file at the last look.
+	last  uint64 // +checklocks:mu
+	looks int    // +checklocks:mu
 }
 
 const (
@@ -42,7 +44,7 @@ const (
 
 func (w *memoryWatch) init(s *Kernel) {
 	w.s = s
-	w.agents = make(map[*Agent]struct{})
+	w.agents = make(map[*Agent]struct{}) // +checklocksignore: the kernel boots.
 }
 
 func (w *memoryWatch) add(a *Agent) {

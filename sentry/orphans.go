@@ -18,10 +18,13 @@ import (
 // Children that the first process started itself are left alone for ever: it
 // may yet want their exit status. So are those whose own parent lives.
 type orphans struct {
-	mu    sync.Mutex                        // leaf: taken in hooks of the platform
-	kids  map[*kernel.ThreadGroup]time.Time // guarded by mu; when it ended, zero while it runs
-	dead  int                               // guarded by mu; how many of kids have ended
-	timer ktime.Timer                       // guarded by mu; nil while no sweep is due
+	mu sync.Mutex // leaf: taken in hooks of the platform
+	// When it ended, zero while it runs.
+	kids map[*kernel.ThreadGroup]time.Time // +checklocks:mu
+	// How many of kids have ended.
+	dead int // +checklocks:mu
+	// Nil while no sweep is due.
+	timer ktime.Timer // +checklocks:mu
 }
 
 const orphanGrace = time.Second
@@ -82,7 +85,9 @@ func (s *Kernel) taskExits(ctx context.Context) {
 	a.noteEndLocked(tg)
 }
 
-// noteEndLocked notes that tg has ended. Caller holds orph.mu.
+// noteEndLocked notes that tg has ended.
+//
+// +checklocks:a.orph.mu
 func (a *Agent) noteEndLocked(tg *kernel.ThreadGroup) {
 	if ended, ours := a.orph.kids[tg]; ours && ended.IsZero() {
 		a.orph.kids[tg] = a.s.cfg.Clock.Now()
@@ -92,7 +97,9 @@ func (a *Agent) noteEndLocked(tg *kernel.ThreadGroup) {
 }
 
 // armLocked has a sweep done orphanGrace from now, if there is anything to
-// sweep. Caller holds orph.mu.
+// sweep.
+//
+// +checklocks:a.orph.mu
 func (a *Agent) armLocked() {
 	if a.orph.dead > 0 && a.orph.timer == nil {
 		a.orph.timer = a.s.cfg.Clock.AfterFunc(orphanGrace, a.sweep)

@@ -24,11 +24,12 @@ type shellPool struct {
 	s *Kernel
 
 	mu    sync.Mutex
-	key   string        // guarded by mu
-	root  control.Root  // guarded by mu
-	disk  uint64        // guarded by mu
-	ready []*namespaces // guarded by mu
-	busy  bool          // guarded by mu; a refill is under way
+	key   string        // +checklocks:mu
+	root  control.Root  // +checklocks:mu
+	disk  uint64        // +checklocks:mu
+	ready []*namespaces // +checklocks:mu
+	// A refill is under way.
+	busy bool // +checklocks:mu
 }
 
 const (

@@ -22,7 +22,7 @@ func (c *console) openTerminal(ctx context.Context, ns *namespaces, fds *kernel.
 	if err != nil {
 		return err
 	}
-	c.in = master
+	c.in = master // +checklocksignore: nobody else knows c yet.
 	c.outs = []*output{{c: c, fd: master, kind: control.FrameStdout}}
 	// Only a task may ask a terminal for its number, or open its replica.
 	var replica *vfs.FileDescription
