@@ -228,33 +228,36 @@ func (d *System) domainDied(dom *domain) {
 	info := dom.info
 	dom.mu.Unlock()
 	killProcess(info) // A process that closed its connection is of no use.
-	var lost []string
+	var lost []*record
+	var labels []string
 	for _, r := range d.records() {
 		r.mu.Lock()
-		mine := r.domain == dom
+		mine := r.domain == dom // No longer so when it has ended.
 		r.mu.Unlock()
-		if mine && d.lose(r, "the kernel process of domain "+dom.name+" died") {
-			lost = append(lost, r.label())
+		if mine {
+			lost, labels = append(lost, r), append(labels, r.label())
 		}
+	}
+	// The log first: whoever hears of it may look there.
+	if len(lost) > 0 {
+		d.log.Error("domain died", "domain", dom.name, "pid", info.PID, "agents lost", strings.Join(labels, " "))
+	} else {
+		d.log.Info("domain ended", "domain", dom.name, "pid", info.PID)
+	}
+	for _, r := range lost {
+		d.lose(r, "the kernel process of domain "+dom.name+" died")
 	}
 	if info.Isolated {
 		os.Remove(d.domainPath(dom.name, ".log"))
 	}
 	dom.bury()
-	if len(lost) > 0 {
-		d.log.Error("domain died", "domain", dom.name, "pid", info.PID, "agents lost", strings.Join(lost, " "))
-	} else {
-		d.log.Info("domain ended", "domain", dom.name, "pid", info.PID)
-	}
 }
 
 // lose marks an agent lost and reports whether it was not final before.
 func (d *System) lose(r *record, why string) bool {
 	lost := r.finish(abi.StateLost, &apiv1.Exit{Signal: int32(unix.SIGKILL), Reason: why}, d.clock.Now())
 	if lost {
-		if err := d.save(r); err != nil {
-			d.log.Error("saving record", "agent", r.id, "err", err)
-		}
+		d.settle(r)
 		close(r.settled)
 	}
 	return lost
