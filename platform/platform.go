@@ -7,15 +7,15 @@
 // therefore passes one method, and Wrap stands in front of it.
 //
 // Key types: Platform and its contexts (the decorator), Hooks (what the kernel
-// wants to hear), Driver and Drivers (which platforms exist, which of them work
+// wants to hear), Crowd (how many of an agent's tasks run at once), Driver and Drivers (which platforms exist, which of them work
 // on this host, and how to choose). The drivers are in platform/kvm,
 // platform/systrap and platform/ptrace; platform/drivers lists them;
 // platform/fake interprets a few instructions for tests without a host
 // platform; platform/platformtest is the contract that all of them keep.
 //
-// Lock order: the package takes no locks. A context's Switch, Prepare* and
+// Lock order: Crowd.mu, the only lock, is a leaf. A context's Switch, Prepare* and
 // Release are called by the one goroutine of its task; Interrupt and Preempt
-// by anybody, and they go to the inner context untouched.
+// by anybody.
 //
 // An AddressSpace is never wrapped: platforms assert its concrete type.
 //
@@ -24,6 +24,8 @@
 package platform
 
 import (
+	"sync/atomic"
+
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/hostarch"
@@ -37,8 +39,9 @@ import (
 type Hooks struct {
 	// FirstSwitch runs once per context, before it first executes
 	// application code. task is what the kernel passed to Switch: the
-	// *kernel.Task itself.
-	FirstSwitch func(task context.Context)
+	// *kernel.Task itself. The context belongs to the crowd that it
+	// returns, if any.
+	FirstSwitch func(task context.Context) *Crowd
 
 	// Exit runs once for every context that FirstSwitch ran for, with the
 	// same task: when the task exits, while it still has its memory manager,
@@ -63,7 +66,9 @@ func (p *Platform) Unwrap() gvplatform.Platform { return p.Platform }
 
 // NewContext implements gVisor's Platform.NewContext.
 func (p *Platform) NewContext(ctx context.Context) gvplatform.Context {
-	return &taskContext{Context: p.Platform.NewContext(ctx), hooks: &p.hooks}
+	c := &taskContext{Context: p.Platform.NewContext(ctx), hooks: &p.hooks}
+	c.place.c = c
+	return c
 }
 
 // taskContext decorates the context of one task.
@@ -76,6 +81,10 @@ type taskContext struct {
 	// task is what the first Switch was given, nil before it and after exit.
 	// Only the task goroutine touches it.
 	task context.Context
+
+	// crowd is set by the first Switch, for Interrupt to see.
+	crowd atomic.Pointer[Crowd]
+	place place
 }
 
 // Switch implements gVisor's Context.Switch.
@@ -83,15 +92,58 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	if c.task == nil {
 		c.begin(ctx)
 	}
-	return c.Context.Switch(ctx, mm, ac, cpu)
+	crowd := c.crowd.Load()
+	if crowd == nil {
+		return c.Context.Switch(ctx, mm, ac, cpu)
+	}
+	crowd.enter(&c.place)
+	info, at, err := c.Context.Switch(ctx, mm, ac, cpu)
+	if c.place.poked.Load() {
+		c.place.poked.Store(false)
+	}
+	return info, at, err
 }
 
 // begin is outside Switch so that the hot path stays small.
 func (c *taskContext) begin(task context.Context) {
 	c.task = task
 	if c.hooks.FirstSwitch != nil {
-		c.hooks.FirstSwitch(task)
+		c.crowd.Store(c.hooks.FirstSwitch(task))
 	}
+}
+
+// Interrupt implements gVisor's Context.Interrupt.
+func (c *taskContext) Interrupt() {
+	c.Context.Interrupt()
+	if crowd := c.crowd.Load(); crowd != nil {
+		crowd.interrupted(&c.place)
+	}
+}
+
+// leave gives up the task's place, before it stops to need one.
+func (c *taskContext) leave() {
+	if crowd := c.crowd.Load(); crowd != nil {
+		crowd.leave(&c.place)
+	}
+}
+
+// PrepareSleep implements gVisor's Context.PrepareSleep.
+func (c *taskContext) PrepareSleep() {
+	c.leave()
+	c.Context.PrepareSleep()
+}
+
+// PrepareUninterruptibleSleep implements gVisor's
+// Context.PrepareUninterruptibleSleep.
+func (c *taskContext) PrepareUninterruptibleSleep() {
+	c.leave()
+	c.Context.PrepareUninterruptibleSleep()
+}
+
+// PrepareStop implements gVisor's Context.PrepareStop.
+func (c *taskContext) PrepareStop() {
+	c.leave()
+	c.Context.PrepareStop()
 }
 
 // PrepareExit implements gVisor's Context.PrepareExit.
@@ -109,6 +161,7 @@ func (c *taskContext) Release() {
 
 // end tells the hook once, and lets go of the task.
 func (c *taskContext) end() {
+	c.leave()
 	if c.task == nil {
 		return
 	}

@@ -3,12 +3,15 @@ package platform
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/hostarch"
 	"gvisor.dev/gvisor/pkg/sentry/arch"
 	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
+
+	"aios.dev/aios/ktime"
 )
 
 // recorder is an inner platform and context that writes down what reaches it,
@@ -71,7 +74,8 @@ func TestHooksSeeEachTaskOnce(t *testing.T) {
 					inner.note(s)
 				}
 			}
-			p := Wrap(inner, Hooks{FirstSwitch: note("first"), Exit: note("exit")})
+			first := func(task context.Context) *Crowd { note("first")(task); return nil }
+			p := Wrap(inner, Hooks{FirstSwitch: first, Exit: note("exit")})
 			tc.run(p.NewContext(task))
 			if !slices.Equal(inner.calls, tc.want) {
 				t.Errorf("calls %v, want %v", inner.calls, tc.want)
@@ -88,9 +92,11 @@ func TestSwitchPassesResultsThrough(t *testing.T) {
 }
 
 func TestSwitchAllocatesNothing(t *testing.T) {
+	crowd := NewCrowd(2, time.Millisecond, ktime.Real)
 	for name, hooks := range map[string]Hooks{
 		"no hooks": {},
-		"hooks":    {FirstSwitch: func(context.Context) {}, Exit: func(context.Context) {}},
+		"hooks":    {FirstSwitch: func(context.Context) *Crowd { return nil }, Exit: func(context.Context) {}},
+		"crowd":    {FirstSwitch: func(context.Context) *Crowd { return crowd }},
 	} {
 		c := Wrap(&recorder{}, hooks).NewContext(nil)
 		task := context.Background()
@@ -109,6 +115,9 @@ func BenchmarkSwitch(b *testing.B) {
 	for name, c := range map[string]gvplatform.Context{
 		"bare":      inner,
 		"decorated": Wrap(inner, Hooks{}).NewContext(nil),
+		"in a crowd": Wrap(inner, Hooks{FirstSwitch: func(context.Context) *Crowd {
+			return NewCrowd(2, time.Millisecond, ktime.Real)
+		}}).NewContext(nil),
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -14,6 +14,7 @@ import (
 	"aios.dev/aios/abi"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/platform"
 )
 
 // Agent is a process tree with namespaces of its own.
@@ -26,6 +27,7 @@ type Agent struct {
 	ctx    context.Context // for setting things up in it
 	ns     *namespaces     // pid is immutable, the rest guarded by lifeMu
 	orph   orphans
+	crowd  *platform.Crowd // of its tasks
 
 	// killed is why AIOS ended the agent, or nil.
 	killed atomic.Pointer[string]
@@ -92,6 +94,15 @@ func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 	return nil
 }
 
+// How many tasks of one agent compete for the host's CPUs at once, so that an
+// agent with hundreds leaves its neighbours their share, and for how long each
+// before it makes way for another.
+const (
+	crowdPerCPU = 4
+	crowdMin    = 8
+	crowdSlice  = 10 * time.Millisecond
+)
+
 // addAgent makes the agent known.
 func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.File) (*Agent, error) {
 	s.mu.Lock()
@@ -113,6 +124,7 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 		procs: make(map[int32]*process),
 		ns:    ns,
 		told:  make(chan struct{}),
+		crowd: platform.NewCrowd(max(crowdMin, crowdPerCPU*s.cfg.CPUs), crowdSlice, s.cfg.Clock),
 	}
 	a.ctx = s.context(a.ns, s.creds, a.memID)
 	s.agents[req.ID] = a

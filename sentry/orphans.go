@@ -8,6 +8,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 
 	"aios.dev/aios/ktime"
+	"aios.dev/aios/platform"
 )
 
 // orphans are the processes of an agent that were not started by its first
@@ -31,16 +32,17 @@ const orphanGrace = time.Second
 
 // taskStarts is called on a task's goroutine before it first runs program
 // code.
-func (s *Kernel) taskStarts(ctx context.Context) {
+func (s *Kernel) taskStarts(ctx context.Context) *platform.Crowd {
 	t, ok := ctx.(*kernel.Task)
 	if !ok {
-		return
+		return nil
 	}
 	a := s.agentOf(t)
 	if a == nil {
-		return
+		return nil
 	}
 	t.SetMemCgID(a.memID)
+	return a.crowd
 }
 
 // taskCloned is called when parent has made the task tid. Who made a process

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/cpuid"
@@ -27,6 +28,7 @@ import (
 	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
 
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/ktime"
 	"aios.dev/aios/platform"
 )
 
@@ -58,9 +60,11 @@ func RunDriver(t *testing.T, d platform.Driver) {
 func Run(t *testing.T, p gvplatform.Platform) {
 	cpuid.Initialize()
 	var first, exits atomic.Int64
+	// Everybody has a place: interrupts of the crowd's own are not expected.
+	crowd := platform.NewCrowd(1000, time.Second, ktime.Real)
 	f := &fixture{
 		Platform: platform.Wrap(p, platform.Hooks{
-			FirstSwitch: func(context.Context) { first.Add(1) },
+			FirstSwitch: func(context.Context) *platform.Crowd { first.Add(1); return crowd },
 			Exit:        func(context.Context) { exits.Add(1) },
 		}),
 		memory: newMemory(t),

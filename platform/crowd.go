@@ -1,0 +1,191 @@
+package platform
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"aios.dev/aios/ktime"
+)
+
+// Crowd bounds how many of an agent's tasks compete for the host's CPUs at
+// once, so that one with hundreds of them takes its neighbours' time in turns
+// and not all at once. A task needs a place to run application code, keeps it
+// while the kernel works for it, and gives it up when it sleeps, stops or
+// exits. When places are wanted, whoever had one for a slice is interrupted
+// and goes to the end of the queue.
+//
+// It is no scheduler: below the limit it does nothing, and it knows no shares.
+//
+// Waiting tasks are served in order. An interrupt ends a wait at once: the
+// kernel wants the task to look at a signal or to stop.
+//
+// Lock order: mu is a leaf; it is taken with locks of the kernel held, by
+// Interrupt. The inner context is interrupted without it.
+type Crowd struct {
+	limit int
+	slice time.Duration
+	clock ktime.Clock
+
+	mu      sync.Mutex
+	holders place       // guarded by mu; who has a place, the longest first
+	held    int         // guarded by mu; how many
+	queue   place       // guarded by mu; who waits, the longest first
+	timer   ktime.Timer // guarded by mu; nil while nobody waits
+	turn    uint64      // guarded by mu; counts slices
+}
+
+// place is a task's membership in a list of a Crowd, or the head of one.
+type place struct {
+	next, prev *place
+	c          *taskContext
+
+	// has says that c has a place. It is written under Crowd.mu, by the
+	// task itself or, while that waits on wake, for it.
+	has   bool
+	since uint64        // guarded by Crowd.mu; the turn in which c got it
+	wake  chan struct{} // made by the task before it first waits
+	// queued says that the place is in the queue; Interrupt looks at it
+	// without the lock first.
+	queued atomic.Bool
+	yield  atomic.Bool // its slice is over
+	// poked says that the task was interrupted and has not been in Switch
+	// since: it must not wait.
+	poked atomic.Bool
+}
+
+// NewCrowd returns a crowd of at most limit tasks that run at once, each for
+// about a slice while others wait.
+func NewCrowd(limit int, slice time.Duration, clock ktime.Clock) *Crowd {
+	g := &Crowd{limit: max(limit, 1), slice: slice, clock: clock}
+	g.holders.init()
+	g.queue.init()
+	return g
+}
+
+func (p *place) init() { p.next, p.prev = p, p }
+
+func (p *place) empty() bool { return p.next == p }
+
+// pushBack puts q at the end of the list that p is the head of.
+func (p *place) pushBack(q *place) {
+	q.prev, q.next = p.prev, p
+	p.prev.next = q
+	p.prev = q
+}
+
+func (p *place) remove() {
+	p.prev.next, p.next.prev = p.next, p.prev
+	p.next, p.prev = nil, nil
+}
+
+// enter returns when c may run, or is interrupted.
+func (g *Crowd) enter(p *place) {
+	if p.has && !p.yield.Load() {
+		return
+	}
+	g.mu.Lock()
+	if p.has {
+		p.yield.Store(false)
+		if g.queue.empty() {
+			p.since = g.turn
+			g.mu.Unlock()
+			return
+		}
+		g.giveUpLocked(p)
+	}
+	if g.held < g.limit {
+		g.grantLocked(p)
+		g.mu.Unlock()
+		return
+	}
+	if p.poked.Load() {
+		g.mu.Unlock()
+		return
+	}
+	if p.wake == nil {
+		p.wake = make(chan struct{}, 1)
+	}
+	g.queue.pushBack(p)
+	p.queued.Store(true)
+	if g.timer == nil {
+		g.timer = g.clock.AfterFunc(g.slice, g.tick)
+	}
+	g.mu.Unlock()
+	<-p.wake
+}
+
+// leave gives c's place, if it has one, to whoever waits longest.
+func (g *Crowd) leave(p *place) {
+	if !p.has {
+		return
+	}
+	g.mu.Lock()
+	g.giveUpLocked(p)
+	g.mu.Unlock()
+}
+
+func (g *Crowd) grantLocked(p *place) {
+	p.has = true
+	p.since = g.turn
+	g.held++
+	g.holders.pushBack(p)
+}
+
+func (g *Crowd) giveUpLocked(p *place) {
+	p.has = false
+	p.yield.Store(false)
+	p.remove()
+	g.held--
+	if !g.queue.empty() {
+		next := g.queue.next
+		g.unqueueLocked(next)
+		g.grantLocked(next)
+		next.wake <- struct{}{}
+	}
+}
+
+func (g *Crowd) unqueueLocked(p *place) {
+	p.remove()
+	p.queued.Store(false)
+}
+
+// interrupted ends c's wait, or prevents it.
+func (g *Crowd) interrupted(p *place) {
+	p.poked.Store(true)
+	if !p.queued.Load() {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if p.queued.Load() {
+		g.unqueueLocked(p)
+		p.wake <- struct{}{}
+	}
+}
+
+// tick ends the slices of as many holders as there are tasks that wait.
+func (g *Crowd) tick() {
+	var over []*taskContext
+	g.mu.Lock()
+	g.turn++
+	waiting := 0
+	for p := g.queue.next; p != &g.queue && waiting < g.held; p = p.next {
+		waiting++
+	}
+	for p := g.holders.next; p != &g.holders && len(over) < waiting; p = p.next {
+		if p.since < g.turn-1 {
+			p.yield.Store(true)
+			over = append(over, p.c)
+		}
+	}
+	if waiting > 0 {
+		g.timer = g.clock.AfterFunc(g.slice, g.tick)
+	} else {
+		g.timer = nil
+	}
+	g.mu.Unlock()
+	for _, c := range over {
+		c.Context.Interrupt()
+	}
+}
