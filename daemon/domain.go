@@ -379,8 +379,13 @@ func (d *System) adopt(name string, info domainInfo, records map[string]*record)
 	default:
 	}
 	d.log.Info("domain adopted", "domain", name, "pid", info.PID, "agents", len(list.Agents))
-	if info.Isolated && len(list.Agents) == 0 {
-		d.stopDomain(dom) // Its agent never came to be.
+	if info.Isolated && len(list.Agents) == 0 { // Its agent never came to be.
+		for _, r := range records {
+			if r.domName == name && !r.final() {
+				d.disown(r)
+			}
+		}
+		d.stopDomain(dom)
 	}
 	return nil
 }
