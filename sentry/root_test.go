@@ -53,24 +53,23 @@ func TestRootIsPutTogether(t *testing.T) {
 	}
 	binds := []control.Bind{{Key: "bound", Target: "/mnt/a"}, {Key: "bound", Target: "/usr/deep/b", ReadOnly: true}}
 	s := spawn(t, []string{"sleep", "1000"}, rooted(root, binds...))
-	for script, want := range map[string]string{
-		"cat /usr/file /opt/made/up/deep/er/file /mnt/a/file /usr/deep/b/file": "of the layer\ndeep\nof the bind\nof the bind\n",
-		"ls -A /usr/secret": "",
-		"echo changed > /usr/file && cat /usr/file && cat /opt/made/up/file":                                  "changed\nof the layer\n",
-		"rm /usr/deep/er/file && ls -A /usr/deep/er":                                                          "",
-		"mkdir /usr/new && mv /usr/new /usr/newer && ls -d /usr/newer":                                        "/usr/newer\n",
-		"ls /proc/1/cmdline /proc/self/exe /dev/null /dev/pts/ptmx /dev/shm -d /sys/kernel -d | sort | wc -l": "6\n",
-		"echo x > /dev/null && echo y > /dev/shm/y && cat /dev/shm/y":                                         "y\n",
-		"readlink /proc/self/exe": "/bin/busybox\n",
+	for _, step := range []struct{ script, want string }{
+		{"cat /usr/file /opt/made/up/deep/er/file /mnt/a/file /usr/deep/b/file", "of the layer\ndeep\nof the bind\nof the bind\n"},
+		{"ls -A /usr/secret", ""},
+		{"echo changed > /usr/file && cat /usr/file && cat /opt/made/up/file", "changed\nof the layer\n"},
+		{"rm /usr/deep/er/file && ls -A /usr/deep/er", ""},
+		{"mkdir /usr/new && mv /usr/new /usr/newer && ls -d /usr/newer", "/usr/newer\n"},
+		{"ls /proc/1/cmdline /proc/self/exe /dev/null /dev/pts/ptmx /dev/shm -d /sys/kernel -d | sort | wc -l", "6\n"},
+		{"echo x > /dev/null && echo y > /dev/shm/y && cat /dev/shm/y", "y\n"},
+		{"readlink /proc/self/exe", "/bin/busybox\n"},
 	} {
-		if out, errout, exit := s.execIn(sh(script)).output(); out != want || exit.Code != 0 {
-			t.Errorf("%q: stdout %q stderr %q exit %+v, want %q", script, out, errout, exit, want)
+		if out, errout, exit := s.execIn(sh(step.script)).output(); out != step.want || exit.Code != 0 {
+			t.Errorf("%q: stdout %q stderr %q exit %+v, want %q", step.script, out, errout, exit, step.want)
 		}
 	}
 	for _, script := range []string{
 		"touch /opt/made/up/x", "touch /usr/deep/b/x", "rm /usr/deep/b/file", "touch /usr/secret/x", "touch /sys/x",
 		"touch /mnt/a/x", // The image under the bind is read-only.
-		"mv /usr/file /tmp/file && false",
 	} {
 		if _, _, exit := s.execIn(sh(script)).output(); exit.Code == 0 {
 			t.Errorf("%q succeeded", script)
