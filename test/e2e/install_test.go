@@ -23,6 +23,7 @@ type install struct {
 	aiosd    string
 	platform string
 	env      []string // of commands
+	uid      uint32   // of commands; 0 is the test's own user
 }
 
 var installs atomic.Int64
@@ -298,7 +299,23 @@ func (in *install) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd.Env = in.env
 	cmd.Dir = in.dir
 	cmd.WaitDelay = 5 * time.Second
+	if in.uid != 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: in.uid, Gid: in.uid}}
+	}
 	return cmd
+}
+
+// asUser makes the installation that of an ordinary user.
+func (in *install) asUser(t *testing.T, uid int) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("only root can become another user")
+	}
+	in.uid = uint32(uid)
+	in.env = append(in.env, "HOME="+in.dir)
+	for _, dir := range []string{in.dir, filepath.Join(in.dir, "tmp")} {
+		must(t, os.Chown(dir, uid, uid))
+	}
 }
 
 // agentInfo is what ps and inspect print of an agent.

@@ -77,7 +77,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		before := settled(func(last, now usage) bool { return now == last })
 		n := 100
 		if soak() {
-			n = 10000
+			n = 2000
 		}
 		began := time.Now()
 		cycle(n)
