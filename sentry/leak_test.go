@@ -49,7 +49,7 @@ func TestFailedSpawnsLeakNothing(t *testing.T) {
 			for range 50 {
 				once()
 			}
-			backTo(t, before, consumption{goroutines: 4})
+			backTo(t, before)
 			wantHeap(t, heap, 50)
 		})
 	}
@@ -104,7 +104,7 @@ func TestWrongFilesLeakNothing(t *testing.T) {
 	}
 	s.signal(9)
 	s.wait()
-	backTo(t, before, consumption{goroutines: 4})
+	backTo(t, before)
 }
 
 func TestSpawnsLeakNothing(t *testing.T) {
@@ -130,7 +130,7 @@ func TestSpawnsLeakNothing(t *testing.T) {
 	run(50)
 	before, heap := consumed(t), heapBytes()
 	run(200)
-	backTo(t, before, consumption{goroutines: 4})
+	backTo(t, before)
 	wantHeap(t, heap, 200)
 }
 
