@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -38,6 +39,9 @@ func (d *System) Logs(req *apiv1.LogsRequest, rpc grpc.ServerStreamingServer[api
 		return err
 	}
 	f, err := os.Open(d.logPath(r.id))
+	if errors.Is(err, fs.ErrNotExist) && !r.final() {
+		return errdefs.New(errdefs.WrongState, "the agent is starting, and has no log yet", errdefs.Resource("%s", r.label()))
+	}
 	if err != nil {
 		return errdefs.Wrap(err, errdefs.HostIO, "read log", errdefs.Resource("%s", r.label()))
 	}

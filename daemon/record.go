@@ -113,7 +113,10 @@ func (r *record) execOf(id int32) *further {
 func (r *record) running() (*domain, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.domain == nil || r.state.Final() {
+	if r.domain == nil && !r.state.Final() {
+		return nil, errdefs.New(errdefs.WrongState, "the agent is starting", errdefs.Resource("%s", r.label()))
+	}
+	if r.state.Final() {
 		what := "the agent has ended"
 		if r.state == abi.StateLost {
 			what = "the agent was lost with its domain"

@@ -207,7 +207,11 @@ func (d *System) Remove(ctx context.Context, req *apiv1.RemoveRequest) (*apiv1.R
 	if err != nil {
 		return nil, err
 	}
-	if dom, err := r.running(); err == nil {
+	dom, err := r.running()
+	if errdefs.CodeOf(err) == errdefs.WrongState {
+		return nil, err // It would not end by being waited for.
+	}
+	if err == nil {
 		if !req.GetForce() {
 			return nil, errdefs.New(errdefs.AgentRunning, "the agent has not ended", errdefs.Op("remove agent"),
 				errdefs.Resource("%s", r.label()), errdefs.Fix("end it first with `aiosctl kill %s`, or use --force", r.label()))
