@@ -69,6 +69,10 @@ func (in *install) end(t *testing.T) {
 		t.Errorf("left behind: %s", what)
 	}
 	in.killAll()
+	for _, dir := range cgroups { // Or they would stay on the host for ever.
+		os.Remove(dir)
+		os.Remove(filepath.Dir(dir))
+	}
 	if err := os.RemoveAll(in.dir); err != nil {
 		t.Errorf("left behind: %v", err)
 	}
