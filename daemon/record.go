@@ -102,11 +102,35 @@ func (r *record) execOf(id int32) *further {
 	if e == nil {
 		e = &further{done: make(chan struct{})}
 		r.execs[id] = e
+		r.forgetExecs()
 		if r.state.Final() {
 			e.finish(r.exit)
 		}
 	}
 	return e
+}
+
+// keptExecs is how many further processes of one agent are remembered, so that
+// somebody can still wait for one that has ended.
+const keptExecs = 256
+
+// forgetExecs forgets the oldest processes that have ended, while there are too
+// many. Their numbers only grow.
+//
+// +checklocks:r.mu
+func (r *record) forgetExecs() {
+	for len(r.execs) > keptExecs {
+		oldest := int32(-1)
+		for id, e := range r.execs {
+			if e.exit != nil && (oldest < 0 || id < oldest) {
+				oldest = id
+			}
+		}
+		if oldest < 0 {
+			return // All still run.
+		}
+		delete(r.execs, oldest)
+	}
 }
 
 // running returns the domain of an agent that has not ended.

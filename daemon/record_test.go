@@ -210,3 +210,20 @@ func TestFullDisk(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestEndedExecsAreForgotten(t *testing.T) {
+	r := newRecord(string(abi.NewAgentID()), &apiv1.SpawnRequest{}, "d", time.Unix(0, 0))
+	running := r.execOf(1)
+	for id := int32(2); id < 3*keptExecs; id++ {
+		e := r.execOf(id)
+		r.mu.Lock()
+		e.finish(&apiv1.Exit{})
+		r.mu.Unlock()
+	}
+	if r.execOf(1) != running {
+		t.Error("a process that runs was forgotten")
+	}
+	if n := len(r.execs); n > keptExecs+1 {
+		t.Errorf("%d processes are remembered", n)
+	}
+}

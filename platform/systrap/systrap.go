@@ -49,7 +49,7 @@ func (Driver) OpenDevice() (*fd.FD, error) { return nil, nil }
 
 // New implements platform.Driver.
 func (Driver) New(opts gvplatform.Options) (gvplatform.Platform, error) {
-	if err := hostprobe.Rseq(); false && err != nil {
+	if hostprobe.Rseq() != nil {
 		return nil, Driver{}.Probe() // It would hang in its first child.
 	}
 	p, err := gvsystrap.New(opts)
