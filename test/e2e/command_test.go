@@ -247,20 +247,29 @@ func (s *transcript) String() string {
 // stood between.
 func (s *transcript) expect(t testing.TB, text string) string {
 	t.Helper()
-	deadline := time.After(patience)
+	before, ok := s.within(patience, text)
+	if !ok {
+		t.Fatalf("%q did not come within %v; what came: %q", text, patience, before)
+	}
+	return before
+}
+
+// within is expect with a limit; without the text it returns all that came.
+func (s *transcript) within(limit time.Duration, text string) (string, bool) {
+	deadline := time.After(limit)
 	for {
 		s.mu.Lock()
 		rest, more := string(s.text[s.at:]), s.more
 		if before, _, found := strings.Cut(rest, text); found {
 			s.at += len(before) + len(text)
 			s.mu.Unlock()
-			return before
+			return before, true
 		}
 		s.mu.Unlock()
 		select {
 		case <-more:
 		case <-deadline:
-			t.Fatalf("%q did not come within %v; what came: %q", text, patience, rest)
+			return rest, false
 		}
 	}
 }

@@ -17,19 +17,16 @@ func TestHostImageHasNoSecrets(t *testing.T) {
 		if got != "" {
 			t.Errorf("files that the host image must not have:\n%s", got)
 		}
-		for _, dir := range []string{"/home", "/root", "/srv", "/mnt", "/media", "/boot", "/opt", "/tmp"} {
-			if got := in.sh(t, "ls -A "+dir); got != "" {
-				t.Errorf("%s holds %q", dir, got)
-			}
+		if got := in.sh(t, "cd / && ls -Ad home/* root/* srv/* mnt/* media/* boot/* opt/* tmp/* 2>/dev/null; true"); got != "" {
+			t.Errorf("directories that are to be empty hold %q", got)
 		}
-		for _, path := range []string{
+		secrets := []string{
 			"/etc/shadow", "/etc/gshadow", "/etc/shadow-", "/etc/sudoers", "/etc/ssh", "/etc/ssl/private", "/etc/machine-id",
 			"/etc/hostid", "/etc/fstab", "/etc/crontab", "/etc/krb5.keytab", "/etc/NetworkManager", "/etc/docker", "/etc/kubernetes",
 			"/var/lib/dpkg", "/var/log/auth.log", "/run/secrets", "/run/aios", "/var/lib/aios", in.dir, theRoot, "/.dockerenv", "/host",
-		} {
-			if r := in.agent(t, "--", "test", "-e", path); r.status != 1 {
-				t.Errorf("%s is there: %s", path, r)
-			}
+		}
+		if got := in.sh(t, "for f in "+strings.Join(secrets, " ")+"; do test ! -e $f || echo $f; done"); got != "" {
+			t.Errorf("these are there:\n%s", got)
 		}
 		// Whatever of /etc is there, every user of the host may read it.
 		for _, file := range strings.Fields(in.sh(t, "find /etc -type f")) {

@@ -61,8 +61,17 @@ func TestJobControl(t *testing.T) {
 		term.expect("ready> ")
 		term.press("fg\r")
 		term.expect("sleep 1000")
-		term.press("\x03")
-		term.expect("ready> ")
+		// bash says so before it gives the terminal away; what is typed before
+		// that is bash's own.
+		for tries := 0; ; tries++ {
+			term.press("\x03")
+			if _, ok := term.screen.within(time.Second, "ready> "); ok {
+				break
+			}
+			if tries == 30 {
+				t.Fatal("Ctrl-C does not end the job that was brought to the foreground")
+			}
+		}
 		term.press("echo st=$?\r")
 		term.expect("st=130")
 		term.expect("ready> ")
