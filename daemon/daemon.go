@@ -169,8 +169,8 @@ func takeLock(path string) (*os.File, error) {
 
 // fewThreads keeps the daemon on one CPU in four. It passes messages on; the
 // CPUs are for the agents, and on a small host the runtime's search for idle
-// threads to wake costs as much as the messages: two clients that spawn at once
-// get a quarter more agents on two CPUs this way.
+// threads to wake costs as much as the messages: on two CPUs, two clients that
+// spawn at once get a few per cent more agents this way.
 func fewThreads() { runtime.GOMAXPROCS(max(1, runtime.NumCPU()/4)) }
 
 // raiseFileLimit lets the daemon, and the kernel processes that inherit it,

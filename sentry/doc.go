@@ -11,10 +11,10 @@
 //   - process is one program the daemon asked for: an agent's first, or one
 //     started in it later by Exec. console is its standard input and output.
 //
-// How a request becomes a process: server.go decodes it, agent.go makes the
-// namespaces, root.go puts the root directory together, process.go loads the
-// program and starts it, console.go carries its output to the log and to
-// whoever is attached.
+// How a request becomes a process: server.go decodes it, shell.go has
+// namespaces ready or makes them, root.go puts the root directory together,
+// agent.go makes an agent of both, process.go loads the program, console.go
+// carries its output to the log and to whoever is attached.
 //
 // Lock order, outermost first:
 //
@@ -23,9 +23,13 @@
 //	    Agent.mu         what is known of one agent
 //	      console.mu     streams and state of one process's console
 //
+// Leaves, under which no other lock of this package is taken: shellPool.mu,
+// memoryWatch.mu, orphans.mu, output.mu, agentLog.mu, lazyProcRoot.mu.
+//
 // No lock of this package is held across a read or write of a stream, and
-// none is taken by code that gVisor calls with its own locks held, with one
-// exception: the hooks of package platform take Agent.mu's leaf, orphans.mu.
+// of them only leaves are taken by code that gVisor calls with its own locks
+// held: output.mu by a pipe that becomes readable, lazyProcRoot.mu by a look
+// into /proc, orphans.mu by the hooks of package platform.
 //
 // Memory is in bytes, time is wall time from ktime. The package is above
 // platform/, netstack/ and control/, and must not import the daemon, images/

@@ -15,7 +15,6 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/proc"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/sys"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/tmpfs"
-	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/syscalls/linux"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 
@@ -59,8 +58,7 @@ func (s *Kernel) registerFilesystems() error {
 		return err
 	}
 	gofer.SetDentryCacheSize(goferDentries)
-	s.gateCalls(kernel.SyscallTables()[0])
-	_ = linux.AMD64 // Its package registers the table on import.
+	s.gateCalls(linux.AMD64)
 
 	ctx := s.context(s.rootNamespaces(), s.creds, 0)
 	var err error
@@ -145,6 +143,7 @@ func (s *Kernel) Unmount(req control.UnmountRequest) error {
 		return errdefs.Newf(errdefs.NotFound, "no file system %q", req.Key)
 	}
 	mnt.DecRef(s.k.SupervisorContext())
+	s.emptyTmp.Delete(req.Key)
 	s.shells.flush()
 	return nil
 }

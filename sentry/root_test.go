@@ -219,3 +219,17 @@ func TestProgramsAreFound(t *testing.T) {
 	_, err = trySpawn(t, []string{"true"}, func(r *control.SpawnRequest) { r.Process.Cwd = "/bin/data" })
 	wantCode(t, err, errdefs.InvalidArgument)
 }
+
+// TestTmpOfTheImage checks that /tmp is a file system of its own, unless the
+// image has something there.
+func TestTmpOfTheImage(t *testing.T) {
+	testImage(t, "withtmp", map[string]string{"tmp/kept": "of the image\n", "bin/sh": "-> /usr/bin/busybox"})
+	testImage(t, "without", map[string]string{"bin/sh": "-> /usr/bin/busybox"})
+	for base, want := range map[string]string{"withtmp": "of the image\nmounts 0\n", "without": "mounts 1\n"} {
+		root := control.Root{Base: base, Layers: []control.Bind{{Key: "busybox", Target: "/usr"}}}
+		script := "b=/usr/bin/busybox; $b touch /tmp/new && $b cat /tmp/kept 2>/dev/null; echo mounts $($b grep -c ' /tmp ' /proc/mounts)"
+		if out, errout, _ := spawn(t, sh(script), rooted(root)).output(); out != want {
+			t.Errorf("%s: %q %q, want %q", base, out, errout, want)
+		}
+	}
+}
