@@ -18,6 +18,7 @@
 package control
 
 import (
+	"encoding/json"
 	"time"
 )
 
@@ -127,16 +128,23 @@ type Limits struct {
 	DiskBytes   uint64 `json:"disk_bytes,omitempty"` // what the agent may write
 }
 
-// SpawnRequest creates and starts an agent. File 0 is its log; file 1, when
-// Attach is set, one end of a stream to join to its first process.
+// SpawnRequest creates and starts an agent with what it is granted. File 0 is
+// its log; file 1, when Attach is set, one end of a stream to join to its
+// first process.
 type SpawnRequest struct {
 	ID       string  `json:"id"`
+	Name     string  `json:"name,omitempty"`
 	Hostname string  `json:"hostname"`
 	Root     Root    `json:"root"`
 	Binds    []Bind  `json:"binds,omitempty"`
-	Process  Process `json:"process"`
 	Limits   Limits  `json:"limits"`
-	Attach   bool    `json:"attach,omitempty"`
+	Process  Process `json:"process"`
+	// DiskBytes bounds what the agent may write to its own files; 0: no limit.
+	DiskBytes uint64 `json:"disk_bytes,omitempty"`
+	// Seccomp is a profile in the form of OCI, which the kernel applies to
+	// every process of the agent.
+	Seccomp json.RawMessage `json:"seccomp,omitempty"`
+	Attach  bool            `json:"attach,omitempty"`
 }
 
 // ExecRequest starts a further process in a running agent. File 0, when

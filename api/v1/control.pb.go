@@ -603,6 +603,7 @@ type Limits struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	MemoryBytes   uint64                 `protobuf:"varint,1,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"` // 0: the default
 	Processes     uint32                 `protobuf:"varint,2,opt,name=processes,proto3" json:"processes,omitempty"`                        // tasks (threads count), 0: the default
+	DiskBytes     uint64                 `protobuf:"varint,3,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`       // of the agent's own files, 0: as much as memory
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -651,20 +652,32 @@ func (x *Limits) GetProcesses() uint32 {
 	return 0
 }
 
+func (x *Limits) GetDiskBytes() uint64 {
+	if x != nil {
+		return x.DiskBytes
+	}
+	return 0
+}
+
 type SpawnRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Domain        string                 `protobuf:"bytes,2,opt,name=domain,proto3" json:"domain,omitempty"`      // "": the caller's default domain
-	Isolated      bool                   `protobuf:"varint,3,opt,name=isolated,proto3" json:"isolated,omitempty"` // a domain of its own, which ends with the agent
-	Image         string                 `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`        // "" means "host"
-	Hostname      string                 `protobuf:"bytes,5,opt,name=hostname,proto3" json:"hostname,omitempty"`  // "": the agent's name, else its ID
-	Process       *Process               `protobuf:"bytes,6,opt,name=process,proto3" json:"process,omitempty"`
-	Mounts        []*Mount               `protobuf:"bytes,7,rep,name=mounts,proto3" json:"mounts,omitempty"`
-	Limits        *Limits                `protobuf:"bytes,8,opt,name=limits,proto3" json:"limits,omitempty"`
-	Platform      string                 `protobuf:"bytes,9,opt,name=platform,proto3" json:"platform,omitempty"` // of a domain that this call starts: "", "auto", "systrap", "ptrace", "kvm"
-	Strict        bool                   `protobuf:"varint,10,opt,name=strict,proto3" json:"strict,omitempty"`   // refuse to start a domain that the host cannot box fully
-	Remove        bool                   `protobuf:"varint,11,opt,name=remove,proto3" json:"remove,omitempty"`   // forget the agent once it has ended and been waited for
-	Labels        map[string]string      `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Domain   string                 `protobuf:"bytes,2,opt,name=domain,proto3" json:"domain,omitempty"`      // "": the caller's default domain
+	Isolated bool                   `protobuf:"varint,3,opt,name=isolated,proto3" json:"isolated,omitempty"` // a domain of its own, which ends with the agent
+	Image    string                 `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`        // "" means "host"
+	Hostname string                 `protobuf:"bytes,5,opt,name=hostname,proto3" json:"hostname,omitempty"`  // "": the agent's name, else its ID
+	Process  *Process               `protobuf:"bytes,6,opt,name=process,proto3" json:"process,omitempty"`
+	Mounts   []*Mount               `protobuf:"bytes,7,rep,name=mounts,proto3" json:"mounts,omitempty"`
+	Limits   *Limits                `protobuf:"bytes,8,opt,name=limits,proto3" json:"limits,omitempty"`
+	Platform string                 `protobuf:"bytes,9,opt,name=platform,proto3" json:"platform,omitempty"` // of a domain that this call starts: "", "auto", "systrap", "ptrace", "kvm"
+	Strict   bool                   `protobuf:"varint,10,opt,name=strict,proto3" json:"strict,omitempty"`   // refuse to start a domain that the host cannot box fully
+	Remove   bool                   `protobuf:"varint,11,opt,name=remove,proto3" json:"remove,omitempty"`   // forget the agent once it has ended and been waited for
+	Labels   map[string]string      `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What the agent is given beyond itself, and limits of what it is made of,
+	// each as CLASS:OBJECT[:RIGHTS][,KEY=VALUE]...; see docs/capabilities.md.
+	Grants        []string `protobuf:"bytes,13,rep,name=grants,proto3" json:"grants,omitempty"`
+	Profile       string   `protobuf:"bytes,14,opt,name=profile,proto3" json:"profile,omitempty"` // where the grants came from, for the record
+	Seccomp       []byte   `protobuf:"bytes,15,opt,name=seccomp,proto3" json:"seccomp,omitempty"` // a seccomp profile in the form of OCI
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -779,6 +792,27 @@ func (x *SpawnRequest) GetRemove() bool {
 func (x *SpawnRequest) GetLabels() map[string]string {
 	if x != nil {
 		return x.Labels
+	}
+	return nil
+}
+
+func (x *SpawnRequest) GetGrants() []string {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *SpawnRequest) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *SpawnRequest) GetSeccomp() []byte {
+	if x != nil {
+		return x.Seccomp
 	}
 	return nil
 }
@@ -3446,6 +3480,2153 @@ func (x *DomainStopResponse) GetAgents() []string {
 	return nil
 }
 
+// Capability is a node of the derivation tree.
+type Capability struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Handle        uint64                 `protobuf:"varint,2,opt,name=handle,proto3" json:"handle,omitempty"` // in the agent's table; 0: it was moved on
+	Agent         string                 `protobuf:"bytes,3,opt,name=agent,proto3" json:"agent,omitempty"`
+	AgentName     string                 `protobuf:"bytes,4,opt,name=agent_name,json=agentName,proto3" json:"agent_name,omitempty"`
+	Domain        string                 `protobuf:"bytes,5,opt,name=domain,proto3" json:"domain,omitempty"`
+	Spec          string                 `protobuf:"bytes,6,opt,name=spec,proto3" json:"spec,omitempty"` // the grant, in canonical form
+	Parent        string                 `protobuf:"bytes,7,opt,name=parent,proto3" json:"parent,omitempty"`
+	Remote        string                 `protobuf:"bytes,8,opt,name=remote,proto3" json:"remote,omitempty"` // DOMAIN/AGENT that has an image of it
+	Origin        string                 `protobuf:"bytes,9,opt,name=origin,proto3" json:"origin,omitempty"` // in another domain, of which this is an image
+	Badge         uint64                 `protobuf:"varint,10,opt,name=badge,proto3" json:"badge,omitempty"`
+	Sealed        bool                   `protobuf:"varint,11,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	LeaseNano     int64                  `protobuf:"varint,12,opt,name=lease_nano,json=leaseNano,proto3" json:"lease_nano,omitempty"` // that is left; 0: none
+	Children      uint32                 `protobuf:"varint,13,opt,name=children,proto3" json:"children,omitempty"`
+	Rest          string                 `protobuf:"bytes,14,opt,name=rest,proto3" json:"rest,omitempty"` // of its limits, what is not delegated
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Capability) Reset() {
+	*x = Capability{}
+	mi := &file_api_v1_control_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Capability) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Capability) ProtoMessage() {}
+
+func (x *Capability) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Capability.ProtoReflect.Descriptor instead.
+func (*Capability) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *Capability) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Capability) GetHandle() uint64 {
+	if x != nil {
+		return x.Handle
+	}
+	return 0
+}
+
+func (x *Capability) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *Capability) GetAgentName() string {
+	if x != nil {
+		return x.AgentName
+	}
+	return ""
+}
+
+func (x *Capability) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *Capability) GetSpec() string {
+	if x != nil {
+		return x.Spec
+	}
+	return ""
+}
+
+func (x *Capability) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *Capability) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *Capability) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *Capability) GetBadge() uint64 {
+	if x != nil {
+		return x.Badge
+	}
+	return 0
+}
+
+func (x *Capability) GetSealed() bool {
+	if x != nil {
+		return x.Sealed
+	}
+	return false
+}
+
+func (x *Capability) GetLeaseNano() int64 {
+	if x != nil {
+		return x.LeaseNano
+	}
+	return 0
+}
+
+func (x *Capability) GetChildren() uint32 {
+	if x != nil {
+		return x.Children
+	}
+	return 0
+}
+
+func (x *Capability) GetRest() string {
+	if x != nil {
+		return x.Rest
+	}
+	return ""
+}
+
+type CapListRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"` // ID or name; "": of all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapListRequest) Reset() {
+	*x = CapListRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapListRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapListRequest) ProtoMessage() {}
+
+func (x *CapListRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapListRequest.ProtoReflect.Descriptor instead.
+func (*CapListRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *CapListRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+type CapListResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Capabilities  []*Capability          `protobuf:"bytes,1,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapListResponse) Reset() {
+	*x = CapListResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapListResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapListResponse) ProtoMessage() {}
+
+func (x *CapListResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapListResponse.ProtoReflect.Descriptor instead.
+func (*CapListResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *CapListResponse) GetCapabilities() []*Capability {
+	if x != nil {
+		return x.Capabilities
+	}
+	return nil
+}
+
+// CapRef names a capability by its ID, or by agent and handle.
+type CapRef struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Agent         string                 `protobuf:"bytes,2,opt,name=agent,proto3" json:"agent,omitempty"`
+	Handle        uint64                 `protobuf:"varint,3,opt,name=handle,proto3" json:"handle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapRef) Reset() {
+	*x = CapRef{}
+	mi := &file_api_v1_control_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapRef) ProtoMessage() {}
+
+func (x *CapRef) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapRef.ProtoReflect.Descriptor instead.
+func (*CapRef) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *CapRef) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CapRef) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *CapRef) GetHandle() uint64 {
+	if x != nil {
+		return x.Handle
+	}
+	return 0
+}
+
+// CapChange narrows. Fields that are not set leave as it is.
+type CapChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Object        *string                `protobuf:"bytes,1,opt,name=object,proto3,oneof" json:"object,omitempty"`
+	Rights        *string                `protobuf:"bytes,2,opt,name=rights,proto3,oneof" json:"rights,omitempty"` // joined by '+'
+	At            *string                `protobuf:"bytes,3,opt,name=at,proto3,oneof" json:"at,omitempty"`         // files: where they appear inside
+	LeaseNano     *int64                 `protobuf:"varint,4,opt,name=lease_nano,json=leaseNano,proto3,oneof" json:"lease_nano,omitempty"`
+	Badge         *uint64                `protobuf:"varint,5,opt,name=badge,proto3,oneof" json:"badge,omitempty"`
+	Sealed        bool                   `protobuf:"varint,6,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	Limits        []string               `protobuf:"bytes,7,rep,name=limits,proto3" json:"limits,omitempty"` // KEY=VALUE as in a grant
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapChange) Reset() {
+	*x = CapChange{}
+	mi := &file_api_v1_control_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapChange) ProtoMessage() {}
+
+func (x *CapChange) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapChange.ProtoReflect.Descriptor instead.
+func (*CapChange) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *CapChange) GetObject() string {
+	if x != nil && x.Object != nil {
+		return *x.Object
+	}
+	return ""
+}
+
+func (x *CapChange) GetRights() string {
+	if x != nil && x.Rights != nil {
+		return *x.Rights
+	}
+	return ""
+}
+
+func (x *CapChange) GetAt() string {
+	if x != nil && x.At != nil {
+		return *x.At
+	}
+	return ""
+}
+
+func (x *CapChange) GetLeaseNano() int64 {
+	if x != nil && x.LeaseNano != nil {
+		return *x.LeaseNano
+	}
+	return 0
+}
+
+func (x *CapChange) GetBadge() uint64 {
+	if x != nil && x.Badge != nil {
+		return *x.Badge
+	}
+	return 0
+}
+
+func (x *CapChange) GetSealed() bool {
+	if x != nil {
+		return x.Sealed
+	}
+	return false
+}
+
+func (x *CapChange) GetLimits() []string {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+type CapGrantRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	Grants        []string               `protobuf:"bytes,2,rep,name=grants,proto3" json:"grants,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapGrantRequest) Reset() {
+	*x = CapGrantRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapGrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapGrantRequest) ProtoMessage() {}
+
+func (x *CapGrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapGrantRequest.ProtoReflect.Descriptor instead.
+func (*CapGrantRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *CapGrantRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *CapGrantRequest) GetGrants() []string {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+type CapGrantResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Capabilities  []*Capability          `protobuf:"bytes,1,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapGrantResponse) Reset() {
+	*x = CapGrantResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapGrantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapGrantResponse) ProtoMessage() {}
+
+func (x *CapGrantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapGrantResponse.ProtoReflect.Descriptor instead.
+func (*CapGrantResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *CapGrantResponse) GetCapabilities() []*Capability {
+	if x != nil {
+		return x.Capabilities
+	}
+	return nil
+}
+
+type CapDelegateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Capability    *CapRef                `protobuf:"bytes,1,opt,name=capability,proto3" json:"capability,omitempty"`
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"` // an agent's ID or name
+	Change        *CapChange             `protobuf:"bytes,3,opt,name=change,proto3" json:"change,omitempty"`
+	Move          bool                   `protobuf:"varint,4,opt,name=move,proto3" json:"move,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapDelegateRequest) Reset() {
+	*x = CapDelegateRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapDelegateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapDelegateRequest) ProtoMessage() {}
+
+func (x *CapDelegateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapDelegateRequest.ProtoReflect.Descriptor instead.
+func (*CapDelegateRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *CapDelegateRequest) GetCapability() *CapRef {
+	if x != nil {
+		return x.Capability
+	}
+	return nil
+}
+
+func (x *CapDelegateRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *CapDelegateRequest) GetChange() *CapChange {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *CapDelegateRequest) GetMove() bool {
+	if x != nil {
+		return x.Move
+	}
+	return false
+}
+
+type CapDelegateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Capability    *Capability            `protobuf:"bytes,1,opt,name=capability,proto3" json:"capability,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapDelegateResponse) Reset() {
+	*x = CapDelegateResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapDelegateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapDelegateResponse) ProtoMessage() {}
+
+func (x *CapDelegateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapDelegateResponse.ProtoReflect.Descriptor instead.
+func (*CapDelegateResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *CapDelegateResponse) GetCapability() *Capability {
+	if x != nil {
+		return x.Capability
+	}
+	return nil
+}
+
+type CapAttenuateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Capability    *CapRef                `protobuf:"bytes,1,opt,name=capability,proto3" json:"capability,omitempty"`
+	Change        *CapChange             `protobuf:"bytes,2,opt,name=change,proto3" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapAttenuateRequest) Reset() {
+	*x = CapAttenuateRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapAttenuateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapAttenuateRequest) ProtoMessage() {}
+
+func (x *CapAttenuateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapAttenuateRequest.ProtoReflect.Descriptor instead.
+func (*CapAttenuateRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *CapAttenuateRequest) GetCapability() *CapRef {
+	if x != nil {
+		return x.Capability
+	}
+	return nil
+}
+
+func (x *CapAttenuateRequest) GetChange() *CapChange {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+type CapAttenuateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Capability    *Capability            `protobuf:"bytes,1,opt,name=capability,proto3" json:"capability,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapAttenuateResponse) Reset() {
+	*x = CapAttenuateResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapAttenuateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapAttenuateResponse) ProtoMessage() {}
+
+func (x *CapAttenuateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapAttenuateResponse.ProtoReflect.Descriptor instead.
+func (*CapAttenuateResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *CapAttenuateResponse) GetCapability() *Capability {
+	if x != nil {
+		return x.Capability
+	}
+	return nil
+}
+
+type CapSealRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Capability    *CapRef                `protobuf:"bytes,1,opt,name=capability,proto3" json:"capability,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapSealRequest) Reset() {
+	*x = CapSealRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapSealRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapSealRequest) ProtoMessage() {}
+
+func (x *CapSealRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapSealRequest.ProtoReflect.Descriptor instead.
+func (*CapSealRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *CapSealRequest) GetCapability() *CapRef {
+	if x != nil {
+		return x.Capability
+	}
+	return nil
+}
+
+type CapSealResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapSealResponse) Reset() {
+	*x = CapSealResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapSealResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapSealResponse) ProtoMessage() {}
+
+func (x *CapSealResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapSealResponse.ProtoReflect.Descriptor instead.
+func (*CapSealResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{65}
+}
+
+type CapRenewRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Capability    *CapRef                `protobuf:"bytes,1,opt,name=capability,proto3" json:"capability,omitempty"`
+	LeaseNano     int64                  `protobuf:"varint,2,opt,name=lease_nano,json=leaseNano,proto3" json:"lease_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapRenewRequest) Reset() {
+	*x = CapRenewRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapRenewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapRenewRequest) ProtoMessage() {}
+
+func (x *CapRenewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapRenewRequest.ProtoReflect.Descriptor instead.
+func (*CapRenewRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *CapRenewRequest) GetCapability() *CapRef {
+	if x != nil {
+		return x.Capability
+	}
+	return nil
+}
+
+func (x *CapRenewRequest) GetLeaseNano() int64 {
+	if x != nil {
+		return x.LeaseNano
+	}
+	return 0
+}
+
+type CapRenewResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Capability    *Capability            `protobuf:"bytes,1,opt,name=capability,proto3" json:"capability,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapRenewResponse) Reset() {
+	*x = CapRenewResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapRenewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapRenewResponse) ProtoMessage() {}
+
+func (x *CapRenewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapRenewResponse.ProtoReflect.Descriptor instead.
+func (*CapRenewResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *CapRenewResponse) GetCapability() *Capability {
+	if x != nil {
+		return x.Capability
+	}
+	return nil
+}
+
+type CapRevokeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Capability    *CapRef                `protobuf:"bytes,1,opt,name=capability,proto3" json:"capability,omitempty"`
+	KeepSelf      bool                   `protobuf:"varint,2,opt,name=keep_self,json=keepSelf,proto3" json:"keep_self,omitempty"` // only what was derived from it
+	AllOf         string                 `protobuf:"bytes,3,opt,name=all_of,json=allOf,proto3" json:"all_of,omitempty"`           // instead: everything that this agent holds
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapRevokeRequest) Reset() {
+	*x = CapRevokeRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapRevokeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapRevokeRequest) ProtoMessage() {}
+
+func (x *CapRevokeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapRevokeRequest.ProtoReflect.Descriptor instead.
+func (*CapRevokeRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *CapRevokeRequest) GetCapability() *CapRef {
+	if x != nil {
+		return x.Capability
+	}
+	return nil
+}
+
+func (x *CapRevokeRequest) GetKeepSelf() bool {
+	if x != nil {
+		return x.KeepSelf
+	}
+	return false
+}
+
+func (x *CapRevokeRequest) GetAllOf() string {
+	if x != nil {
+		return x.AllOf
+	}
+	return ""
+}
+
+func (x *CapRevokeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type CapRevokeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Count         uint32                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`  // how many capabilities died
+	Agents        []string               `protobuf:"bytes,2,rep,name=agents,proto3" json:"agents,omitempty"` // that lost something
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapRevokeResponse) Reset() {
+	*x = CapRevokeResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapRevokeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapRevokeResponse) ProtoMessage() {}
+
+func (x *CapRevokeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapRevokeResponse.ProtoReflect.Descriptor instead.
+func (*CapRevokeResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *CapRevokeResponse) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *CapRevokeResponse) GetAgents() []string {
+	if x != nil {
+		return x.Agents
+	}
+	return nil
+}
+
+type CapExplainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	Operation     string                 `protobuf:"bytes,2,opt,name=operation,proto3" json:"operation,omitempty"` // such as "open /etc/shadow"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapExplainRequest) Reset() {
+	*x = CapExplainRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapExplainRequest) ProtoMessage() {}
+
+func (x *CapExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapExplainRequest.ProtoReflect.Descriptor instead.
+func (*CapExplainRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *CapExplainRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *CapExplainRequest) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+type CapExplainResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Allowed       bool                   `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	Capability    string                 `protobuf:"bytes,3,opt,name=capability,proto3" json:"capability,omitempty"`
+	Missing       string                 `protobuf:"bytes,4,opt,name=missing,proto3" json:"missing,omitempty"` // the grant to ask for
+	Errno         string                 `protobuf:"bytes,5,opt,name=errno,proto3" json:"errno,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapExplainResponse) Reset() {
+	*x = CapExplainResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapExplainResponse) ProtoMessage() {}
+
+func (x *CapExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapExplainResponse.ProtoReflect.Descriptor instead.
+func (*CapExplainResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *CapExplainResponse) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *CapExplainResponse) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *CapExplainResponse) GetCapability() string {
+	if x != nil {
+		return x.Capability
+	}
+	return ""
+}
+
+func (x *CapExplainResponse) GetMissing() string {
+	if x != nil {
+		return x.Missing
+	}
+	return ""
+}
+
+func (x *CapExplainResponse) GetErrno() string {
+	if x != nil {
+		return x.Errno
+	}
+	return ""
+}
+
+type AccountRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccountRequest) Reset() {
+	*x = AccountRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccountRequest) ProtoMessage() {}
+
+func (x *AccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccountRequest.ProtoReflect.Descriptor instead.
+func (*AccountRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *AccountRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+type AccountResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Snapshot      []byte                 `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccountResponse) Reset() {
+	*x = AccountResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccountResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccountResponse) ProtoMessage() {}
+
+func (x *AccountResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccountResponse.ProtoReflect.Descriptor instead.
+func (*AccountResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *AccountResponse) GetSnapshot() []byte {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+type AuditQueryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SinceUnixNano int64                  `protobuf:"varint,1,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"`
+	UntilUnixNano int64                  `protobuf:"varint,2,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"`
+	Agent         string                 `protobuf:"bytes,3,opt,name=agent,proto3" json:"agent,omitempty"`
+	Domain        string                 `protobuf:"bytes,4,opt,name=domain,proto3" json:"domain,omitempty"`
+	Ops           []string               `protobuf:"bytes,5,rep,name=ops,proto3" json:"ops,omitempty"`
+	Capability    string                 `protobuf:"bytes,6,opt,name=capability,proto3" json:"capability,omitempty"`
+	Correlation   string                 `protobuf:"bytes,7,opt,name=correlation,proto3" json:"correlation,omitempty"`
+	Text          string                 `protobuf:"bytes,8,opt,name=text,proto3" json:"text,omitempty"`
+	Last          uint32                 `protobuf:"varint,9,opt,name=last,proto3" json:"last,omitempty"` // only the last so many
+	Follow        bool                   `protobuf:"varint,10,opt,name=follow,proto3" json:"follow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditQueryRequest) Reset() {
+	*x = AuditQueryRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditQueryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditQueryRequest) ProtoMessage() {}
+
+func (x *AuditQueryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditQueryRequest.ProtoReflect.Descriptor instead.
+func (*AuditQueryRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *AuditQueryRequest) GetSinceUnixNano() int64 {
+	if x != nil {
+		return x.SinceUnixNano
+	}
+	return 0
+}
+
+func (x *AuditQueryRequest) GetUntilUnixNano() int64 {
+	if x != nil {
+		return x.UntilUnixNano
+	}
+	return 0
+}
+
+func (x *AuditQueryRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *AuditQueryRequest) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *AuditQueryRequest) GetOps() []string {
+	if x != nil {
+		return x.Ops
+	}
+	return nil
+}
+
+func (x *AuditQueryRequest) GetCapability() string {
+	if x != nil {
+		return x.Capability
+	}
+	return ""
+}
+
+func (x *AuditQueryRequest) GetCorrelation() string {
+	if x != nil {
+		return x.Correlation
+	}
+	return ""
+}
+
+func (x *AuditQueryRequest) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *AuditQueryRequest) GetLast() uint32 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *AuditQueryRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+type AuditEntry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	TimeUnixNano  int64                  `protobuf:"varint,2,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
+	Json          []byte                 `protobuf:"bytes,3,opt,name=json,proto3" json:"json,omitempty"` // the entry as it is in the file
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditEntry) Reset() {
+	*x = AuditEntry{}
+	mi := &file_api_v1_control_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditEntry) ProtoMessage() {}
+
+func (x *AuditEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
+func (*AuditEntry) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *AuditEntry) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *AuditEntry) GetTimeUnixNano() int64 {
+	if x != nil {
+		return x.TimeUnixNano
+	}
+	return 0
+}
+
+func (x *AuditEntry) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
+type AuditVerifyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Head          string                 `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditVerifyRequest) Reset() {
+	*x = AuditVerifyRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditVerifyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditVerifyRequest) ProtoMessage() {}
+
+func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditVerifyRequest.ProtoReflect.Descriptor instead.
+func (*AuditVerifyRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *AuditVerifyRequest) GetHead() string {
+	if x != nil {
+		return x.Head
+	}
+	return ""
+}
+
+type AuditVerifyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ok            bool                   `protobuf:"varint,1,opt,name=ok,proto3" json:"ok,omitempty"`
+	Entries       uint64                 `protobuf:"varint,2,opt,name=entries,proto3" json:"entries,omitempty"`
+	Segments      uint32                 `protobuf:"varint,3,opt,name=segments,proto3" json:"segments,omitempty"`
+	First         uint64                 `protobuf:"varint,4,opt,name=first,proto3" json:"first,omitempty"`
+	Last          uint64                 `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`
+	Head          string                 `protobuf:"bytes,6,opt,name=head,proto3" json:"head,omitempty"`
+	Broken        string                 `protobuf:"bytes,7,opt,name=broken,proto3" json:"broken,omitempty"` // where and why
+	Notes         []string               `protobuf:"bytes,8,rep,name=notes,proto3" json:"notes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditVerifyResponse) Reset() {
+	*x = AuditVerifyResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditVerifyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditVerifyResponse) ProtoMessage() {}
+
+func (x *AuditVerifyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditVerifyResponse.ProtoReflect.Descriptor instead.
+func (*AuditVerifyResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{77}
+}
+
+func (x *AuditVerifyResponse) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *AuditVerifyResponse) GetEntries() uint64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *AuditVerifyResponse) GetSegments() uint32 {
+	if x != nil {
+		return x.Segments
+	}
+	return 0
+}
+
+func (x *AuditVerifyResponse) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *AuditVerifyResponse) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *AuditVerifyResponse) GetHead() string {
+	if x != nil {
+		return x.Head
+	}
+	return ""
+}
+
+func (x *AuditVerifyResponse) GetBroken() string {
+	if x != nil {
+		return x.Broken
+	}
+	return ""
+}
+
+func (x *AuditVerifyResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
+type TokenIssueRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Subject       string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
+	Audience      string                 `protobuf:"bytes,2,opt,name=audience,proto3" json:"audience,omitempty"` // "": this daemon
+	LifetimeNano  int64                  `protobuf:"varint,3,opt,name=lifetime_nano,json=lifetimeNano,proto3" json:"lifetime_nano,omitempty"`
+	Operations    []string               `protobuf:"bytes,4,rep,name=operations,proto3" json:"operations,omitempty"` // "*": all
+	Agents        []string               `protobuf:"bytes,5,rep,name=agents,proto3" json:"agents,omitempty"`         // patterns; none: all
+	Grants        []string               `protobuf:"bytes,6,rep,name=grants,proto3" json:"grants,omitempty"`         // that its holder may hand to agents
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenIssueRequest) Reset() {
+	*x = TokenIssueRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenIssueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenIssueRequest) ProtoMessage() {}
+
+func (x *TokenIssueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenIssueRequest.ProtoReflect.Descriptor instead.
+func (*TokenIssueRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *TokenIssueRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *TokenIssueRequest) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *TokenIssueRequest) GetLifetimeNano() int64 {
+	if x != nil {
+		return x.LifetimeNano
+	}
+	return 0
+}
+
+func (x *TokenIssueRequest) GetOperations() []string {
+	if x != nil {
+		return x.Operations
+	}
+	return nil
+}
+
+func (x *TokenIssueRequest) GetAgents() []string {
+	if x != nil {
+		return x.Agents
+	}
+	return nil
+}
+
+func (x *TokenIssueRequest) GetGrants() []string {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+type TokenIssueResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Token           string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Id              string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	ExpiresUnixNano int64                  `protobuf:"varint,3,opt,name=expires_unix_nano,json=expiresUnixNano,proto3" json:"expires_unix_nano,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *TokenIssueResponse) Reset() {
+	*x = TokenIssueResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenIssueResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenIssueResponse) ProtoMessage() {}
+
+func (x *TokenIssueResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenIssueResponse.ProtoReflect.Descriptor instead.
+func (*TokenIssueResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *TokenIssueResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *TokenIssueResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *TokenIssueResponse) GetExpiresUnixNano() int64 {
+	if x != nil {
+		return x.ExpiresUnixNano
+	}
+	return 0
+}
+
+type TokenRevokeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenRevokeRequest) Reset() {
+	*x = TokenRevokeRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenRevokeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenRevokeRequest) ProtoMessage() {}
+
+func (x *TokenRevokeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenRevokeRequest.ProtoReflect.Descriptor instead.
+func (*TokenRevokeRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *TokenRevokeRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *TokenRevokeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type TokenRevokeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenRevokeResponse) Reset() {
+	*x = TokenRevokeResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenRevokeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenRevokeResponse) ProtoMessage() {}
+
+func (x *TokenRevokeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenRevokeResponse.ProtoReflect.Descriptor instead.
+func (*TokenRevokeResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{81}
+}
+
+type TokenKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenKeyRequest) Reset() {
+	*x = TokenKeyRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenKeyRequest) ProtoMessage() {}
+
+func (x *TokenKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenKeyRequest.ProtoReflect.Descriptor instead.
+func (*TokenKeyRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{82}
+}
+
+type TokenKeyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	KeyId         string                 `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	Audience      string                 `protobuf:"bytes,3,opt,name=audience,proto3" json:"audience,omitempty"` // this daemon's name in tokens
+	Socket        string                 `protobuf:"bytes,4,opt,name=socket,proto3" json:"socket,omitempty"`     // where bearers of tokens are served
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenKeyResponse) Reset() {
+	*x = TokenKeyResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenKeyResponse) ProtoMessage() {}
+
+func (x *TokenKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenKeyResponse.ProtoReflect.Descriptor instead.
+func (*TokenKeyResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *TokenKeyResponse) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *TokenKeyResponse) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *TokenKeyResponse) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *TokenKeyResponse) GetSocket() string {
+	if x != nil {
+		return x.Socket
+	}
+	return ""
+}
+
+type TokenTrustRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Remove        bool                   `protobuf:"varint,2,opt,name=remove,proto3" json:"remove,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenTrustRequest) Reset() {
+	*x = TokenTrustRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenTrustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenTrustRequest) ProtoMessage() {}
+
+func (x *TokenTrustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenTrustRequest.ProtoReflect.Descriptor instead.
+func (*TokenTrustRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *TokenTrustRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *TokenTrustRequest) GetRemove() bool {
+	if x != nil {
+		return x.Remove
+	}
+	return false
+}
+
+type TokenTrustResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         string                 `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenTrustResponse) Reset() {
+	*x = TokenTrustResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenTrustResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenTrustResponse) ProtoMessage() {}
+
+func (x *TokenTrustResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenTrustResponse.ProtoReflect.Descriptor instead.
+func (*TokenTrustResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *TokenTrustResponse) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+type ErrorsRecentRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ErrorsRecentRequest) Reset() {
+	*x = ErrorsRecentRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErrorsRecentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErrorsRecentRequest) ProtoMessage() {}
+
+func (x *ErrorsRecentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErrorsRecentRequest.ProtoReflect.Descriptor instead.
+func (*ErrorsRecentRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{86}
+}
+
+type ErrorRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Fix           string                 `protobuf:"bytes,3,opt,name=fix,proto3" json:"fix,omitempty"`
+	Agent         string                 `protobuf:"bytes,4,opt,name=agent,proto3" json:"agent,omitempty"`
+	Domain        string                 `protobuf:"bytes,5,opt,name=domain,proto3" json:"domain,omitempty"`
+	Correlation   string                 `protobuf:"bytes,6,opt,name=correlation,proto3" json:"correlation,omitempty"`
+	Count         uint64                 `protobuf:"varint,7,opt,name=count,proto3" json:"count,omitempty"`
+	FirstUnixNano int64                  `protobuf:"varint,8,opt,name=first_unix_nano,json=firstUnixNano,proto3" json:"first_unix_nano,omitempty"`
+	LastUnixNano  int64                  `protobuf:"varint,9,opt,name=last_unix_nano,json=lastUnixNano,proto3" json:"last_unix_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ErrorRecord) Reset() {
+	*x = ErrorRecord{}
+	mi := &file_api_v1_control_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErrorRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErrorRecord) ProtoMessage() {}
+
+func (x *ErrorRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErrorRecord.ProtoReflect.Descriptor instead.
+func (*ErrorRecord) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *ErrorRecord) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *ErrorRecord) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ErrorRecord) GetFix() string {
+	if x != nil {
+		return x.Fix
+	}
+	return ""
+}
+
+func (x *ErrorRecord) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *ErrorRecord) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *ErrorRecord) GetCorrelation() string {
+	if x != nil {
+		return x.Correlation
+	}
+	return ""
+}
+
+func (x *ErrorRecord) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *ErrorRecord) GetFirstUnixNano() int64 {
+	if x != nil {
+		return x.FirstUnixNano
+	}
+	return 0
+}
+
+func (x *ErrorRecord) GetLastUnixNano() int64 {
+	if x != nil {
+		return x.LastUnixNano
+	}
+	return 0
+}
+
+type ErrorsRecentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Errors        []*ErrorRecord         `protobuf:"bytes,1,rep,name=errors,proto3" json:"errors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ErrorsRecentResponse) Reset() {
+	*x = ErrorsRecentResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErrorsRecentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErrorsRecentResponse) ProtoMessage() {}
+
+func (x *ErrorsRecentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErrorsRecentResponse.ProtoReflect.Descriptor instead.
+func (*ErrorsRecentResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *ErrorsRecentResponse) GetErrors() []*ErrorRecord {
+	if x != nil {
+		return x.Errors
+	}
+	return nil
+}
+
 var File_api_v1_control_proto protoreflect.FileDescriptor
 
 const file_api_v1_control_proto_rawDesc = "" +
@@ -3489,10 +5670,12 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x03tty\x18\x05 \x01(\bR\x03tty\x12\x14\n" +
 	"\x05stdin\x18\x06 \x01(\bR\x05stdin\x12\x12\n" +
 	"\x04rows\x18\a \x01(\rR\x04rows\x12\x12\n" +
-	"\x04cols\x18\b \x01(\rR\x04cols\"I\n" +
+	"\x04cols\x18\b \x01(\rR\x04cols\"h\n" +
 	"\x06Limits\x12!\n" +
 	"\fmemory_bytes\x18\x01 \x01(\x04R\vmemoryBytes\x12\x1c\n" +
-	"\tprocesses\x18\x02 \x01(\rR\tprocesses\"\xc7\x03\n" +
+	"\tprocesses\x18\x02 \x01(\rR\tprocesses\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\x03 \x01(\x04R\tdiskBytes\"\x93\x04\n" +
 	"\fSpawnRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x1a\n" +
@@ -3506,7 +5689,10 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x06strict\x18\n" +
 	" \x01(\bR\x06strict\x12\x16\n" +
 	"\x06remove\x18\v \x01(\bR\x06remove\x129\n" +
-	"\x06labels\x18\f \x03(\v2!.aios.v1.SpawnRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\f \x03(\v2!.aios.v1.SpawnRequest.LabelsEntryR\x06labels\x12\x16\n" +
+	"\x06grants\x18\r \x03(\tR\x06grants\x12\x18\n" +
+	"\aprofile\x18\x0e \x01(\tR\aprofile\x12\x18\n" +
+	"\aseccomp\x18\x0f \x01(\fR\aseccomp\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"S\n" +
@@ -3690,7 +5876,184 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\",\n" +
 	"\x12DomainStopResponse\x12\x16\n" +
-	"\x06agents\x18\x01 \x03(\tR\x06agents2\xb7\t\n" +
+	"\x06agents\x18\x01 \x03(\tR\x06agents\"\xda\x02\n" +
+	"\n" +
+	"Capability\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06handle\x18\x02 \x01(\x04R\x06handle\x12\x14\n" +
+	"\x05agent\x18\x03 \x01(\tR\x05agent\x12\x1d\n" +
+	"\n" +
+	"agent_name\x18\x04 \x01(\tR\tagentName\x12\x16\n" +
+	"\x06domain\x18\x05 \x01(\tR\x06domain\x12\x12\n" +
+	"\x04spec\x18\x06 \x01(\tR\x04spec\x12\x16\n" +
+	"\x06parent\x18\a \x01(\tR\x06parent\x12\x16\n" +
+	"\x06remote\x18\b \x01(\tR\x06remote\x12\x16\n" +
+	"\x06origin\x18\t \x01(\tR\x06origin\x12\x14\n" +
+	"\x05badge\x18\n" +
+	" \x01(\x04R\x05badge\x12\x16\n" +
+	"\x06sealed\x18\v \x01(\bR\x06sealed\x12\x1d\n" +
+	"\n" +
+	"lease_nano\x18\f \x01(\x03R\tleaseNano\x12\x1a\n" +
+	"\bchildren\x18\r \x01(\rR\bchildren\x12\x12\n" +
+	"\x04rest\x18\x0e \x01(\tR\x04rest\"&\n" +
+	"\x0eCapListRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\"J\n" +
+	"\x0fCapListResponse\x127\n" +
+	"\fcapabilities\x18\x01 \x03(\v2\x13.aios.v1.CapabilityR\fcapabilities\"F\n" +
+	"\x06CapRef\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05agent\x18\x02 \x01(\tR\x05agent\x12\x16\n" +
+	"\x06handle\x18\x03 \x01(\x04R\x06handle\"\xff\x01\n" +
+	"\tCapChange\x12\x1b\n" +
+	"\x06object\x18\x01 \x01(\tH\x00R\x06object\x88\x01\x01\x12\x1b\n" +
+	"\x06rights\x18\x02 \x01(\tH\x01R\x06rights\x88\x01\x01\x12\x13\n" +
+	"\x02at\x18\x03 \x01(\tH\x02R\x02at\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"lease_nano\x18\x04 \x01(\x03H\x03R\tleaseNano\x88\x01\x01\x12\x19\n" +
+	"\x05badge\x18\x05 \x01(\x04H\x04R\x05badge\x88\x01\x01\x12\x16\n" +
+	"\x06sealed\x18\x06 \x01(\bR\x06sealed\x12\x16\n" +
+	"\x06limits\x18\a \x03(\tR\x06limitsB\t\n" +
+	"\a_objectB\t\n" +
+	"\a_rightsB\x05\n" +
+	"\x03_atB\r\n" +
+	"\v_lease_nanoB\b\n" +
+	"\x06_badge\"?\n" +
+	"\x0fCapGrantRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x16\n" +
+	"\x06grants\x18\x02 \x03(\tR\x06grants\"K\n" +
+	"\x10CapGrantResponse\x127\n" +
+	"\fcapabilities\x18\x01 \x03(\v2\x13.aios.v1.CapabilityR\fcapabilities\"\x95\x01\n" +
+	"\x12CapDelegateRequest\x12/\n" +
+	"\n" +
+	"capability\x18\x01 \x01(\v2\x0f.aios.v1.CapRefR\n" +
+	"capability\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12*\n" +
+	"\x06change\x18\x03 \x01(\v2\x12.aios.v1.CapChangeR\x06change\x12\x12\n" +
+	"\x04move\x18\x04 \x01(\bR\x04move\"J\n" +
+	"\x13CapDelegateResponse\x123\n" +
+	"\n" +
+	"capability\x18\x01 \x01(\v2\x13.aios.v1.CapabilityR\n" +
+	"capability\"r\n" +
+	"\x13CapAttenuateRequest\x12/\n" +
+	"\n" +
+	"capability\x18\x01 \x01(\v2\x0f.aios.v1.CapRefR\n" +
+	"capability\x12*\n" +
+	"\x06change\x18\x02 \x01(\v2\x12.aios.v1.CapChangeR\x06change\"K\n" +
+	"\x14CapAttenuateResponse\x123\n" +
+	"\n" +
+	"capability\x18\x01 \x01(\v2\x13.aios.v1.CapabilityR\n" +
+	"capability\"A\n" +
+	"\x0eCapSealRequest\x12/\n" +
+	"\n" +
+	"capability\x18\x01 \x01(\v2\x0f.aios.v1.CapRefR\n" +
+	"capability\"\x11\n" +
+	"\x0fCapSealResponse\"a\n" +
+	"\x0fCapRenewRequest\x12/\n" +
+	"\n" +
+	"capability\x18\x01 \x01(\v2\x0f.aios.v1.CapRefR\n" +
+	"capability\x12\x1d\n" +
+	"\n" +
+	"lease_nano\x18\x02 \x01(\x03R\tleaseNano\"G\n" +
+	"\x10CapRenewResponse\x123\n" +
+	"\n" +
+	"capability\x18\x01 \x01(\v2\x13.aios.v1.CapabilityR\n" +
+	"capability\"\x8f\x01\n" +
+	"\x10CapRevokeRequest\x12/\n" +
+	"\n" +
+	"capability\x18\x01 \x01(\v2\x0f.aios.v1.CapRefR\n" +
+	"capability\x12\x1b\n" +
+	"\tkeep_self\x18\x02 \x01(\bR\bkeepSelf\x12\x15\n" +
+	"\x06all_of\x18\x03 \x01(\tR\x05allOf\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"A\n" +
+	"\x11CapRevokeResponse\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\rR\x05count\x12\x16\n" +
+	"\x06agents\x18\x02 \x03(\tR\x06agents\"G\n" +
+	"\x11CapExplainRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x1c\n" +
+	"\toperation\x18\x02 \x01(\tR\toperation\"\x90\x01\n" +
+	"\x12CapExplainResponse\x12\x18\n" +
+	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\x12\x1e\n" +
+	"\n" +
+	"capability\x18\x03 \x01(\tR\n" +
+	"capability\x12\x18\n" +
+	"\amissing\x18\x04 \x01(\tR\amissing\x12\x14\n" +
+	"\x05errno\x18\x05 \x01(\tR\x05errno\"&\n" +
+	"\x0eAccountRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\"-\n" +
+	"\x0fAccountResponse\x12\x1a\n" +
+	"\bsnapshot\x18\x01 \x01(\fR\bsnapshot\"\xa5\x02\n" +
+	"\x11AuditQueryRequest\x12&\n" +
+	"\x0fsince_unix_nano\x18\x01 \x01(\x03R\rsinceUnixNano\x12&\n" +
+	"\x0funtil_unix_nano\x18\x02 \x01(\x03R\runtilUnixNano\x12\x14\n" +
+	"\x05agent\x18\x03 \x01(\tR\x05agent\x12\x16\n" +
+	"\x06domain\x18\x04 \x01(\tR\x06domain\x12\x10\n" +
+	"\x03ops\x18\x05 \x03(\tR\x03ops\x12\x1e\n" +
+	"\n" +
+	"capability\x18\x06 \x01(\tR\n" +
+	"capability\x12 \n" +
+	"\vcorrelation\x18\a \x01(\tR\vcorrelation\x12\x12\n" +
+	"\x04text\x18\b \x01(\tR\x04text\x12\x12\n" +
+	"\x04last\x18\t \x01(\rR\x04last\x12\x16\n" +
+	"\x06follow\x18\n" +
+	" \x01(\bR\x06follow\"X\n" +
+	"\n" +
+	"AuditEntry\x12\x10\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12$\n" +
+	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x12\n" +
+	"\x04json\x18\x03 \x01(\fR\x04json\"(\n" +
+	"\x12AuditVerifyRequest\x12\x12\n" +
+	"\x04head\x18\x01 \x01(\tR\x04head\"\xc7\x01\n" +
+	"\x13AuditVerifyResponse\x12\x0e\n" +
+	"\x02ok\x18\x01 \x01(\bR\x02ok\x12\x18\n" +
+	"\aentries\x18\x02 \x01(\x04R\aentries\x12\x1a\n" +
+	"\bsegments\x18\x03 \x01(\rR\bsegments\x12\x14\n" +
+	"\x05first\x18\x04 \x01(\x04R\x05first\x12\x12\n" +
+	"\x04last\x18\x05 \x01(\x04R\x04last\x12\x12\n" +
+	"\x04head\x18\x06 \x01(\tR\x04head\x12\x16\n" +
+	"\x06broken\x18\a \x01(\tR\x06broken\x12\x14\n" +
+	"\x05notes\x18\b \x03(\tR\x05notes\"\xbe\x01\n" +
+	"\x11TokenIssueRequest\x12\x18\n" +
+	"\asubject\x18\x01 \x01(\tR\asubject\x12\x1a\n" +
+	"\baudience\x18\x02 \x01(\tR\baudience\x12#\n" +
+	"\rlifetime_nano\x18\x03 \x01(\x03R\flifetimeNano\x12\x1e\n" +
+	"\n" +
+	"operations\x18\x04 \x03(\tR\n" +
+	"operations\x12\x16\n" +
+	"\x06agents\x18\x05 \x03(\tR\x06agents\x12\x16\n" +
+	"\x06grants\x18\x06 \x03(\tR\x06grants\"f\n" +
+	"\x12TokenIssueResponse\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12*\n" +
+	"\x11expires_unix_nano\x18\x03 \x01(\x03R\x0fexpiresUnixNano\"<\n" +
+	"\x12TokenRevokeRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x15\n" +
+	"\x13TokenRevokeResponse\"\x11\n" +
+	"\x0fTokenKeyRequest\"o\n" +
+	"\x10TokenKeyResponse\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x15\n" +
+	"\x06key_id\x18\x02 \x01(\tR\x05keyId\x12\x1a\n" +
+	"\baudience\x18\x03 \x01(\tR\baudience\x12\x16\n" +
+	"\x06socket\x18\x04 \x01(\tR\x06socket\"=\n" +
+	"\x11TokenTrustRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
+	"\x06remove\x18\x02 \x01(\bR\x06remove\"+\n" +
+	"\x12TokenTrustResponse\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x05keyId\"\x15\n" +
+	"\x13ErrorsRecentRequest\"\x81\x02\n" +
+	"\vErrorRecord\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x10\n" +
+	"\x03fix\x18\x03 \x01(\tR\x03fix\x12\x14\n" +
+	"\x05agent\x18\x04 \x01(\tR\x05agent\x12\x16\n" +
+	"\x06domain\x18\x05 \x01(\tR\x06domain\x12 \n" +
+	"\vcorrelation\x18\x06 \x01(\tR\vcorrelation\x12\x14\n" +
+	"\x05count\x18\a \x01(\x04R\x05count\x12&\n" +
+	"\x0ffirst_unix_nano\x18\b \x01(\x03R\rfirstUnixNano\x12$\n" +
+	"\x0elast_unix_nano\x18\t \x01(\x03R\flastUnixNano\"D\n" +
+	"\x14ErrorsRecentResponse\x12,\n" +
+	"\x06errors\x18\x01 \x03(\v2\x14.aios.v1.ErrorRecordR\x06errors2\x86\x12\n" +
 	"\aControl\x12<\n" +
 	"\aVersion\x12\x17.aios.v1.VersionRequest\x1a\x18.aios.v1.VersionResponse\x129\n" +
 	"\x06Doctor\x12\x16.aios.v1.DoctorRequest\x1a\x17.aios.v1.DoctorResponse\x12?\n" +
@@ -3712,7 +6075,27 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"DomainList\x12\x1a.aios.v1.DomainListRequest\x1a\x1b.aios.v1.DomainListResponse\x12E\n" +
 	"\n" +
-	"DomainStop\x12\x1a.aios.v1.DomainStopRequest\x1a\x1b.aios.v1.DomainStopResponseB\x1cZ\x1aaios.dev/aios/api/v1;apiv1b\x06proto3"
+	"DomainStop\x12\x1a.aios.v1.DomainStopRequest\x1a\x1b.aios.v1.DomainStopResponse\x12<\n" +
+	"\aCapList\x12\x17.aios.v1.CapListRequest\x1a\x18.aios.v1.CapListResponse\x12?\n" +
+	"\bCapGrant\x12\x18.aios.v1.CapGrantRequest\x1a\x19.aios.v1.CapGrantResponse\x12H\n" +
+	"\vCapDelegate\x12\x1b.aios.v1.CapDelegateRequest\x1a\x1c.aios.v1.CapDelegateResponse\x12K\n" +
+	"\fCapAttenuate\x12\x1c.aios.v1.CapAttenuateRequest\x1a\x1d.aios.v1.CapAttenuateResponse\x12<\n" +
+	"\aCapSeal\x12\x17.aios.v1.CapSealRequest\x1a\x18.aios.v1.CapSealResponse\x12?\n" +
+	"\bCapRenew\x12\x18.aios.v1.CapRenewRequest\x1a\x19.aios.v1.CapRenewResponse\x12B\n" +
+	"\tCapRevoke\x12\x19.aios.v1.CapRevokeRequest\x1a\x1a.aios.v1.CapRevokeResponse\x12E\n" +
+	"\n" +
+	"CapExplain\x12\x1a.aios.v1.CapExplainRequest\x1a\x1b.aios.v1.CapExplainResponse\x12<\n" +
+	"\aAccount\x12\x17.aios.v1.AccountRequest\x1a\x18.aios.v1.AccountResponse\x12?\n" +
+	"\n" +
+	"AuditQuery\x12\x1a.aios.v1.AuditQueryRequest\x1a\x13.aios.v1.AuditEntry0\x01\x12H\n" +
+	"\vAuditVerify\x12\x1b.aios.v1.AuditVerifyRequest\x1a\x1c.aios.v1.AuditVerifyResponse\x12E\n" +
+	"\n" +
+	"TokenIssue\x12\x1a.aios.v1.TokenIssueRequest\x1a\x1b.aios.v1.TokenIssueResponse\x12H\n" +
+	"\vTokenRevoke\x12\x1b.aios.v1.TokenRevokeRequest\x1a\x1c.aios.v1.TokenRevokeResponse\x12?\n" +
+	"\bTokenKey\x12\x18.aios.v1.TokenKeyRequest\x1a\x19.aios.v1.TokenKeyResponse\x12E\n" +
+	"\n" +
+	"TokenTrust\x12\x1a.aios.v1.TokenTrustRequest\x1a\x1b.aios.v1.TokenTrustResponse\x12K\n" +
+	"\fErrorsRecent\x12\x1c.aios.v1.ErrorsRecentRequest\x1a\x1d.aios.v1.ErrorsRecentResponseB\x1cZ\x1aaios.dev/aios/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_control_proto_rawDescOnce sync.Once
@@ -3726,7 +6109,7 @@ func file_api_v1_control_proto_rawDescGZIP() []byte {
 	return file_api_v1_control_proto_rawDescData
 }
 
-var file_api_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_api_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
 var file_api_v1_control_proto_goTypes = []any{
 	(*VersionRequest)(nil),       // 0: aios.v1.VersionRequest
 	(*VersionResponse)(nil),      // 1: aios.v1.VersionResponse
@@ -3781,18 +6164,54 @@ var file_api_v1_control_proto_goTypes = []any{
 	(*DomainListResponse)(nil),   // 50: aios.v1.DomainListResponse
 	(*DomainStopRequest)(nil),    // 51: aios.v1.DomainStopRequest
 	(*DomainStopResponse)(nil),   // 52: aios.v1.DomainStopResponse
-	nil,                          // 53: aios.v1.SpawnRequest.LabelsEntry
-	nil,                          // 54: aios.v1.Agent.LabelsEntry
+	(*Capability)(nil),           // 53: aios.v1.Capability
+	(*CapListRequest)(nil),       // 54: aios.v1.CapListRequest
+	(*CapListResponse)(nil),      // 55: aios.v1.CapListResponse
+	(*CapRef)(nil),               // 56: aios.v1.CapRef
+	(*CapChange)(nil),            // 57: aios.v1.CapChange
+	(*CapGrantRequest)(nil),      // 58: aios.v1.CapGrantRequest
+	(*CapGrantResponse)(nil),     // 59: aios.v1.CapGrantResponse
+	(*CapDelegateRequest)(nil),   // 60: aios.v1.CapDelegateRequest
+	(*CapDelegateResponse)(nil),  // 61: aios.v1.CapDelegateResponse
+	(*CapAttenuateRequest)(nil),  // 62: aios.v1.CapAttenuateRequest
+	(*CapAttenuateResponse)(nil), // 63: aios.v1.CapAttenuateResponse
+	(*CapSealRequest)(nil),       // 64: aios.v1.CapSealRequest
+	(*CapSealResponse)(nil),      // 65: aios.v1.CapSealResponse
+	(*CapRenewRequest)(nil),      // 66: aios.v1.CapRenewRequest
+	(*CapRenewResponse)(nil),     // 67: aios.v1.CapRenewResponse
+	(*CapRevokeRequest)(nil),     // 68: aios.v1.CapRevokeRequest
+	(*CapRevokeResponse)(nil),    // 69: aios.v1.CapRevokeResponse
+	(*CapExplainRequest)(nil),    // 70: aios.v1.CapExplainRequest
+	(*CapExplainResponse)(nil),   // 71: aios.v1.CapExplainResponse
+	(*AccountRequest)(nil),       // 72: aios.v1.AccountRequest
+	(*AccountResponse)(nil),      // 73: aios.v1.AccountResponse
+	(*AuditQueryRequest)(nil),    // 74: aios.v1.AuditQueryRequest
+	(*AuditEntry)(nil),           // 75: aios.v1.AuditEntry
+	(*AuditVerifyRequest)(nil),   // 76: aios.v1.AuditVerifyRequest
+	(*AuditVerifyResponse)(nil),  // 77: aios.v1.AuditVerifyResponse
+	(*TokenIssueRequest)(nil),    // 78: aios.v1.TokenIssueRequest
+	(*TokenIssueResponse)(nil),   // 79: aios.v1.TokenIssueResponse
+	(*TokenRevokeRequest)(nil),   // 80: aios.v1.TokenRevokeRequest
+	(*TokenRevokeResponse)(nil),  // 81: aios.v1.TokenRevokeResponse
+	(*TokenKeyRequest)(nil),      // 82: aios.v1.TokenKeyRequest
+	(*TokenKeyResponse)(nil),     // 83: aios.v1.TokenKeyResponse
+	(*TokenTrustRequest)(nil),    // 84: aios.v1.TokenTrustRequest
+	(*TokenTrustResponse)(nil),   // 85: aios.v1.TokenTrustResponse
+	(*ErrorsRecentRequest)(nil),  // 86: aios.v1.ErrorsRecentRequest
+	(*ErrorRecord)(nil),          // 87: aios.v1.ErrorRecord
+	(*ErrorsRecentResponse)(nil), // 88: aios.v1.ErrorsRecentResponse
+	nil,                          // 89: aios.v1.SpawnRequest.LabelsEntry
+	nil,                          // 90: aios.v1.Agent.LabelsEntry
 }
 var file_api_v1_control_proto_depIdxs = []int32{
 	3,  // 0: aios.v1.DoctorResponse.findings:type_name -> aios.v1.Finding
 	8,  // 1: aios.v1.SpawnRequest.process:type_name -> aios.v1.Process
 	7,  // 2: aios.v1.SpawnRequest.mounts:type_name -> aios.v1.Mount
 	9,  // 3: aios.v1.SpawnRequest.limits:type_name -> aios.v1.Limits
-	53, // 4: aios.v1.SpawnRequest.labels:type_name -> aios.v1.SpawnRequest.LabelsEntry
+	89, // 4: aios.v1.SpawnRequest.labels:type_name -> aios.v1.SpawnRequest.LabelsEntry
 	15, // 5: aios.v1.ListResponse.agents:type_name -> aios.v1.Agent
 	14, // 6: aios.v1.Agent.exit:type_name -> aios.v1.Exit
-	54, // 7: aios.v1.Agent.labels:type_name -> aios.v1.Agent.LabelsEntry
+	90, // 7: aios.v1.Agent.labels:type_name -> aios.v1.Agent.LabelsEntry
 	15, // 8: aios.v1.InspectResponse.agent:type_name -> aios.v1.Agent
 	10, // 9: aios.v1.InspectResponse.spec:type_name -> aios.v1.SpawnRequest
 	17, // 10: aios.v1.InspectResponse.processes:type_name -> aios.v1.AgentProcess
@@ -3811,49 +6230,94 @@ var file_api_v1_control_proto_depIdxs = []int32{
 	40, // 23: aios.v1.ImageInspectResponse.image:type_name -> aios.v1.Image
 	47, // 24: aios.v1.Domain.boxes:type_name -> aios.v1.BoxReport
 	48, // 25: aios.v1.DomainListResponse.domains:type_name -> aios.v1.Domain
-	0,  // 26: aios.v1.Control.Version:input_type -> aios.v1.VersionRequest
-	2,  // 27: aios.v1.Control.Doctor:input_type -> aios.v1.DoctorRequest
-	5,  // 28: aios.v1.Control.Shutdown:input_type -> aios.v1.ShutdownRequest
-	10, // 29: aios.v1.Control.Spawn:input_type -> aios.v1.SpawnRequest
-	12, // 30: aios.v1.Control.List:input_type -> aios.v1.ListRequest
-	16, // 31: aios.v1.Control.Inspect:input_type -> aios.v1.InspectRequest
-	19, // 32: aios.v1.Control.Wait:input_type -> aios.v1.WaitRequest
-	21, // 33: aios.v1.Control.Signal:input_type -> aios.v1.SignalRequest
-	23, // 34: aios.v1.Control.Pause:input_type -> aios.v1.PauseRequest
-	25, // 35: aios.v1.Control.Resume:input_type -> aios.v1.ResumeRequest
-	27, // 36: aios.v1.Control.Remove:input_type -> aios.v1.RemoveRequest
-	32, // 37: aios.v1.Control.Attach:input_type -> aios.v1.AttachRequest
-	35, // 38: aios.v1.Control.Logs:input_type -> aios.v1.LogsRequest
-	37, // 39: aios.v1.Control.ImageImport:input_type -> aios.v1.ImageImportRequest
-	41, // 40: aios.v1.Control.ImageList:input_type -> aios.v1.ImageListRequest
-	43, // 41: aios.v1.Control.ImageInspect:input_type -> aios.v1.ImageInspectRequest
-	45, // 42: aios.v1.Control.ImageRemove:input_type -> aios.v1.ImageRemoveRequest
-	49, // 43: aios.v1.Control.DomainList:input_type -> aios.v1.DomainListRequest
-	51, // 44: aios.v1.Control.DomainStop:input_type -> aios.v1.DomainStopRequest
-	1,  // 45: aios.v1.Control.Version:output_type -> aios.v1.VersionResponse
-	4,  // 46: aios.v1.Control.Doctor:output_type -> aios.v1.DoctorResponse
-	6,  // 47: aios.v1.Control.Shutdown:output_type -> aios.v1.ShutdownResponse
-	11, // 48: aios.v1.Control.Spawn:output_type -> aios.v1.SpawnResponse
-	13, // 49: aios.v1.Control.List:output_type -> aios.v1.ListResponse
-	18, // 50: aios.v1.Control.Inspect:output_type -> aios.v1.InspectResponse
-	20, // 51: aios.v1.Control.Wait:output_type -> aios.v1.WaitResponse
-	22, // 52: aios.v1.Control.Signal:output_type -> aios.v1.SignalResponse
-	24, // 53: aios.v1.Control.Pause:output_type -> aios.v1.PauseResponse
-	26, // 54: aios.v1.Control.Resume:output_type -> aios.v1.ResumeResponse
-	28, // 55: aios.v1.Control.Remove:output_type -> aios.v1.RemoveResponse
-	34, // 56: aios.v1.Control.Attach:output_type -> aios.v1.AttachResponse
-	36, // 57: aios.v1.Control.Logs:output_type -> aios.v1.LogsResponse
-	38, // 58: aios.v1.Control.ImageImport:output_type -> aios.v1.ImageImportResponse
-	42, // 59: aios.v1.Control.ImageList:output_type -> aios.v1.ImageListResponse
-	44, // 60: aios.v1.Control.ImageInspect:output_type -> aios.v1.ImageInspectResponse
-	46, // 61: aios.v1.Control.ImageRemove:output_type -> aios.v1.ImageRemoveResponse
-	50, // 62: aios.v1.Control.DomainList:output_type -> aios.v1.DomainListResponse
-	52, // 63: aios.v1.Control.DomainStop:output_type -> aios.v1.DomainStopResponse
-	45, // [45:64] is the sub-list for method output_type
-	26, // [26:45] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	53, // 26: aios.v1.CapListResponse.capabilities:type_name -> aios.v1.Capability
+	53, // 27: aios.v1.CapGrantResponse.capabilities:type_name -> aios.v1.Capability
+	56, // 28: aios.v1.CapDelegateRequest.capability:type_name -> aios.v1.CapRef
+	57, // 29: aios.v1.CapDelegateRequest.change:type_name -> aios.v1.CapChange
+	53, // 30: aios.v1.CapDelegateResponse.capability:type_name -> aios.v1.Capability
+	56, // 31: aios.v1.CapAttenuateRequest.capability:type_name -> aios.v1.CapRef
+	57, // 32: aios.v1.CapAttenuateRequest.change:type_name -> aios.v1.CapChange
+	53, // 33: aios.v1.CapAttenuateResponse.capability:type_name -> aios.v1.Capability
+	56, // 34: aios.v1.CapSealRequest.capability:type_name -> aios.v1.CapRef
+	56, // 35: aios.v1.CapRenewRequest.capability:type_name -> aios.v1.CapRef
+	53, // 36: aios.v1.CapRenewResponse.capability:type_name -> aios.v1.Capability
+	56, // 37: aios.v1.CapRevokeRequest.capability:type_name -> aios.v1.CapRef
+	87, // 38: aios.v1.ErrorsRecentResponse.errors:type_name -> aios.v1.ErrorRecord
+	0,  // 39: aios.v1.Control.Version:input_type -> aios.v1.VersionRequest
+	2,  // 40: aios.v1.Control.Doctor:input_type -> aios.v1.DoctorRequest
+	5,  // 41: aios.v1.Control.Shutdown:input_type -> aios.v1.ShutdownRequest
+	10, // 42: aios.v1.Control.Spawn:input_type -> aios.v1.SpawnRequest
+	12, // 43: aios.v1.Control.List:input_type -> aios.v1.ListRequest
+	16, // 44: aios.v1.Control.Inspect:input_type -> aios.v1.InspectRequest
+	19, // 45: aios.v1.Control.Wait:input_type -> aios.v1.WaitRequest
+	21, // 46: aios.v1.Control.Signal:input_type -> aios.v1.SignalRequest
+	23, // 47: aios.v1.Control.Pause:input_type -> aios.v1.PauseRequest
+	25, // 48: aios.v1.Control.Resume:input_type -> aios.v1.ResumeRequest
+	27, // 49: aios.v1.Control.Remove:input_type -> aios.v1.RemoveRequest
+	32, // 50: aios.v1.Control.Attach:input_type -> aios.v1.AttachRequest
+	35, // 51: aios.v1.Control.Logs:input_type -> aios.v1.LogsRequest
+	37, // 52: aios.v1.Control.ImageImport:input_type -> aios.v1.ImageImportRequest
+	41, // 53: aios.v1.Control.ImageList:input_type -> aios.v1.ImageListRequest
+	43, // 54: aios.v1.Control.ImageInspect:input_type -> aios.v1.ImageInspectRequest
+	45, // 55: aios.v1.Control.ImageRemove:input_type -> aios.v1.ImageRemoveRequest
+	49, // 56: aios.v1.Control.DomainList:input_type -> aios.v1.DomainListRequest
+	51, // 57: aios.v1.Control.DomainStop:input_type -> aios.v1.DomainStopRequest
+	54, // 58: aios.v1.Control.CapList:input_type -> aios.v1.CapListRequest
+	58, // 59: aios.v1.Control.CapGrant:input_type -> aios.v1.CapGrantRequest
+	60, // 60: aios.v1.Control.CapDelegate:input_type -> aios.v1.CapDelegateRequest
+	62, // 61: aios.v1.Control.CapAttenuate:input_type -> aios.v1.CapAttenuateRequest
+	64, // 62: aios.v1.Control.CapSeal:input_type -> aios.v1.CapSealRequest
+	66, // 63: aios.v1.Control.CapRenew:input_type -> aios.v1.CapRenewRequest
+	68, // 64: aios.v1.Control.CapRevoke:input_type -> aios.v1.CapRevokeRequest
+	70, // 65: aios.v1.Control.CapExplain:input_type -> aios.v1.CapExplainRequest
+	72, // 66: aios.v1.Control.Account:input_type -> aios.v1.AccountRequest
+	74, // 67: aios.v1.Control.AuditQuery:input_type -> aios.v1.AuditQueryRequest
+	76, // 68: aios.v1.Control.AuditVerify:input_type -> aios.v1.AuditVerifyRequest
+	78, // 69: aios.v1.Control.TokenIssue:input_type -> aios.v1.TokenIssueRequest
+	80, // 70: aios.v1.Control.TokenRevoke:input_type -> aios.v1.TokenRevokeRequest
+	82, // 71: aios.v1.Control.TokenKey:input_type -> aios.v1.TokenKeyRequest
+	84, // 72: aios.v1.Control.TokenTrust:input_type -> aios.v1.TokenTrustRequest
+	86, // 73: aios.v1.Control.ErrorsRecent:input_type -> aios.v1.ErrorsRecentRequest
+	1,  // 74: aios.v1.Control.Version:output_type -> aios.v1.VersionResponse
+	4,  // 75: aios.v1.Control.Doctor:output_type -> aios.v1.DoctorResponse
+	6,  // 76: aios.v1.Control.Shutdown:output_type -> aios.v1.ShutdownResponse
+	11, // 77: aios.v1.Control.Spawn:output_type -> aios.v1.SpawnResponse
+	13, // 78: aios.v1.Control.List:output_type -> aios.v1.ListResponse
+	18, // 79: aios.v1.Control.Inspect:output_type -> aios.v1.InspectResponse
+	20, // 80: aios.v1.Control.Wait:output_type -> aios.v1.WaitResponse
+	22, // 81: aios.v1.Control.Signal:output_type -> aios.v1.SignalResponse
+	24, // 82: aios.v1.Control.Pause:output_type -> aios.v1.PauseResponse
+	26, // 83: aios.v1.Control.Resume:output_type -> aios.v1.ResumeResponse
+	28, // 84: aios.v1.Control.Remove:output_type -> aios.v1.RemoveResponse
+	34, // 85: aios.v1.Control.Attach:output_type -> aios.v1.AttachResponse
+	36, // 86: aios.v1.Control.Logs:output_type -> aios.v1.LogsResponse
+	38, // 87: aios.v1.Control.ImageImport:output_type -> aios.v1.ImageImportResponse
+	42, // 88: aios.v1.Control.ImageList:output_type -> aios.v1.ImageListResponse
+	44, // 89: aios.v1.Control.ImageInspect:output_type -> aios.v1.ImageInspectResponse
+	46, // 90: aios.v1.Control.ImageRemove:output_type -> aios.v1.ImageRemoveResponse
+	50, // 91: aios.v1.Control.DomainList:output_type -> aios.v1.DomainListResponse
+	52, // 92: aios.v1.Control.DomainStop:output_type -> aios.v1.DomainStopResponse
+	55, // 93: aios.v1.Control.CapList:output_type -> aios.v1.CapListResponse
+	59, // 94: aios.v1.Control.CapGrant:output_type -> aios.v1.CapGrantResponse
+	61, // 95: aios.v1.Control.CapDelegate:output_type -> aios.v1.CapDelegateResponse
+	63, // 96: aios.v1.Control.CapAttenuate:output_type -> aios.v1.CapAttenuateResponse
+	65, // 97: aios.v1.Control.CapSeal:output_type -> aios.v1.CapSealResponse
+	67, // 98: aios.v1.Control.CapRenew:output_type -> aios.v1.CapRenewResponse
+	69, // 99: aios.v1.Control.CapRevoke:output_type -> aios.v1.CapRevokeResponse
+	71, // 100: aios.v1.Control.CapExplain:output_type -> aios.v1.CapExplainResponse
+	73, // 101: aios.v1.Control.Account:output_type -> aios.v1.AccountResponse
+	75, // 102: aios.v1.Control.AuditQuery:output_type -> aios.v1.AuditEntry
+	77, // 103: aios.v1.Control.AuditVerify:output_type -> aios.v1.AuditVerifyResponse
+	79, // 104: aios.v1.Control.TokenIssue:output_type -> aios.v1.TokenIssueResponse
+	81, // 105: aios.v1.Control.TokenRevoke:output_type -> aios.v1.TokenRevokeResponse
+	83, // 106: aios.v1.Control.TokenKey:output_type -> aios.v1.TokenKeyResponse
+	85, // 107: aios.v1.Control.TokenTrust:output_type -> aios.v1.TokenTrustResponse
+	88, // 108: aios.v1.Control.ErrorsRecent:output_type -> aios.v1.ErrorsRecentResponse
+	74, // [74:109] is the sub-list for method output_type
+	39, // [39:74] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_control_proto_init() }
@@ -3882,13 +6346,14 @@ func file_api_v1_control_proto_init() {
 		(*ImageImportResponse_Progress)(nil),
 		(*ImageImportResponse_Image)(nil),
 	}
+	file_api_v1_control_proto_msgTypes[57].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_control_proto_rawDesc), len(file_api_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   55,
+			NumMessages:   91,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -50,6 +50,22 @@ const (
 	Control_ImageRemove_FullMethodName  = "/aios.v1.Control/ImageRemove"
 	Control_DomainList_FullMethodName   = "/aios.v1.Control/DomainList"
 	Control_DomainStop_FullMethodName   = "/aios.v1.Control/DomainStop"
+	Control_CapList_FullMethodName      = "/aios.v1.Control/CapList"
+	Control_CapGrant_FullMethodName     = "/aios.v1.Control/CapGrant"
+	Control_CapDelegate_FullMethodName  = "/aios.v1.Control/CapDelegate"
+	Control_CapAttenuate_FullMethodName = "/aios.v1.Control/CapAttenuate"
+	Control_CapSeal_FullMethodName      = "/aios.v1.Control/CapSeal"
+	Control_CapRenew_FullMethodName     = "/aios.v1.Control/CapRenew"
+	Control_CapRevoke_FullMethodName    = "/aios.v1.Control/CapRevoke"
+	Control_CapExplain_FullMethodName   = "/aios.v1.Control/CapExplain"
+	Control_Account_FullMethodName      = "/aios.v1.Control/Account"
+	Control_AuditQuery_FullMethodName   = "/aios.v1.Control/AuditQuery"
+	Control_AuditVerify_FullMethodName  = "/aios.v1.Control/AuditVerify"
+	Control_TokenIssue_FullMethodName   = "/aios.v1.Control/TokenIssue"
+	Control_TokenRevoke_FullMethodName  = "/aios.v1.Control/TokenRevoke"
+	Control_TokenKey_FullMethodName     = "/aios.v1.Control/TokenKey"
+	Control_TokenTrust_FullMethodName   = "/aios.v1.Control/TokenTrust"
+	Control_ErrorsRecent_FullMethodName = "/aios.v1.Control/ErrorsRecent"
 )
 
 // ControlClient is the client API for Control service.
@@ -93,6 +109,40 @@ type ControlClient interface {
 	DomainList(ctx context.Context, in *DomainListRequest, opts ...grpc.CallOption) (*DomainListResponse, error)
 	// DomainStop kills every agent of a domain and ends its kernel process.
 	DomainStop(ctx context.Context, in *DomainStopRequest, opts ...grpc.CallOption) (*DomainStopResponse, error)
+	// CapList returns capabilities, parents before children: of an agent, or
+	// of every agent that runs.
+	CapList(ctx context.Context, in *CapListRequest, opts ...grpc.CallOption) (*CapListResponse, error)
+	// CapGrant gives an agent that runs more authority: all of it or none.
+	CapGrant(ctx context.Context, in *CapGrantRequest, opts ...grpc.CallOption) (*CapGrantResponse, error)
+	// CapDelegate derives a capability for another agent, in any domain.
+	CapDelegate(ctx context.Context, in *CapDelegateRequest, opts ...grpc.CallOption) (*CapDelegateResponse, error)
+	// CapAttenuate narrows a capability in place.
+	CapAttenuate(ctx context.Context, in *CapAttenuateRequest, opts ...grpc.CallOption) (*CapAttenuateResponse, error)
+	// CapSeal forbids to derive anything further from a capability.
+	CapSeal(ctx context.Context, in *CapSealRequest, opts ...grpc.CallOption) (*CapSealResponse, error)
+	// CapRenew prolongs a lease.
+	CapRenew(ctx context.Context, in *CapRenewRequest, opts ...grpc.CallOption) (*CapRenewResponse, error)
+	// CapRevoke takes back a capability and all that was derived from it. When
+	// it returns, nothing under it works any more, in any domain.
+	CapRevoke(ctx context.Context, in *CapRevokeRequest, opts ...grpc.CallOption) (*CapRevokeResponse, error)
+	// CapExplain says what would happen if an agent did something, and why.
+	CapExplain(ctx context.Context, in *CapExplainRequest, opts ...grpc.CallOption) (*CapExplainResponse, error)
+	// Account returns what an agent uses and may use.
+	Account(ctx context.Context, in *AccountRequest, opts ...grpc.CallOption) (*AccountResponse, error)
+	// AuditQuery returns entries of the audit trail, oldest first; with follow
+	// it goes on as they are written.
+	AuditQuery(ctx context.Context, in *AuditQueryRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AuditEntry], error)
+	// AuditVerify checks the chain of hashes from end to end.
+	AuditVerify(ctx context.Context, in *AuditVerifyRequest, opts ...grpc.CallOption) (*AuditVerifyResponse, error)
+	// TokenIssue signs a bearer token; TokenRevoke ends one and what was
+	// derived from it; TokenKey is the public key by which others verify;
+	// TokenTrust accepts tokens of another daemon's key.
+	TokenIssue(ctx context.Context, in *TokenIssueRequest, opts ...grpc.CallOption) (*TokenIssueResponse, error)
+	TokenRevoke(ctx context.Context, in *TokenRevokeRequest, opts ...grpc.CallOption) (*TokenRevokeResponse, error)
+	TokenKey(ctx context.Context, in *TokenKeyRequest, opts ...grpc.CallOption) (*TokenKeyResponse, error)
+	TokenTrust(ctx context.Context, in *TokenTrustRequest, opts ...grpc.CallOption) (*TokenTrustResponse, error)
+	// ErrorsRecent returns the failures that the daemon has seen of late.
+	ErrorsRecent(ctx context.Context, in *ErrorsRecentRequest, opts ...grpc.CallOption) (*ErrorsRecentResponse, error)
 }
 
 type controlClient struct {
@@ -314,6 +364,175 @@ func (c *controlClient) DomainStop(ctx context.Context, in *DomainStopRequest, o
 	return out, nil
 }
 
+func (c *controlClient) CapList(ctx context.Context, in *CapListRequest, opts ...grpc.CallOption) (*CapListResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CapListResponse)
+	err := c.cc.Invoke(ctx, Control_CapList_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) CapGrant(ctx context.Context, in *CapGrantRequest, opts ...grpc.CallOption) (*CapGrantResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CapGrantResponse)
+	err := c.cc.Invoke(ctx, Control_CapGrant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) CapDelegate(ctx context.Context, in *CapDelegateRequest, opts ...grpc.CallOption) (*CapDelegateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CapDelegateResponse)
+	err := c.cc.Invoke(ctx, Control_CapDelegate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) CapAttenuate(ctx context.Context, in *CapAttenuateRequest, opts ...grpc.CallOption) (*CapAttenuateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CapAttenuateResponse)
+	err := c.cc.Invoke(ctx, Control_CapAttenuate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) CapSeal(ctx context.Context, in *CapSealRequest, opts ...grpc.CallOption) (*CapSealResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CapSealResponse)
+	err := c.cc.Invoke(ctx, Control_CapSeal_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) CapRenew(ctx context.Context, in *CapRenewRequest, opts ...grpc.CallOption) (*CapRenewResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CapRenewResponse)
+	err := c.cc.Invoke(ctx, Control_CapRenew_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) CapRevoke(ctx context.Context, in *CapRevokeRequest, opts ...grpc.CallOption) (*CapRevokeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CapRevokeResponse)
+	err := c.cc.Invoke(ctx, Control_CapRevoke_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) CapExplain(ctx context.Context, in *CapExplainRequest, opts ...grpc.CallOption) (*CapExplainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CapExplainResponse)
+	err := c.cc.Invoke(ctx, Control_CapExplain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) Account(ctx context.Context, in *AccountRequest, opts ...grpc.CallOption) (*AccountResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AccountResponse)
+	err := c.cc.Invoke(ctx, Control_Account_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) AuditQuery(ctx context.Context, in *AuditQueryRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AuditEntry], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[3], Control_AuditQuery_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AuditQueryRequest, AuditEntry]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_AuditQueryClient = grpc.ServerStreamingClient[AuditEntry]
+
+func (c *controlClient) AuditVerify(ctx context.Context, in *AuditVerifyRequest, opts ...grpc.CallOption) (*AuditVerifyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AuditVerifyResponse)
+	err := c.cc.Invoke(ctx, Control_AuditVerify_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) TokenIssue(ctx context.Context, in *TokenIssueRequest, opts ...grpc.CallOption) (*TokenIssueResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TokenIssueResponse)
+	err := c.cc.Invoke(ctx, Control_TokenIssue_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) TokenRevoke(ctx context.Context, in *TokenRevokeRequest, opts ...grpc.CallOption) (*TokenRevokeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TokenRevokeResponse)
+	err := c.cc.Invoke(ctx, Control_TokenRevoke_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) TokenKey(ctx context.Context, in *TokenKeyRequest, opts ...grpc.CallOption) (*TokenKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TokenKeyResponse)
+	err := c.cc.Invoke(ctx, Control_TokenKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) TokenTrust(ctx context.Context, in *TokenTrustRequest, opts ...grpc.CallOption) (*TokenTrustResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TokenTrustResponse)
+	err := c.cc.Invoke(ctx, Control_TokenTrust_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) ErrorsRecent(ctx context.Context, in *ErrorsRecentRequest, opts ...grpc.CallOption) (*ErrorsRecentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ErrorsRecentResponse)
+	err := c.cc.Invoke(ctx, Control_ErrorsRecent_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ControlServer is the server API for Control service.
 // All implementations must embed UnimplementedControlServer
 // for forward compatibility.
@@ -355,6 +574,40 @@ type ControlServer interface {
 	DomainList(context.Context, *DomainListRequest) (*DomainListResponse, error)
 	// DomainStop kills every agent of a domain and ends its kernel process.
 	DomainStop(context.Context, *DomainStopRequest) (*DomainStopResponse, error)
+	// CapList returns capabilities, parents before children: of an agent, or
+	// of every agent that runs.
+	CapList(context.Context, *CapListRequest) (*CapListResponse, error)
+	// CapGrant gives an agent that runs more authority: all of it or none.
+	CapGrant(context.Context, *CapGrantRequest) (*CapGrantResponse, error)
+	// CapDelegate derives a capability for another agent, in any domain.
+	CapDelegate(context.Context, *CapDelegateRequest) (*CapDelegateResponse, error)
+	// CapAttenuate narrows a capability in place.
+	CapAttenuate(context.Context, *CapAttenuateRequest) (*CapAttenuateResponse, error)
+	// CapSeal forbids to derive anything further from a capability.
+	CapSeal(context.Context, *CapSealRequest) (*CapSealResponse, error)
+	// CapRenew prolongs a lease.
+	CapRenew(context.Context, *CapRenewRequest) (*CapRenewResponse, error)
+	// CapRevoke takes back a capability and all that was derived from it. When
+	// it returns, nothing under it works any more, in any domain.
+	CapRevoke(context.Context, *CapRevokeRequest) (*CapRevokeResponse, error)
+	// CapExplain says what would happen if an agent did something, and why.
+	CapExplain(context.Context, *CapExplainRequest) (*CapExplainResponse, error)
+	// Account returns what an agent uses and may use.
+	Account(context.Context, *AccountRequest) (*AccountResponse, error)
+	// AuditQuery returns entries of the audit trail, oldest first; with follow
+	// it goes on as they are written.
+	AuditQuery(*AuditQueryRequest, grpc.ServerStreamingServer[AuditEntry]) error
+	// AuditVerify checks the chain of hashes from end to end.
+	AuditVerify(context.Context, *AuditVerifyRequest) (*AuditVerifyResponse, error)
+	// TokenIssue signs a bearer token; TokenRevoke ends one and what was
+	// derived from it; TokenKey is the public key by which others verify;
+	// TokenTrust accepts tokens of another daemon's key.
+	TokenIssue(context.Context, *TokenIssueRequest) (*TokenIssueResponse, error)
+	TokenRevoke(context.Context, *TokenRevokeRequest) (*TokenRevokeResponse, error)
+	TokenKey(context.Context, *TokenKeyRequest) (*TokenKeyResponse, error)
+	TokenTrust(context.Context, *TokenTrustRequest) (*TokenTrustResponse, error)
+	// ErrorsRecent returns the failures that the daemon has seen of late.
+	ErrorsRecent(context.Context, *ErrorsRecentRequest) (*ErrorsRecentResponse, error)
 	mustEmbedUnimplementedControlServer()
 }
 
@@ -421,6 +674,54 @@ func (UnimplementedControlServer) DomainList(context.Context, *DomainListRequest
 }
 func (UnimplementedControlServer) DomainStop(context.Context, *DomainStopRequest) (*DomainStopResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DomainStop not implemented")
+}
+func (UnimplementedControlServer) CapList(context.Context, *CapListRequest) (*CapListResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CapList not implemented")
+}
+func (UnimplementedControlServer) CapGrant(context.Context, *CapGrantRequest) (*CapGrantResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CapGrant not implemented")
+}
+func (UnimplementedControlServer) CapDelegate(context.Context, *CapDelegateRequest) (*CapDelegateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CapDelegate not implemented")
+}
+func (UnimplementedControlServer) CapAttenuate(context.Context, *CapAttenuateRequest) (*CapAttenuateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CapAttenuate not implemented")
+}
+func (UnimplementedControlServer) CapSeal(context.Context, *CapSealRequest) (*CapSealResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CapSeal not implemented")
+}
+func (UnimplementedControlServer) CapRenew(context.Context, *CapRenewRequest) (*CapRenewResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CapRenew not implemented")
+}
+func (UnimplementedControlServer) CapRevoke(context.Context, *CapRevokeRequest) (*CapRevokeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CapRevoke not implemented")
+}
+func (UnimplementedControlServer) CapExplain(context.Context, *CapExplainRequest) (*CapExplainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CapExplain not implemented")
+}
+func (UnimplementedControlServer) Account(context.Context, *AccountRequest) (*AccountResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Account not implemented")
+}
+func (UnimplementedControlServer) AuditQuery(*AuditQueryRequest, grpc.ServerStreamingServer[AuditEntry]) error {
+	return status.Error(codes.Unimplemented, "method AuditQuery not implemented")
+}
+func (UnimplementedControlServer) AuditVerify(context.Context, *AuditVerifyRequest) (*AuditVerifyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AuditVerify not implemented")
+}
+func (UnimplementedControlServer) TokenIssue(context.Context, *TokenIssueRequest) (*TokenIssueResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TokenIssue not implemented")
+}
+func (UnimplementedControlServer) TokenRevoke(context.Context, *TokenRevokeRequest) (*TokenRevokeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TokenRevoke not implemented")
+}
+func (UnimplementedControlServer) TokenKey(context.Context, *TokenKeyRequest) (*TokenKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TokenKey not implemented")
+}
+func (UnimplementedControlServer) TokenTrust(context.Context, *TokenTrustRequest) (*TokenTrustResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TokenTrust not implemented")
+}
+func (UnimplementedControlServer) ErrorsRecent(context.Context, *ErrorsRecentRequest) (*ErrorsRecentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ErrorsRecent not implemented")
 }
 func (UnimplementedControlServer) mustEmbedUnimplementedControlServer() {}
 func (UnimplementedControlServer) testEmbeddedByValue()                 {}
@@ -760,6 +1061,287 @@ func _Control_DomainStop_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_CapList_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CapListRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).CapList(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_CapList_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).CapList(ctx, req.(*CapListRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_CapGrant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CapGrantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).CapGrant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_CapGrant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).CapGrant(ctx, req.(*CapGrantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_CapDelegate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CapDelegateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).CapDelegate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_CapDelegate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).CapDelegate(ctx, req.(*CapDelegateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_CapAttenuate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CapAttenuateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).CapAttenuate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_CapAttenuate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).CapAttenuate(ctx, req.(*CapAttenuateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_CapSeal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CapSealRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).CapSeal(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_CapSeal_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).CapSeal(ctx, req.(*CapSealRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_CapRenew_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CapRenewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).CapRenew(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_CapRenew_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).CapRenew(ctx, req.(*CapRenewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_CapRevoke_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CapRevokeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).CapRevoke(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_CapRevoke_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).CapRevoke(ctx, req.(*CapRevokeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_CapExplain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CapExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).CapExplain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_CapExplain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).CapExplain(ctx, req.(*CapExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_Account_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AccountRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Account(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Account_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Account(ctx, req.(*AccountRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_AuditQuery_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(AuditQueryRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServer).AuditQuery(m, &grpc.GenericServerStream[AuditQueryRequest, AuditEntry]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_AuditQueryServer = grpc.ServerStreamingServer[AuditEntry]
+
+func _Control_AuditVerify_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AuditVerifyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).AuditVerify(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_AuditVerify_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).AuditVerify(ctx, req.(*AuditVerifyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_TokenIssue_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TokenIssueRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).TokenIssue(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_TokenIssue_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).TokenIssue(ctx, req.(*TokenIssueRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_TokenRevoke_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TokenRevokeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).TokenRevoke(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_TokenRevoke_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).TokenRevoke(ctx, req.(*TokenRevokeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_TokenKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TokenKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).TokenKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_TokenKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).TokenKey(ctx, req.(*TokenKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_TokenTrust_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TokenTrustRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).TokenTrust(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_TokenTrust_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).TokenTrust(ctx, req.(*TokenTrustRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_ErrorsRecent_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ErrorsRecentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ErrorsRecent(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ErrorsRecent_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ErrorsRecent(ctx, req.(*ErrorsRecentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Control_ServiceDesc is the grpc.ServiceDesc for Control service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -831,6 +1413,66 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "DomainStop",
 			Handler:    _Control_DomainStop_Handler,
 		},
+		{
+			MethodName: "CapList",
+			Handler:    _Control_CapList_Handler,
+		},
+		{
+			MethodName: "CapGrant",
+			Handler:    _Control_CapGrant_Handler,
+		},
+		{
+			MethodName: "CapDelegate",
+			Handler:    _Control_CapDelegate_Handler,
+		},
+		{
+			MethodName: "CapAttenuate",
+			Handler:    _Control_CapAttenuate_Handler,
+		},
+		{
+			MethodName: "CapSeal",
+			Handler:    _Control_CapSeal_Handler,
+		},
+		{
+			MethodName: "CapRenew",
+			Handler:    _Control_CapRenew_Handler,
+		},
+		{
+			MethodName: "CapRevoke",
+			Handler:    _Control_CapRevoke_Handler,
+		},
+		{
+			MethodName: "CapExplain",
+			Handler:    _Control_CapExplain_Handler,
+		},
+		{
+			MethodName: "Account",
+			Handler:    _Control_Account_Handler,
+		},
+		{
+			MethodName: "AuditVerify",
+			Handler:    _Control_AuditVerify_Handler,
+		},
+		{
+			MethodName: "TokenIssue",
+			Handler:    _Control_TokenIssue_Handler,
+		},
+		{
+			MethodName: "TokenRevoke",
+			Handler:    _Control_TokenRevoke_Handler,
+		},
+		{
+			MethodName: "TokenKey",
+			Handler:    _Control_TokenKey_Handler,
+		},
+		{
+			MethodName: "TokenTrust",
+			Handler:    _Control_TokenTrust_Handler,
+		},
+		{
+			MethodName: "ErrorsRecent",
+			Handler:    _Control_ErrorsRecent_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -847,6 +1489,11 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ImageImport",
 			Handler:       _Control_ImageImport_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "AuditQuery",
+			Handler:       _Control_AuditQuery_Handler,
 			ServerStreams: true,
 		},
 	},
