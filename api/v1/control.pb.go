@@ -601,9 +601,12 @@ func (x *Process) GetCols() uint32 {
 
 type Limits struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	MemoryBytes   uint64                 `protobuf:"varint,1,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"` // 0: the default
-	Processes     uint32                 `protobuf:"varint,2,opt,name=processes,proto3" json:"processes,omitempty"`                        // tasks (threads count), 0: the default
-	DiskBytes     uint64                 `protobuf:"varint,3,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`       // of the agent's own files, 0: as much as memory
+	MemoryBytes   uint64                 `protobuf:"varint,1,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`           // 0: the default
+	Processes     uint32                 `protobuf:"varint,2,opt,name=processes,proto3" json:"processes,omitempty"`                                  // tasks (threads count), 0: the default
+	DiskBytes     uint64                 `protobuf:"varint,3,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`                 // of the agent's own files, 0: as much as memory
+	MilliCpu      uint64                 `protobuf:"varint,4,opt,name=milli_cpu,json=milliCpu,proto3" json:"milli_cpu,omitempty"`                    // thousandths of a CPU, 0: no limit
+	IoBytesPerSec uint64                 `protobuf:"varint,5,opt,name=io_bytes_per_sec,json=ioBytesPerSec,proto3" json:"io_bytes_per_sec,omitempty"` // 0: no limit
+	IoOpsPerSec   uint64                 `protobuf:"varint,6,opt,name=io_ops_per_sec,json=ioOpsPerSec,proto3" json:"io_ops_per_sec,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -655,6 +658,27 @@ func (x *Limits) GetProcesses() uint32 {
 func (x *Limits) GetDiskBytes() uint64 {
 	if x != nil {
 		return x.DiskBytes
+	}
+	return 0
+}
+
+func (x *Limits) GetMilliCpu() uint64 {
+	if x != nil {
+		return x.MilliCpu
+	}
+	return 0
+}
+
+func (x *Limits) GetIoBytesPerSec() uint64 {
+	if x != nil {
+		return x.IoBytesPerSec
+	}
+	return 0
+}
+
+func (x *Limits) GetIoOpsPerSec() uint64 {
+	if x != nil {
+		return x.IoOpsPerSec
 	}
 	return 0
 }
@@ -5670,12 +5694,15 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x03tty\x18\x05 \x01(\bR\x03tty\x12\x14\n" +
 	"\x05stdin\x18\x06 \x01(\bR\x05stdin\x12\x12\n" +
 	"\x04rows\x18\a \x01(\rR\x04rows\x12\x12\n" +
-	"\x04cols\x18\b \x01(\rR\x04cols\"h\n" +
+	"\x04cols\x18\b \x01(\rR\x04cols\"\xd3\x01\n" +
 	"\x06Limits\x12!\n" +
 	"\fmemory_bytes\x18\x01 \x01(\x04R\vmemoryBytes\x12\x1c\n" +
 	"\tprocesses\x18\x02 \x01(\rR\tprocesses\x12\x1d\n" +
 	"\n" +
-	"disk_bytes\x18\x03 \x01(\x04R\tdiskBytes\"\x93\x04\n" +
+	"disk_bytes\x18\x03 \x01(\x04R\tdiskBytes\x12\x1b\n" +
+	"\tmilli_cpu\x18\x04 \x01(\x04R\bmilliCpu\x12'\n" +
+	"\x10io_bytes_per_sec\x18\x05 \x01(\x04R\rioBytesPerSec\x12#\n" +
+	"\x0eio_ops_per_sec\x18\x06 \x01(\x04R\vioOpsPerSec\"\x93\x04\n" +
 	"\fSpawnRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x1a\n" +
