@@ -21,40 +21,6 @@ const errorDomain = "aios"
 // HTTP/2 headers.
 const maxErrorField = 4 << 10
 
-var grpcCodes = map[errdefs.Code]codes.Code{
-	errdefs.InvalidArgument:   codes.InvalidArgument,
-	errdefs.NotFound:          codes.NotFound,
-	errdefs.AlreadyExists:     codes.AlreadyExists,
-	errdefs.WrongState:        codes.FailedPrecondition,
-	errdefs.Denied:            codes.PermissionDenied,
-	errdefs.Unsupported:       codes.Unimplemented,
-	errdefs.AgentNotFound:     codes.NotFound,
-	errdefs.AgentNameTaken:    codes.AlreadyExists,
-	errdefs.AgentNotRunning:   codes.FailedPrecondition,
-	errdefs.AgentRunning:      codes.FailedPrecondition,
-	errdefs.ProgramNotFound:   codes.NotFound,
-	errdefs.ProgramNotRunable: codes.FailedPrecondition,
-	errdefs.AgentLimit:        codes.ResourceExhausted,
-	errdefs.DomainNotFound:    codes.NotFound,
-	errdefs.DomainDied:        codes.Aborted,
-	errdefs.DomainBoot:        codes.Internal,
-	errdefs.BoxRefused:        codes.FailedPrecondition,
-	errdefs.ImageNotFound:     codes.NotFound,
-	errdefs.ImageInvalid:      codes.InvalidArgument,
-	errdefs.ImageExists:       codes.AlreadyExists,
-	errdefs.ImageInUse:        codes.FailedPrecondition,
-	errdefs.PlatformUnusable:  codes.FailedPrecondition,
-	errdefs.HostFeature:       codes.FailedPrecondition,
-	errdefs.HostIO:            codes.Internal,
-	errdefs.DiskFull:          codes.ResourceExhausted,
-	errdefs.DaemonUnreachable: codes.Unavailable,
-	errdefs.ProtocolVersion:   codes.FailedPrecondition,
-	errdefs.Protocol:          codes.InvalidArgument,
-	errdefs.Timeout:           codes.DeadlineExceeded,
-	errdefs.Cancelled:         codes.Canceled,
-	errdefs.Internal:          codes.Internal,
-}
-
 // ToStatus turns err into a gRPC status error that FromStatus can turn back:
 // same code, operation, resource and fix, and the same Error() text; causes
 // are flattened into the detail. An error without an errdefs code becomes
@@ -86,11 +52,7 @@ func ToStatus(err error) error {
 			meta[k] = bounded(v)
 		}
 	}
-	code, ok := grpcCodes[flat.Code]
-	if !ok {
-		code = codes.Unknown
-	}
-	st, serr := status.New(code, bounded(err.Error())).WithDetails(&errdetails.ErrorInfo{
+	st, serr := status.New(grpcCode(flat.Code), bounded(err.Error())).WithDetails(&errdetails.ErrorInfo{
 		Reason: bounded(string(flat.Code)), Domain: errorDomain, Metadata: meta,
 	})
 	if serr != nil {
@@ -98,6 +60,15 @@ func ToStatus(err error) error {
 		return status.Error(codes.Internal, bounded(err.Error()))
 	}
 	return st.Err()
+}
+
+// grpcCode is the status that goes with a code; codes of a newer release have
+// none that is known here.
+func grpcCode(c errdefs.Code) codes.Code {
+	if !errdefs.Known(c) {
+		return codes.Unknown
+	}
+	return codes.Code(errdefs.InfoOf(c).GRPC)
 }
 
 // flatten folds the chain below err into one Error with the same text.
