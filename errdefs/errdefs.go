@@ -1,20 +1,29 @@
 // Package errdefs is the language in which AIOS refuses.
 //
 // Every error that leaves a package of AIOS is an *Error: a stable Code that
-// programs compare, a sentence that people read, what to do about it, and the
-// error beneath it. A Code belongs to exactly one row of the table in
-// codes.go, which says what kind of failure it is, who is at fault and which
-// exit status a command ends with.
+// programs compare, a sentence that people read, what to do about it, whom it
+// concerns, and the error beneath it. A Code belongs to exactly one row of the
+// table (an Info), which says what kind of failure it is, how bad, who is at
+// fault, whether trying again helps, what may be shown to whom, who else is
+// told, and what it is called elsewhere: as an errno inside an agent, as a
+// status on the wire, as the exit status of a command.
+//
+// A correlation ID follows one request from the client through every process
+// that works on it; it travels in a context.Context and in the Scope of
+// errors. A Recorder keeps the recent errors of a process and counts those
+// that repeat.
 //
 // An *Error is immutable once it has been returned; it may be shared between
-// goroutines. The package takes no locks and imports only the standard
-// library, so that every other package can use it.
+// goroutines. The package imports only the standard library, so that every
+// other package can use it; the only lock is that of a Recorder, under which
+// nothing else is called.
 package errdefs
 
 import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Error is one refusal or failure.
@@ -30,6 +39,11 @@ type Error struct {
 	Fix string
 	// Cause is the error beneath, or nil.
 	Cause error
+	// Delay is how long to wait before trying again, where this occasion knows
+	// better than the table; otherwise 0.
+	Delay time.Duration
+	// Scope says whom the failure concerns; nil when nobody said.
+	Scope *Scope
 }
 
 // Option adds context to an Error under construction.
@@ -50,6 +64,9 @@ func Fix(format string, args ...any) Option {
 
 // Cause records the error beneath.
 func Cause(err error) Option { return func(e *Error) { e.Cause = err } }
+
+// Delay says how long to wait before trying again.
+func Delay(d time.Duration) Option { return func(e *Error) { e.Delay = d } }
 
 // New returns an Error with the given code and detail.
 func New(code Code, detail string, opts ...Option) *Error {
