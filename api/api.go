@@ -1,5 +1,6 @@
 // Package api is what both ends of the control socket share: how a refusal
-// crosses the wire without losing its code or its fix, who may speak to the
+// crosses the wire without losing its code or its fix, which request it was an
+// answer to, who may speak to the
 // daemon, and the bounds within which they speak. The messages themselves are
 // in api/v1.
 //

@@ -4,29 +4,24 @@ import (
 	"context"
 	"errors"
 	"io"
-	"strings"
-	"unicode/utf8"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"aios.dev/aios/errdefs"
 )
 
-// errorDomain marks an ErrorInfo as ours.
-const errorDomain = "aios"
-
-// maxErrorField bounds each text of an error on the wire: statuses travel in
-// HTTP/2 headers.
-const maxErrorField = 4 << 10
-
 // ToStatus turns err into a gRPC status error that FromStatus can turn back:
-// same code, operation, resource and fix, and the same Error() text; causes
-// are flattened into the detail. An error without an errdefs code becomes
-// Internal, except that a gRPC status and the errors of a context keep their
-// meaning. Texts longer than 4 KiB are cut.
-func ToStatus(err error) error {
+// same code, operation, resource, fix, scope and delay, and the same Error()
+// text; causes are flattened into the detail. For clients that know only gRPC,
+// an ErrorInfo says what the code means and a RetryInfo when to try again. An
+// error without an errdefs code becomes Internal, except that a gRPC status and
+// the errors of a context keep their meaning. Long texts are cut.
+func ToStatus(err error) error { return toStatus(err, "") }
+
+// toStatus is ToStatus for an error of the request with the given correlation
+// ID, which is put into it unless it says another.
+func toStatus(err error, correlation string) error {
 	if err == nil {
 		return nil
 	}
@@ -37,27 +32,23 @@ func ToStatus(err error) error {
 	switch {
 	case errors.As(err, &e), errors.As(err, &c):
 	case errors.Is(err, context.Canceled):
-		return ToStatus(errdefs.New(errdefs.Cancelled, err.Error()))
+		return toStatus(errdefs.New(errdefs.Cancelled, err.Error()), correlation)
 	case errors.Is(err, context.DeadlineExceeded):
-		return ToStatus(errdefs.New(errdefs.Timeout, err.Error()))
+		return toStatus(errdefs.New(errdefs.Timeout, err.Error()), correlation)
 	default:
 		if st, ok := status.FromError(err); ok {
 			return st.Err()
 		}
 	}
-	flat := flatten(err)
-	meta := make(map[string]string, 4)
-	for k, v := range map[string]string{"op": flat.Op, "resource": flat.Resource, "detail": flat.Detail, "fix": flat.Fix} {
-		if v != "" {
-			meta[k] = bounded(v)
-		}
+	flat, scope := flatten(err), errdefs.ScopeOf(err)
+	if scope.Correlation == "" {
+		scope.Correlation = correlation
 	}
-	st, serr := status.New(grpcCode(flat.Code), bounded(err.Error())).WithDetails(&errdetails.ErrorInfo{
-		Reason: bounded(string(flat.Code)), Domain: errorDomain, Metadata: meta,
-	})
+	flat.Scope = &scope
+	st, serr := status.New(grpcCode(flat.Code), bounded(err.Error(), maxErrorText)).WithDetails(details(flat)...)
 	if serr != nil {
 		// Only a codes.OK status refuses details, and none of ours is OK.
-		return status.Error(codes.Internal, bounded(err.Error()))
+		return status.Error(codes.Internal, bounded(err.Error(), maxErrorText))
 	}
 	return st.Err()
 }
@@ -79,9 +70,9 @@ func flatten(err error) *errdefs.Error {
 		if c, isCode := err.(errdefs.Code); isCode && text == string(c) {
 			text = "" // The code says it all.
 		}
-		return &errdefs.Error{Code: errdefs.CodeOf(err), Detail: text, Fix: errdefs.FixOf(err)}
+		return &errdefs.Error{Code: errdefs.CodeOf(err), Detail: text, Fix: errdefs.FixOf(err), Delay: errdefs.DelayOf(err)}
 	}
-	flat := &errdefs.Error{Code: e.Code, Op: e.Op, Resource: e.Resource, Detail: e.Detail, Fix: errdefs.FixOf(err)}
+	flat := &errdefs.Error{Code: e.Code, Op: e.Op, Resource: e.Resource, Detail: e.Detail, Fix: errdefs.FixOf(err), Delay: errdefs.DelayOf(err)}
 	if e.Cause != nil {
 		if flat.Detail != "" {
 			flat.Detail += ": "
@@ -103,19 +94,13 @@ func FromStatus(err error) error {
 	if !ok {
 		st = status.FromContextError(err)
 	}
-	for _, d := range st.Details() {
-		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == errorDomain {
-			m := info.GetMetadata()
-			return &errdefs.Error{
-				Code: errdefs.Code(info.GetReason()),
-				Op:   m["op"], Resource: m["resource"], Detail: m["detail"], Fix: m["fix"],
-			}
-		}
+	if e := fromDetails(st.Details()); e != nil {
+		return e
 	}
-	e := &errdefs.Error{Code: errdefs.Internal, Detail: st.Message()}
+	e := &errdefs.Error{Code: errdefs.Internal, Detail: bounded(st.Message(), maxErrorText)}
 	switch st.Code() {
 	case codes.Unavailable:
-		e.Code, e.Detail = errdefs.DaemonUnreachable, "the daemon went away: "+st.Message()
+		e.Code, e.Detail = errdefs.DaemonUnreachable, "the daemon went away: "+e.Detail
 		e.Fix = "try again: that starts the daemon anew, and agents go on running in between"
 	case codes.Canceled:
 		e.Code = errdefs.Cancelled
@@ -129,18 +114,4 @@ func FromStatus(err error) error {
 		e.Code = errdefs.Protocol
 	}
 	return e
-}
-
-// bounded returns s as valid UTF-8 of at most maxErrorField bytes.
-func bounded(s string) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
-	if len(s) <= maxErrorField {
-		return s
-	}
-	const ellipsis = "…"
-	cut := maxErrorField - len(ellipsis)
-	for !utf8.RuneStart(s[cut]) {
-		cut--
-	}
-	return s[:cut] + ellipsis
 }

@@ -105,7 +105,7 @@ func TestNamesOfTheColumns(t *testing.T) {
 	for got, want := range map[string]string{
 		Critical.String():                 "critical",
 		BlameAgent.String():               "agent",
-		AfterChange.String():              "after a change",
+		AfterChange.String():              "after-change",
 		Translate.String():                "translate",
 		Escalation(0).String():            "caller",
 		(TellLog | TellAudit).String():    "caller+log+audit",

@@ -3,6 +3,7 @@ package errdefs
 import (
 	"errors"
 	"syscall"
+	"time"
 )
 
 // Scope says whom a failure concerns. What is not known is empty.
@@ -74,6 +75,17 @@ func keep(dst *string, s string) {
 	}
 }
 
+// DelayOf returns how long to wait before trying again, as the outermost layer
+// said that knew; 0 when the table decides.
+func DelayOf(err error) time.Duration {
+	var d time.Duration
+	each(err, func(e *Error) bool {
+		d = e.Delay
+		return d <= 0
+	})
+	return max(d, 0)
+}
+
 // RetryOf says whether trying again helps: what the table says of the code of
 // err, with the delay that err itself asks for.
 func RetryOf(err error) Retry {
@@ -81,13 +93,8 @@ func RetryOf(err error) Retry {
 		return Retry{}
 	}
 	r := InfoOf(CodeOf(err)).Retry
-	if r.When == AfterDelay {
-		each(err, func(e *Error) bool {
-			if e.Delay > 0 {
-				r.Delay = e.Delay
-			}
-			return e.Delay <= 0
-		})
+	if d := DelayOf(err); d > 0 && r.When == AfterDelay {
+		r.Delay = d
 	}
 	return r
 }

@@ -94,7 +94,7 @@ const (
 
 // String names the answer.
 func (w When) String() string {
-	return [...]string{"never", "at once", "after a delay", "after a change"}[w]
+	return [...]string{"never", "at-once", "after-delay", "after-change"}[w]
 }
 
 // Retry says whether repeating a request helps, and how often it is sensible.
