@@ -1,8 +1,7 @@
 // Package api is what both ends of the control socket share: how a refusal
 // crosses the wire without losing its code or its fix, which request it was an
-// answer to, who may speak to the
-// daemon, and the bounds within which they speak. The messages themselves are
-// in api/v1.
+// answer to, who may speak to the daemon, and the bounds within which they
+// speak. The messages themselves are in api/v1.
 //
 // A daemon builds its server with ServerOptions and returns *errdefs.Error
 // from its handlers; a client dials with DialOptions and gets the same
