@@ -186,3 +186,69 @@ func BenchmarkCreateStack(b *testing.B) {
 		newStack(b).Destroy()
 	}
 }
+
+// TestCutEndsEveryFlow checks that connections, listeners and datagram sockets
+// fail, also for whoever waits on them, and that new ones work.
+func TestCutEndsEveryFlow(t *testing.T) {
+	c := Creator{Clock: tcpip.NewStdClock(), IDs: new(ids)}
+	is, err := c.CreateStack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := is.(*gvnetstack.Stack).Stack
+	defer s.Destroy()
+	for name, lo := range loopbacks {
+		l, err := gonet.ListenTCP(s, at(lo.address, 80), lo.proto)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := gonet.DialTCP(s, at(lo.address, 80), lo.proto)
+		if err != nil {
+			t.Fatal(err)
+		}
+		local := at(lo.address, 53)
+		u, err := gonet.DialUDP(s, &local, nil, lo.proto)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan string, 3)
+		wait := func(what string, f func() error) {
+			go func() {
+				if f() == nil {
+					what += " succeeded"
+				}
+				ended <- what
+			}()
+		}
+		wait("read", func() error { _, err := conn.Read(make([]byte, 1)); return err })
+		wait("datagram", func() error { _, _, err := u.ReadFrom(make([]byte, 1)); return err })
+		for range 2 { // The first has a connection waiting.
+			if _, err := l.Accept(); err == nil {
+				break
+			}
+		}
+		wait("accept", func() error { _, err := l.Accept(); return err })
+		time.Sleep(20 * time.Millisecond)
+		if n := Cut(is); n < 3 {
+			t.Errorf("%s: cut %d endpoints", name, n)
+		}
+		for range 3 {
+			select {
+			case what := <-ended:
+				if strings.Contains(what, "succeeded") {
+					t.Errorf("%s: %s", name, what)
+				}
+			case <-time.After(5 * time.Second):
+				t.Fatalf("%s: a blocked call did not return", name)
+			}
+		}
+		if _, err := conn.Write([]byte("x")); err == nil {
+			t.Errorf("%s: a write after the cut succeeded", name)
+		}
+		if l, err := gonet.ListenTCP(s, at(lo.address, 80), lo.proto); err != nil {
+			t.Errorf("%s: listen again: %v", name, err)
+		} else {
+			l.Close()
+		}
+	}
+}
