@@ -28,6 +28,7 @@ type Agent struct {
 	ns     *namespaces     // pid is immutable, the rest guarded by lifeMu
 	orph   orphans
 	crowd  *platform.Crowd // of its tasks
+	gate   agentGate
 
 	// killed is why AIOS ended the agent, or nil.
 	killed atomic.Pointer[string]
@@ -127,6 +128,7 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 		crowd: platform.NewCrowd(max(crowdMin, crowdPerCPU*s.cfg.CPUs), crowdSlice, s.cfg.Clock),
 	}
 	a.ctx = s.context(a.ns, s.creds, a.memID)
+	a.setMask(abi.MaskAll())
 	s.agents[req.ID] = a
 	s.byID.Store(req.ID, a)
 	return a, nil
@@ -311,7 +313,7 @@ func (a *Agent) report(execID int32, exit control.Exit) {
 func (a *Agent) release() {
 	a.s.releaseShell(a.ns)
 	a.stopped = nil
-	a.s.byID.Delete(a.id)
+	a.s.forgetAgent(a)
 	a.log.close()
 }
 

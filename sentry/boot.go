@@ -65,6 +65,7 @@ type Kernel struct {
 	watch     memoryWatch
 	emptyTmp  sync.Map // bool by key of an image: nothing is in its /tmp
 	shells    shellPool
+	gate      kernelGate
 
 	mu sync.Mutex
 	// Each holds a reference.

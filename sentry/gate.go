@@ -1,40 +1,149 @@
 package sentry
 
 import (
+	"sync/atomic"
+
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/sentry/arch"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
+
+	"aios.dev/aios/abi"
 )
 
-// Calls that make a task.
-const (
-	sysClone  = 56
-	sysFork   = 57
-	sysVfork  = 58
-	sysClone3 = 435
-)
+// The gate stands in front of every system call. What a call needs is in
+// package abi: a group, and a rule about its arguments. What an agent has is
+// one word, a bit for each group, which follows its capabilities; a change to
+// it counts from the next call of any of its tasks.
+//
+// Calls of the free groups are not wrapped, unless something else wants to
+// see them (gate_io.go, gate_memory.go). The others cost the way from the task
+// to its agent, one atomic load and, where there is a rule, a look at the
+// arguments. Only when something is missing does the gate look further: at
+// the socket or file behind a descriptor, at who a process ID names
+// (gate_look.go).
 
-// gateCalls wraps the calls of the system call table at which an agent's
-// limits are checked and its processes are noted. It must run before the first task exists.
+// agentGate is the gate's part of an agent. Its zero value lets nothing
+// through but the free groups.
+type agentGate struct {
+	mask  atomic.Uint64
+	meter atomic.Pointer[ioMeter]
+	guard atomic.Pointer[memoryGuard]
+}
+
+// setMask sets the groups that the agent's calls may be of.
+func (a *Agent) setMask(mask uint64) { a.gate.mask.Store(mask | abi.MaskNone()) }
+
+// kernelGate is the gate's part of the kernel.
+type kernelGate struct {
+	index agentIndex
+	// unclassified counts calls that gVisor knows and package abi does not.
+	unclassified atomic.Uint64
+	denials      denials
+}
+
+// gateCalls puts the gate into the system call table. It must run before the
+// first task exists.
 func (s *Kernel) gateCalls(table *kernel.SyscallTable) {
-	for _, nr := range []uintptr{sysClone, sysFork, sysVfork, sysClone3} {
-		call := table.Table[nr]
-		inner := call.Fn
-		call.Fn = func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
-			a := s.agentOf(t)
-			if !a.beginClone() {
-				return 0, nil, linuxerr.EAGAIN
-			}
-			tid, ctrl, err := inner(t, sysno, args)
-			a.endClone()
-			if err == nil {
-				s.taskCloned(t, kernel.ThreadID(tid))
-			}
-			return tid, ctrl, err
-		}
-		table.Table[nr] = call
+	s.gate.denials.init(s.cfg.Clock)
+	for nr, entry := range table.Table {
+		entry.Fn = s.gateCall(nr, entry.Fn)
+		table.Table[nr] = entry
 	}
 	table.Init()
+}
+
+// gateCall returns inner with everything in front of it that call nr needs.
+func (s *Kernel) gateCall(nr uintptr, inner kernel.SyscallFn) kernel.SyscallFn {
+	call, ok := abi.SyscallByNumber(nr)
+	if !ok {
+		return func(*kernel.Task, uintptr, arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
+			s.gate.unclassified.Add(1)
+			return 0, nil, linuxerr.ENOSYS
+		}
+	}
+	inner = s.meterCall(call, s.guardCall(call, inner))
+	if call.Rule == abi.RuleClone3 {
+		inner = s.gateClone3(call, inner)
+	}
+	if call.Group == abi.GroupSpawn {
+		inner = s.countClone(inner)
+	}
+	switch {
+	case call.May()&^abi.MaskNone() == 0:
+		return inner
+	case call.Rule == abi.RulePlain:
+		return s.gatePlain(call, inner)
+	default:
+		return s.gateRule(call, inner)
+	}
+}
+
+// gatePlain checks the call's group.
+func (s *Kernel) gatePlain(call abi.Syscall, inner kernel.SyscallFn) kernel.SyscallFn {
+	bit := call.Group.Bit()
+	return func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
+		if s.maskOf(t)&bit == 0 {
+			return s.refuse(t, call, call.Group, "")
+		}
+		return inner(t, sysno, args)
+	}
+}
+
+// gateRule checks what the call needs with these arguments.
+func (s *Kernel) gateRule(call abi.Syscall, inner kernel.SyscallFn) kernel.SyscallFn {
+	look := s.lookFor(call)
+	may := call.May()
+	return func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
+		mask := s.maskOf(t)
+		if may&^mask == 0 {
+			return inner(t, sysno, args)
+		}
+		return look(t, sysno, args, mask, inner)
+	}
+}
+
+// everything is the mask of tasks that belong to no agent.
+const everything = ^uint64(0)
+
+// maskOf returns the groups that t's calls may be of. A task of an agent that
+// is not known any more has the free ones only.
+func (s *Kernel) maskOf(t *kernel.Task) uint64 {
+	id := t.ContainerID()
+	if id == "" {
+		return everything
+	}
+	if a := s.findAgent(id); a != nil {
+		return a.gate.mask.Load()
+	}
+	return abi.MaskNone()
+}
+
+// refuse makes the answer to a call that needs group, and says so to whoever
+// listens. what is the thing that the call was about, if it is known.
+func (s *Kernel) refuse(t *kernel.Task, call abi.Syscall, group abi.Group, what string) (uintptr, *kernel.SyscallControl, error) {
+	info := group.Info()
+	d := Denial{Agent: t.ContainerID(), Operation: call.Name, Object: what, Errno: info.Errno}
+	if !info.Never {
+		d.Capability = info.Needs.String()
+	}
+	s.gate.denials.note(d)
+	return 0, nil, linuxerr.ErrorFromUnix(info.Errno)
+}
+
+// countClone keeps the agent's limit of tasks, and notes its processes.
+func (s *Kernel) countClone(inner kernel.SyscallFn) kernel.SyscallFn {
+	return func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
+		a := s.agentOf(t)
+		if !a.beginClone() {
+			return 0, nil, linuxerr.EAGAIN
+		}
+		tid, ctrl, err := inner(t, sysno, args)
+		a.endClone()
+		if err == nil {
+			s.taskCloned(t, kernel.ThreadID(tid))
+		}
+		return tid, ctrl, err
+	}
 }
 
 // beginClone reserves a place for one more task, and reports whether there was
@@ -59,13 +168,12 @@ func (a *Agent) endClone() {
 	}
 }
 
-// agentOf returns the agent that t belongs to, or nil for the pause process.
-func (s *Kernel) agentOf(t *kernel.Task) *Agent {
-	id := t.ContainerID()
-	if id == "" {
-		return nil
+// interruptTasks makes every call in which a task of the agent waits come back
+// to the gate. Most calls begin anew by themselves; those that Linux does not
+// restart return EINTR.
+func (a *Agent) interruptTasks() {
+	for _, t := range a.ns.pid.Tasks() {
+		t.BeginExternalStop()
+		t.EndExternalStop()
 	}
-	a, _ := s.byID.Load(id)
-	agent, _ := a.(*Agent)
-	return agent
 }

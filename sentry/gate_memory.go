@@ -1,0 +1,81 @@
+package sentry
+
+import (
+	"gvisor.dev/gvisor/pkg/errors/linuxerr"
+	"gvisor.dev/gvisor/pkg/sentry/arch"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
+
+	"aios.dev/aios/abi"
+)
+
+// memoryGuard is asked before an agent's address spaces grow. Its method is
+// called on the task's own goroutine.
+type memoryGuard interface {
+	// MayMap reports whether a call of t may add that many bytes. What it
+	// allows may still fail, or be taken by another mapping's place.
+	MayMap(t *kernel.Task, bytes uint64) bool
+}
+
+// setGuard has g asked from the next call on; nil stops it.
+func (a *Agent) setGuard(g memoryGuard) {
+	if g == nil {
+		a.gate.guard.Store(nil)
+		return
+	}
+	a.gate.guard.Store(&g)
+}
+
+// guardCall asks the agent's guard before a call that takes memory.
+func (s *Kernel) guardCall(call abi.Syscall, inner kernel.SyscallFn) kernel.SyscallFn {
+	var growth func(args arch.SyscallArguments) uint64
+	switch call.Name {
+	case "mmap", "shmget":
+		growth = func(args arch.SyscallArguments) uint64 { return args[1].Uint64() }
+	case "mremap":
+		growth = func(args arch.SyscallArguments) uint64 {
+			if args[2].Uint64() <= args[1].Uint64() {
+				return 0
+			}
+			return args[2].Uint64() - args[1].Uint64()
+		}
+	case "brk":
+		return s.guardBrk(inner)
+	default:
+		return inner
+	}
+	return func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
+		if g := s.guardOf(t); g != nil {
+			if n := growth(args); n > 0 && !g.MayMap(t, n) {
+				return 0, nil, linuxerr.ENOMEM
+			}
+		}
+		return inner(t, sysno, args)
+	}
+}
+
+// guardBrk is for brk, which is given an address, and answers with where the
+// break is in the end.
+func (s *Kernel) guardBrk(inner kernel.SyscallFn) kernel.SyscallFn {
+	return func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
+		if g := s.guardOf(t); g != nil && args[0].Value != 0 {
+			now, _, _ := inner(t, sysno, arch.SyscallArguments{})
+			if args[0].Value > now && !g.MayMap(t, uint64(args[0].Value-now)) {
+				return now, nil, nil
+			}
+		}
+		return inner(t, sysno, args)
+	}
+}
+
+// guardOf returns the guard of t's agent, or nil.
+func (s *Kernel) guardOf(t *kernel.Task) memoryGuard {
+	a := s.agentOf(t)
+	if a == nil {
+		return nil
+	}
+	g := a.gate.guard.Load()
+	if g == nil {
+		return nil
+	}
+	return *g
+}
