@@ -8,31 +8,37 @@ import (
 	"aios.dev/aios/ktime"
 )
 
-// Crowd bounds how many of an agent's tasks compete for the host's CPUs at
-// once, so that one with hundreds of them takes its neighbours' time in turns
-// and not all at once. A task needs a place to run application code, keeps it
-// while the kernel works for it, and gives it up when it sleeps, stops or
-// exits. When places are wanted, whoever had one for a slice is interrupted
-// and goes to the end of the queue.
+// Crowd is the tasks of one agent. It measures the CPU time they use, keeps
+// them to a quota of it, and bounds how many of them compete for the host's
+// CPUs at once, so that an agent with hundreds of them takes its neighbours'
+// time in turns and not all at once.
 //
-// It is no scheduler: below the limit it does nothing, and it knows no shares.
+// A task needs a place to run application code, keeps it while the kernel
+// works for it, and gives it up when it sleeps, stops or exits. When places are
+// wanted, whoever had one for a slice is interrupted and goes to the end of the
+// queue. When the quota is used up, nobody gets a place until the next period.
+//
+// It is no scheduler: below its limits it does nothing, and it knows no shares.
 //
 // Waiting tasks are served in order. An interrupt ends a wait at once: the
-// kernel wants the task to look at a signal or to stop.
+// kernel wants the task to look at a signal or to stop. It does not let the
+// task run.
 //
-// Lock order: mu is a leaf; it is taken with locks of the kernel held, by
-// Interrupt. The inner context is interrupted without it.
+// Lock order: mu is taken with locks of the kernel held, by Interrupt;
+// Processors.mu is taken under it. The inner context is interrupted without it.
 type Crowd struct {
+	cpus  *Processors
 	limit int
 	slice time.Duration
-	clock ktime.Clock
+	use   use
 
 	mu      sync.Mutex
 	holders place       // guarded by mu; who has a place, the longest first
 	held    int         // guarded by mu; how many
 	queue   place       // guarded by mu; who waits, the longest first
-	timer   ktime.Timer // guarded by mu; nil while nobody waits
+	timer   ktime.Timer // guarded by mu; nil while nobody waits for a slice to end
 	turn    uint64      // guarded by mu; counts slices
+	quota   quota       // guarded by mu
 }
 
 // place is a task's membership in a list of a Crowd, or the head of one.
@@ -48,18 +54,23 @@ type place struct {
 	// queued says that the place is in the queue; Interrupt looks at it
 	// without the lock first.
 	queued atomic.Bool
-	yield  atomic.Bool // its slice is over
+	yield  atomic.Bool // its slice is over, or the quota used up
 	// poked says that the task was interrupted and has not been in Switch
 	// since: it must not wait.
 	poked atomic.Bool
+	// mark is until when the task's CPU time has been charged, and in its
+	// lowest bit whether it runs application code since. It means nothing
+	// before the task first gets a place.
+	mark atomic.Int64
 }
 
 // NewCrowd returns a crowd of at most limit tasks that run at once, each for
-// about a slice while others wait.
-func NewCrowd(limit int, slice time.Duration, clock ktime.Clock) *Crowd {
-	g := &Crowd{limit: max(limit, 1), slice: slice, clock: clock}
+// about a slice while others wait, without a quota.
+func NewCrowd(cpus *Processors, limit int, slice time.Duration) *Crowd {
+	g := &Crowd{cpus: cpus, limit: max(limit, 1), slice: slice}
 	g.holders.init()
 	g.queue.init()
+	g.quota.milli = Unlimited
 	return g
 }
 
@@ -81,25 +92,45 @@ func (p *place) remove() {
 
 // enter returns when c may run, or is interrupted.
 func (g *Crowd) enter(p *place) {
-	if p.has && !p.yield.Load() {
-		return
+	if !p.has || p.yield.Load() {
+		g.await(p)
+		if !p.has {
+			// Interrupted. Were the interrupt an old one that was seen
+			// long ago, c would now run without a place.
+			p.c.Context.Interrupt()
+		}
 	}
+	g.charge(p, inApp)
+}
+
+// exit is the return from application code.
+func (g *Crowd) exit(p *place) {
+	g.charge(p, inKernel)
+	if p.poked.Load() {
+		p.poked.Store(false)
+	}
+}
+
+// await returns when p has a place, or is interrupted.
+func (g *Crowd) await(p *place) {
 	g.mu.Lock()
+	g.rollLocked()
 	if p.has {
 		p.yield.Store(false)
-		if g.queue.empty() {
+		if g.queue.empty() && !g.quota.stopped {
 			p.since = g.turn
 			g.mu.Unlock()
 			return
 		}
 		g.giveUpLocked(p)
 	}
-	if g.held < g.limit {
+	switch {
+	case g.held < g.limit && !g.quota.stopped:
 		g.grantLocked(p)
 		g.mu.Unlock()
 		return
-	}
-	if p.poked.Load() {
+	case p.poked.Load():
+		g.restart(p)
 		g.mu.Unlock()
 		return
 	}
@@ -108,11 +139,10 @@ func (g *Crowd) enter(p *place) {
 	}
 	g.queue.pushBack(p)
 	p.queued.Store(true)
-	if g.timer == nil {
-		g.timer = g.clock.AfterFunc(g.slice, g.tick)
-	}
+	g.armLocked()
 	g.mu.Unlock()
 	<-p.wake
+	g.restart(p) // What it waited for the host since is not its own.
 }
 
 // leave gives c's place, if it has one, to whoever waits longest.
@@ -130,14 +160,27 @@ func (g *Crowd) grantLocked(p *place) {
 	p.since = g.turn
 	g.held++
 	g.holders.pushBack(p)
+	g.cpus.want()
+	g.restart(p)
+	g.armQuotaLocked()
 }
 
 func (g *Crowd) giveUpLocked(p *place) {
+	over := g.settle(p)
+	g.cpus.done()
 	p.has = false
 	p.yield.Store(false)
 	p.remove()
 	g.held--
-	if !g.queue.empty() {
+	if over {
+		g.stopLocked()
+	}
+	g.fillLocked()
+}
+
+// fillLocked gives places that are free to those who wait.
+func (g *Crowd) fillLocked() {
+	for g.held < g.limit && !g.quota.stopped && !g.queue.empty() {
 		next := g.queue.next
 		g.unqueueLocked(next)
 		g.grantLocked(next)
@@ -164,6 +207,14 @@ func (g *Crowd) interrupted(p *place) {
 	}
 }
 
+// armLocked has slices end while tasks wait for places, and the quota's period.
+func (g *Crowd) armLocked() {
+	if g.timer == nil && !g.queue.empty() && !g.quota.stopped {
+		g.timer = g.cpus.clock.AfterFunc(g.slice, g.tick)
+	}
+	g.armQuotaLocked()
+}
+
 // tick ends the slices of as many holders as there are tasks that wait.
 func (g *Crowd) tick() {
 	var over []*taskContext
@@ -179,13 +230,15 @@ func (g *Crowd) tick() {
 			over = append(over, p.c)
 		}
 	}
-	if waiting > 0 {
-		g.timer = g.clock.AfterFunc(g.slice, g.tick)
-	} else {
-		g.timer = nil
-	}
+	g.timer = nil
+	g.armLocked()
 	g.mu.Unlock()
-	for _, c := range over {
+	interruptAll(over)
+}
+
+// interruptAll makes tasks return from application code.
+func interruptAll(tasks []*taskContext) {
+	for _, c := range tasks {
 		c.Context.Interrupt()
 	}
 }

@@ -90,7 +90,7 @@ func run(c *taskContext) {
 func TestCrowdTakesTurns(t *testing.T) {
 	const limit, tasks = 3, 20
 	s := &spinner{}
-	cs := crowded(s, NewCrowd(limit, time.Millisecond, ktime.Real), tasks)
+	cs := crowded(s, NewCrowd(NewProcessors(2, ktime.Real), limit, time.Millisecond), tasks)
 	var wg sync.WaitGroup
 	for _, c := range cs {
 		wg.Go(func() { run(c) })
@@ -116,7 +116,7 @@ func TestCrowdTakesTurns(t *testing.T) {
 
 func TestInterruptEndsAWait(t *testing.T) {
 	s := &spinner{}
-	g := NewCrowd(1, time.Hour, ktime.Real)
+	g := NewCrowd(NewProcessors(2, ktime.Real), 1, time.Hour)
 	cs := crowded(s, g, 2)
 	ended := make(chan struct{})
 	go func() { run(cs[0]); close(ended) }()
@@ -154,7 +154,7 @@ func TestCrowdInAnyOrder(t *testing.T) {
 		limit := rapid.IntRange(1, 4).Draw(t, "limit")
 		lives := rapid.SliceOfN(rapid.SliceOfN(rapid.SampledFrom([]string{"run", "sleep", "interrupted"}), 1, 12), 1, 10).Draw(t, "lives")
 		s := &spinner{}
-		g := NewCrowd(limit, 50*time.Microsecond, ktime.Real)
+		g := NewCrowd(NewProcessors(2, ktime.Real), limit, 50*time.Microsecond)
 		var wg sync.WaitGroup
 		for i, c := range crowded(s, g, len(lives)) {
 			wg.Go(func() {

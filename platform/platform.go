@@ -7,13 +7,16 @@
 // therefore passes one method, and Wrap stands in front of it.
 //
 // Key types: Platform and its contexts (the decorator), Hooks (what the kernel
-// wants to hear), Crowd (how many of an agent's tasks run at once), Driver and Drivers (which platforms exist, which of them work
-// on this host, and how to choose). The drivers are in platform/kvm,
-// platform/systrap and platform/ptrace; platform/drivers lists them;
-// platform/fake interprets a few instructions for tests without a host
-// platform; platform/platformtest is the contract that all of them keep.
+// wants to hear), Crowd (the CPU time of an agent's tasks, and how many of them
+// run at once), Processors (the CPUs that all crowds share), Driver and Drivers
+// (which platforms exist, which of them work on this host, and how to choose).
+// The drivers are in platform/kvm, platform/systrap and platform/ptrace;
+// platform/drivers lists them; platform/fake interprets a few instructions for
+// tests without a host platform; platform/platformtest is the contract that all
+// of them keep.
 //
-// Lock order: Crowd.mu, the only lock, is a leaf. A context's Switch, Prepare* and
+// Lock order: Crowd.mu, Processors.mu; no other lock is taken under them. CPU
+// time is in nanoseconds, quotas in thousandths of a CPU. A context's Switch, Prepare* and
 // Release are called by the one goroutine of its task; Interrupt and Preempt
 // by anybody.
 //
@@ -42,6 +45,10 @@ type Hooks struct {
 	// *kernel.Task itself. The context belongs to the crowd that it
 	// returns, if any.
 	FirstSwitch func(task context.Context) *Crowd
+
+	// Fault runs when application code of a crowd's task has touched memory
+	// that is not mapped, before the kernel looks into it.
+	Fault func(task context.Context)
 
 	// Exit runs once for every context that FirstSwitch ran for, with the
 	// same task: when the task exits, while it still has its memory manager,
@@ -98,8 +105,12 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	}
 	crowd.enter(&c.place)
 	info, at, err := c.Context.Switch(ctx, mm, ac, cpu)
-	if c.place.poked.Load() {
-		c.place.poked.Store(false)
+	crowd.exit(&c.place)
+	if at.Any() {
+		crowd.use.faults.Add(1)
+		if c.hooks.Fault != nil {
+			c.hooks.Fault(ctx)
+		}
 	}
 	return info, at, err
 }

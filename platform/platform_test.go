@@ -92,11 +92,14 @@ func TestSwitchPassesResultsThrough(t *testing.T) {
 }
 
 func TestSwitchAllocatesNothing(t *testing.T) {
-	crowd := NewCrowd(2, time.Millisecond, ktime.Real)
+	limited := NewCrowd(NewProcessors(2, ktime.Real), 2, time.Millisecond)
+	limited.SetQuota(1000)
+	crowd := NewCrowd(NewProcessors(2, ktime.Real), 2, time.Millisecond)
 	for name, hooks := range map[string]Hooks{
 		"no hooks": {},
 		"hooks":    {FirstSwitch: func(context.Context) *Crowd { return nil }, Exit: func(context.Context) {}},
 		"crowd":    {FirstSwitch: func(context.Context) *Crowd { return crowd }},
+		"quota":    {FirstSwitch: func(context.Context) *Crowd { return limited }},
 	} {
 		c := Wrap(&recorder{}, hooks).NewContext(nil)
 		task := context.Background()
@@ -116,7 +119,12 @@ func BenchmarkSwitch(b *testing.B) {
 		"bare":      inner,
 		"decorated": Wrap(inner, Hooks{}).NewContext(nil),
 		"in a crowd": Wrap(inner, Hooks{FirstSwitch: func(context.Context) *Crowd {
-			return NewCrowd(2, time.Millisecond, ktime.Real)
+			return NewCrowd(NewProcessors(2, ktime.Real), 2, time.Millisecond)
+		}}).NewContext(nil),
+		"with a quota": Wrap(inner, Hooks{FirstSwitch: func(context.Context) *Crowd {
+			g := NewCrowd(NewProcessors(2, ktime.Real), 2, time.Millisecond)
+			g.SetQuota(2000)
+			return g
 		}}).NewContext(nil),
 	} {
 		b.Run(name, func(b *testing.B) {

@@ -125,7 +125,7 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 		procs: make(map[int32]*process),
 		ns:    ns,
 		told:  make(chan struct{}),
-		crowd: platform.NewCrowd(max(crowdMin, crowdPerCPU*s.cfg.CPUs), crowdSlice, s.cfg.Clock),
+		crowd: platform.NewCrowd(s.cpus, max(crowdMin, crowdPerCPU*s.cfg.CPUs), crowdSlice),
 	}
 	a.ctx = s.context(a.ns, s.creds, a.memID)
 	a.setMask(abi.MaskAll())

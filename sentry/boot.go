@@ -58,6 +58,7 @@ type Kernel struct {
 	creds     *auth.Credentials // root of the domain, for setting agents up
 	started   time.Time
 	pause     *pauseTask
+	cpus      *platform.Processors
 	sysfs     *vfs.Filesystem // shared by all agents; read-only
 	sysRoot   *vfs.Dentry
 	emptyFS   *vfs.Filesystem // covers what agents must not see; read-only
@@ -88,6 +89,7 @@ func Boot(cfg Config) (*Kernel, error) {
 	s := &Kernel{
 		cfg:     cfg,
 		started: cfg.Clock.Now(),
+		cpus:    platform.NewProcessors(cfg.CPUs, cfg.Clock),
 		mounts:  make(map[string]*vfs.Mount),
 		agents:  make(map[string]*Agent),
 	}
