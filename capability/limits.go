@@ -1,0 +1,95 @@
+package capability
+
+import "aios.dev/aios/abi"
+
+// Limits bound how much of its object a capability gives. Zero is no limit of
+// its own.
+type Limits struct {
+	Bytes       uint64 // fs: quota; mem: memory
+	Count       uint64 // fs: inodes; mem: mappings; proc: tasks
+	MilliCPU    uint64 // cpu: thousandths of a processor
+	Weight      uint64 // cpu: share when processors are short, 1 to 10000
+	BytesPerSec uint64 // io
+	OpsPerSec   uint64 // io
+}
+
+// Kind is one of the Limits.
+type Kind uint8
+
+// The kinds of limit, in the order of the fields of Limits.
+const (
+	KindBytes Kind = iota
+	KindCount
+	KindMilliCPU
+	KindWeight
+	KindBytesPerSec
+	KindOpsPerSec
+
+	kinds = int(KindOpsPerSec) + 1
+)
+
+// MaxLimit is the highest value of a limit.
+const MaxLimit = 1 << 62
+
+// Get returns one of the limits.
+func (l *Limits) Get(k Kind) uint64 { return *l.at(k) }
+
+// Set sets one of the limits.
+func (l *Limits) Set(k Kind, v uint64) { *l.at(k) = v }
+
+func (l *Limits) at(k Kind) *uint64 {
+	switch k {
+	case KindBytes:
+		return &l.Bytes
+	case KindCount:
+		return &l.Count
+	case KindMilliCPU:
+		return &l.MilliCPU
+	case KindWeight:
+		return &l.Weight
+	case KindBytesPerSec:
+		return &l.BytesPerSec
+	default:
+		return &l.OpsPerSec
+	}
+}
+
+// divisible reports whether what a child has of k is taken from its parent: a
+// weight is not, since it is no amount.
+func (k Kind) divisible() bool { return k != KindWeight }
+
+// limitKey is how the text of a grant calls a limit of a class.
+type limitKey struct {
+	name   string
+	kind   Kind
+	max    uint64
+	parse  func(string) (uint64, error)
+	format func(uint64) string
+}
+
+func sizeKey(name string, k Kind) limitKey { return limitKey{name, k, MaxLimit, parseSize, formatSize} }
+func countKey(name string, k Kind, top uint64) limitKey {
+	return limitKey{name, k, top, parseCount, formatCount}
+}
+
+// limitKeys are the limits that a class has. A class that is not here has none.
+var limitKeys = map[abi.Class][]limitKey{
+	abi.ClassFS:   {sizeKey("quota", KindBytes), countKey("inodes", KindCount, MaxLimit)},
+	abi.ClassMem:  {sizeKey("bytes", KindBytes), countKey("count", KindCount, MaxLimit)},
+	abi.ClassCPU:  {{"cpu", KindMilliCPU, 1 << 30, parseMilli, formatMilli}, countKey("weight", KindWeight, 10000)},
+	abi.ClassIO:   {sizeKey("bps", KindBytesPerSec), countKey("ops", KindOpsPerSec, MaxLimit)},
+	abi.ClassProc: {countKey("count", KindCount, MaxLimit)},
+}
+
+// spenders are the rights without which nothing of the limits of a class is
+// used. A capability that has none of them needs no limits, and adds none.
+var spenders = map[abi.Class]abi.Rights{
+	abi.ClassFS:   abi.FSWrite | abi.FSCreate,
+	abi.ClassMem:  abi.MemMap,
+	abi.ClassCPU:  abi.CPURun,
+	abi.ClassIO:   abi.IORead | abi.IOWrite,
+	abi.ClassProc: abi.ProcSpawn,
+}
+
+// spends reports whether s can use up what its limits bound.
+func (s *Spec) spends() bool { return s.Rights&spenders[s.Object.Class] != 0 }
