@@ -68,7 +68,7 @@ func executable(path string) error {
 		return err
 	}
 	if !fi.Mode().IsRegular() || fi.Mode().Perm()&0o111 == 0 {
-		return fmt.Errorf("%s is not an executable file", path)
+		return errdefs.Newf(errdefs.DaemonUnreachable, "%s is not an executable file", path)
 	}
 	return nil
 }
@@ -138,9 +138,9 @@ func start(ctx context.Context, o Options) (net.Conn, error) {
 var (
 	// errLost: the process found the lock taken and nobody answers; its
 	// holder may be a daemon that is just ending.
-	errLost = errors.New("another daemon holds the lock")
+	errLost = errdefs.New(errdefs.DaemonUnreachable, "another daemon holds the lock")
 	// errSilent: the process runs and does not accept connections.
-	errSilent = errors.New("the daemon does not answer")
+	errSilent = errdefs.New(errdefs.DaemonUnreachable, "the daemon does not answer")
 )
 
 // await polls the socket until somebody accepts, the started process fails or

@@ -152,7 +152,7 @@ type join struct {
 }
 
 // Causes of leaving that are no errors.
-var errDetachKeys = errors.New("detach keys")
+var errDetachKeys = errdefs.New(errdefs.Cancelled, "detach keys")
 
 type leftBySignal struct{ syscall.Signal }
 

@@ -204,7 +204,7 @@ func readlinkat(fd int, name string) (string, error) {
 		return "", err
 	}
 	if n > mkerofs.MaxTargetLen {
-		return "", unix.ENAMETOOLONG
+		return "", errdefs.Newf(errdefs.ImageInvalid, "the link's target has more than %d bytes", mkerofs.MaxTargetLen)
 	}
 	return string(buf[:n]), nil
 }
@@ -280,7 +280,7 @@ func (d *dirSource) noteXattrs(fd int) {
 	}
 }
 
-var errChanged = errors.New("the file changed while it was imported")
+var errChanged = errdefs.New(errdefs.ImageInvalid, "the file changed while it was imported")
 
 // openat opens a file beneath the root, following no symbolic link. It keeps
 // the directory open, as the next file is mostly beside this one.

@@ -153,10 +153,7 @@ func damaged(err error, detail string) error {
 
 // damagedLayer says in which layer something was wrong.
 func damagedLayer(err error, number int) error {
-	if code := errdefs.CodeOf(err); code == errdefs.Internal {
-		return fmt.Errorf("layer %d: %w", number, err)
-	}
-	return errdefs.Wrap(err, errdefs.ImageInvalid, fmt.Sprintf("layer %d", number))
+	return hostError(err, fmt.Sprintf("layer %d", number))
 }
 
 // discard and onlyReader make io.CopyBuffer use the buffer it is given.

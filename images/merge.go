@@ -112,7 +112,7 @@ func (t *tree) apply(ctx context.Context, sec *io.SectionReader) error {
 			return nil
 		}
 		if err := t.add(name, e); err != nil {
-			return fmt.Errorf("entry %.200q: %w", e.Name, err)
+			return hostError(err, fmt.Sprintf("entry %.200q", e.Name))
 		}
 		return nil
 	})

@@ -77,7 +77,7 @@ func (s *Store) locked(f func() error) error {
 			break
 		}
 		if !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("lock %s: %w", s.lock.Name(), err)
+			return errdefs.Wrap(err, errdefs.HostIO, "lock", errdefs.Resource("%s", s.lock.Name()))
 		}
 	}
 	defer unix.Flock(int(s.lock.Fd()), unix.LOCK_UN)
@@ -231,10 +231,10 @@ func readRecord(path string) (record, error) {
 		return record{}, err
 	}
 	if r.Version != recordVersion {
-		return record{}, fmt.Errorf("%s has version %d, this program reads version %d", path, r.Version, recordVersion)
+		return record{}, errdefs.Newf(errdefs.ImageInvalid, "%s has version %d, this program reads version %d", path, r.Version, recordVersion)
 	}
 	if digestHex(r.Image.Digest) == "" || r.Image.Size <= 0 {
-		return record{}, fmt.Errorf("%s names no blob", path)
+		return record{}, errdefs.Newf(errdefs.ImageInvalid, "%s names no blob", path)
 	}
 	return r, nil
 }

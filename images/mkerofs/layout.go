@@ -1,9 +1,10 @@
 package mkerofs
 
 import (
-	"fmt"
 	"math"
 	"path"
+
+	"aios.dev/aios/errdefs"
 )
 
 const (
@@ -24,7 +25,7 @@ type layout struct {
 // plan gives every inode of the tree its nid and its blocks.
 func plan(root *Node) (*layout, error) {
 	if root == nil || !root.IsDir() {
-		return nil, fmt.Errorf("the root of an image must be a directory")
+		return nil, errdefs.New(errdefs.Internal, "the root of an image must be a directory")
 	}
 	l := &layout{metaEnd: metaStart}
 	root.parent = root
@@ -40,7 +41,7 @@ func plan(root *Node) (*layout, error) {
 			}
 			if c := n.wholeBlocks(); c > 0 {
 				if next+c > math.MaxUint32 {
-					return nil, fmt.Errorf("the image needs more than %d blocks", uint32(math.MaxUint32))
+					return nil, errdefs.Newf(errdefs.ImageInvalid, "the image needs more than %d blocks", uint32(math.MaxUint32))
 				}
 				n.block = uint32(next)
 				next += c
@@ -55,13 +56,13 @@ func plan(root *Node) (*layout, error) {
 func (l *layout) add(n *Node, p string, depth int) error {
 	if n.planned {
 		if n.IsDir() {
-			return fmt.Errorf("%s: a directory cannot have two names", p)
+			return errdefs.Newf(errdefs.Internal, "%s: a directory cannot have two names", p)
 		}
 		n.links++
 		return nil
 	}
 	if depth > MaxDepth {
-		return fmt.Errorf("%.80s…: directories nest deeper than %d", p, MaxDepth)
+		return errdefs.Newf(errdefs.ImageInvalid, "%.80s…: directories nest deeper than %d", p, MaxDepth)
 	}
 	n.planned, n.links, n.block, n.tail, n.size = true, 1, 0, 0, 0
 	switch n.Type() {
@@ -69,12 +70,12 @@ func (l *layout) add(n *Node, p string, depth int) error {
 		n.size = n.Size
 		l.regular++
 		if n.Size < 0 || n.Size > 0 && n.Content == nil {
-			return fmt.Errorf("%s: a file of %d bytes without content", p, n.Size)
+			return errdefs.Newf(errdefs.Internal, "%s: a file of %d bytes without content", p, n.Size)
 		}
 	case ModeSymlink:
 		n.size = int64(len(n.Target))
 		if n.size == 0 || n.size > MaxTargetLen {
-			return fmt.Errorf("%s: the target of a symbolic link has %d bytes, 1 to %d are possible", p, n.size, MaxTargetLen)
+			return errdefs.Newf(errdefs.ImageInvalid, "%s: the target of a symbolic link has %d bytes, 1 to %d are possible", p, n.size, MaxTargetLen)
 		}
 	case ModeDir:
 		n.names = sortedNames(n)
@@ -82,7 +83,7 @@ func (l *layout) add(n *Node, p string, depth int) error {
 		n.links = 2
 	case ModeChar, ModeBlock, ModeFIFO, ModeSocket:
 	default:
-		return fmt.Errorf("%s: unknown file type %#o", p, n.Type())
+		return errdefs.Newf(errdefs.Internal, "%s: unknown file type %#o", p, n.Type())
 	}
 	if t := n.Type(); t == ModeDir || t == ModeSymlink {
 		if tail := int(n.size % BlockSize); inodeSize+tail <= BlockSize {
@@ -102,7 +103,7 @@ func (l *layout) add(n *Node, p string, depth int) error {
 	}
 	for name := range n.Children {
 		if err := CheckName(name); err != nil {
-			return fmt.Errorf("%s: %w", p, err)
+			return errdefs.Wrap(err, errdefs.ImageInvalid, "", errdefs.Resource("%s", p))
 		}
 	}
 	for _, name := range n.names {
@@ -112,7 +113,7 @@ func (l *layout) add(n *Node, p string, depth int) error {
 		c := n.Children[name]
 		cp := path.Join(p, name)
 		if c == nil {
-			return fmt.Errorf("%s: no node under this name", cp)
+			return errdefs.Newf(errdefs.Internal, "%s: no node under this name", cp)
 		}
 		if c.IsDir() {
 			n.links++

@@ -26,9 +26,10 @@
 package mkerofs
 
 import (
-	"fmt"
 	"io"
 	"sort"
+
+	"aios.dev/aios/errdefs"
 )
 
 // File type bits of Node.Mode, as in struct stat.
@@ -118,13 +119,13 @@ func sortedNames(n *Node) []string {
 func CheckName(name string) error {
 	switch {
 	case name == "" || name == "." || name == "..":
-		return fmt.Errorf("%q cannot be a file name", name)
+		return errdefs.Newf(errdefs.ImageInvalid, "%q cannot be a file name", name)
 	case len(name) > MaxNameLen:
-		return fmt.Errorf("the name %.40q… has %d bytes, at most %d are possible", name, len(name), MaxNameLen)
+		return errdefs.Newf(errdefs.ImageInvalid, "the name %.40q… has %d bytes, at most %d are possible", name, len(name), MaxNameLen)
 	}
 	for i := 0; i < len(name); i++ {
 		if name[i] == '/' || name[i] == 0 {
-			return fmt.Errorf("the name %q holds a slash or a zero byte", name)
+			return errdefs.Newf(errdefs.ImageInvalid, "the name %q holds a slash or a zero byte", name)
 		}
 	}
 	return nil

@@ -4,9 +4,10 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"hash/crc32"
 	"io"
+
+	"aios.dev/aios/errdefs"
 )
 
 const (
@@ -55,7 +56,7 @@ func Write(ctx context.Context, w io.Writer, root *Node, progress Progress) (Sta
 		return Stats{}, err
 	}
 	if o.offset() != o.total {
-		return Stats{}, fmt.Errorf("wrote %d bytes of an image of %d", o.offset(), o.total)
+		return Stats{}, errdefs.Newf(errdefs.Internal, "wrote %d bytes of an image of %d", o.offset(), o.total)
 	}
 	return Stats{Bytes: o.total, Inodes: int64(len(l.inodes)), Regular: l.regular}, nil
 }
@@ -276,7 +277,7 @@ func (o *output) copy(c Content, size int64) error {
 		}
 		if err != nil && size > 0 {
 			if errors.Is(err, io.EOF) {
-				err = fmt.Errorf("the file ended %d bytes early: it changed while it was read", size)
+				err = errdefs.Newf(errdefs.HostIO, "the file ended %d bytes early: it changed while it was read", size)
 			}
 			return &ContentError{err}
 		}
