@@ -78,7 +78,7 @@ func warm() { _, _ = time.Unix(0, 0).Local().Zone() }
 // have forbidden, and hands out the result.
 func finish(reports []Report, err error) ([]Report, error) {
 	if perr := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); perr != nil {
-		err = errors.Join(err, fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", perr))
+		err = errors.Join(err, errdefs.Wrap(perr, errdefs.HostIO, "prctl(PR_SET_DUMPABLE)"))
 	}
 	return reports, errdefs.Wrap(err, errdefs.HostIO, "confine process")
 }
@@ -87,11 +87,11 @@ func finish(reports []Report, err error) ([]Report, error) {
 // for them, as far as the host allows, and keeps its memory out of core files.
 func raiseLimits(want uint64) error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fmt.Errorf("setrlimit(RLIMIT_CORE): %w", err)
+		return errdefs.Wrap(err, errdefs.HostIO, "setrlimit(RLIMIT_CORE)")
 	}
 	var l unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		return fmt.Errorf("getrlimit(RLIMIT_NOFILE): %w", err)
+		return errdefs.Wrap(err, errdefs.HostIO, "getrlimit(RLIMIT_NOFILE)")
 	}
 	if want > l.Max {
 		// Refused without CAP_SYS_RESOURCE.
@@ -105,7 +105,7 @@ func raiseLimits(want uint64) error {
 		l.Cur = want
 	}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		return fmt.Errorf("setrlimit(RLIMIT_NOFILE): %w", err)
+		return errdefs.Wrap(err, errdefs.HostIO, "setrlimit(RLIMIT_NOFILE)")
 	}
 	return nil
 }
@@ -147,11 +147,11 @@ func silence(fd int) error {
 		return unix.Close(fd)
 	}
 	if err != nil {
-		return fmt.Errorf("open /dev/null: %w", err)
+		return errdefs.Wrap(err, errdefs.HostIO, "open /dev/null")
 	}
 	defer unix.Close(null)
 	if err := unix.Dup3(null, fd, 0); err != nil {
-		return fmt.Errorf("replace descriptor %d: %w", fd, err)
+		return errdefs.Wrap(err, errdefs.HostIO, fmt.Sprintf("replace descriptor %d", fd))
 	}
 	return nil
 }

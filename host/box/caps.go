@@ -1,12 +1,13 @@
 package box
 
 import (
-	"errors"
 	"slices"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"aios.dev/aios/errdefs"
 )
 
 // goferCaps is a gofer's power over files: those of other users, and giving
@@ -84,7 +85,7 @@ func dropBounding(keep uint64) (note string, err error) {
 			return "the bounding set stays, for lack of CAP_SETPCAP; no program can be executed to use it", nil
 		}
 		if errno != 0 {
-			return "", errors.New(allThreadsReason(errno))
+			return "", errdefs.New(errdefs.HostIO, allThreadsReason(errno))
 		}
 	}
 	return "", nil

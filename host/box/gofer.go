@@ -95,7 +95,7 @@ func readDir(f *os.File) (*served, error) {
 		return nil, err
 	}
 	if d.stat.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return nil, fmt.Errorf("descriptor %d is not a directory", d.fd)
+		return nil, errdefs.Newf(errdefs.InvalidArgument, "descriptor %d is not a directory", d.fd)
 	}
 	var err error
 	d.path, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", d.fd))
@@ -112,7 +112,7 @@ func (d *served) mount(readOnly bool) (enter func() error, err error) {
 	// namespace's copy of it.
 	dir, err := unix.Open(d.path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", d.path, err)
+		return nil, errdefs.Wrap(err, errdefs.HostIO, "open", errdefs.Resource("%s", d.path))
 	}
 	defer unix.Close(dir)
 	var st unix.Stat_t
@@ -120,11 +120,11 @@ func (d *served) mount(readOnly bool) (enter func() error, err error) {
 		return nil, err
 	}
 	if st.Dev != d.stat.Dev || st.Ino != d.stat.Ino {
-		return nil, fmt.Errorf("%s is no longer the directory that was handed down", d.path)
+		return nil, errdefs.Newf(errdefs.HostIO, "%s is no longer the directory that was handed down", d.path)
 	}
 	tree, err := unix.OpenTree(dir, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("open_tree %s: %w", d.path, err)
+		return nil, errdefs.Wrap(err, errdefs.HostIO, "open_tree", errdefs.Resource("%s", d.path))
 	}
 	defer unix.Close(tree)
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
@@ -132,7 +132,7 @@ func (d *served) mount(readOnly bool) (enter func() error, err error) {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
-		return nil, fmt.Errorf("mount_setattr %s: %w", d.path, err)
+		return nil, errdefs.Wrap(err, errdefs.HostIO, "mount_setattr", errdefs.Resource("%s", d.path))
 	}
 	at, err := mountPoint()
 	if err != nil {
@@ -147,7 +147,7 @@ func (d *served) mount(readOnly bool) (enter func() error, err error) {
 		return nil, err
 	}
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, root, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return nil, fmt.Errorf("move_mount %s: %w", d.path, err)
+		return nil, errdefs.Wrap(err, errdefs.HostIO, "move_mount", errdefs.Resource("%s", d.path))
 	}
 	return func() error { return enterRoot(root) }, nil
 }
@@ -176,7 +176,7 @@ func (d *served) chroot() error {
 		return err
 	}
 	if err := unix.Chroot("."); err != nil {
-		return fmt.Errorf("the host grants no mount namespace, and chroot: %w", err)
+		return errdefs.Wrap(err, errdefs.HostIO, "the host grants no mount namespace, and chroot")
 	}
 	return os.Chdir("/")
 }

@@ -2,7 +2,6 @@ package box
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -12,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"aios.dev/aios/errdefs"
 )
 
 // nobody is the host's overflow user: it owns nothing by convention.
@@ -218,7 +219,7 @@ func (g *grant) try() error {
 	if err == nil {
 		// Cannot be: there is nothing at that path.
 		_, _ = syscall.Wait4(pid, nil, 0, nil)
-		return fmt.Errorf("probe started a program")
+		return errdefs.New(errdefs.HostIO, "probe started a program")
 	}
 	if errors.Is(err, syscall.ENOENT) {
 		return nil

@@ -2,7 +2,6 @@ package box
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -40,7 +39,7 @@ const maxCopy = 4 << 20
 func fill(root string, files []string) error {
 	for _, name := range files {
 		if !filepath.IsAbs(name) || filepath.Clean(name) != name {
-			return fmt.Errorf("%q is not a clean absolute path", name)
+			return errdefs.Newf(errdefs.InvalidArgument, "%q is not a clean absolute path", name)
 		}
 		if err := copyFile(name, filepath.Join(root, name)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 			return err
@@ -74,7 +73,7 @@ func mountPoint() (string, error) {
 			return dir, nil
 		}
 	}
-	return "", errors.New("no directory to mount on")
+	return "", errdefs.New(errdefs.HostIO, "no directory to mount on")
 }
 
 // emptyRoot makes a read-only tmpfs with nothing but files the root of the
@@ -121,7 +120,7 @@ func enterRoot(root string) error {
 	case err == nil:
 		// The old root now lies on top of the new one.
 		if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-			return fmt.Errorf("unmount old root: %w", err)
+			return errdefs.Wrap(err, errdefs.HostIO, "unmount old root")
 		}
 	case errors.Is(err, unix.EINVAL):
 		// The first root of a machine, rootfs, cannot be pivoted away: it is
@@ -130,10 +129,10 @@ func enterRoot(root string) error {
 			return err
 		}
 		if err := unix.Chroot("."); err != nil {
-			return fmt.Errorf("chroot: %w", err)
+			return errdefs.Wrap(err, errdefs.HostIO, "chroot")
 		}
 	default:
-		return fmt.Errorf("pivot_root: %w", err)
+		return errdefs.Wrap(err, errdefs.HostIO, "pivot_root")
 	}
 	return os.Chdir("/")
 }
@@ -159,20 +158,20 @@ func NewRoot(path string) (*os.File, error) {
 // platform reads there is that of a moment ago.
 func chrootInto(dir int, files []string) error {
 	if err := unix.Fchdir(dir); err != nil {
-		return fmt.Errorf("fchdir: %w", err)
+		return errdefs.Wrap(err, errdefs.HostIO, "fchdir")
 	}
 	if err := fill(".", append([]string{ownMaps}, files...)); err != nil {
 		return err
 	}
 	if err := unix.Chroot("."); err != nil {
-		return fmt.Errorf("chroot: %w", err)
+		return errdefs.Wrap(err, errdefs.HostIO, "chroot")
 	}
 	return os.Chdir("/")
 }
 
 func mount(source, target, fstype string, flags uintptr, data string) error {
 	if err := unix.Mount(source, target, fstype, flags, data); err != nil {
-		return fmt.Errorf("mount %s on %s: %w", strings.TrimSpace(fstype+" "+source), target, err)
+		return errdefs.Wrap(err, errdefs.HostIO, "mount", errdefs.Resource("%s on %s", strings.TrimSpace(fstype+" "+source), target))
 	}
 	return nil
 }
