@@ -4,6 +4,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"aios.dev/aios/errdefs"
 )
 
 // The part of the KVM interface that the probe uses, as in the kernel's
@@ -118,22 +120,15 @@ func supportedCPUID(dev int) (*cpuidTable, error) {
 	t := &cpuidTable{}
 	t.n = uint32(len(t.entries))
 	if err := ioctlPtr(dev, kvmGetSupportedCPUID, unsafe.Pointer(t)); err != nil {
-		return nil, &step{"KVM_GET_SUPPORTED_CPUID", err}
+		return nil, refused("KVM_GET_SUPPORTED_CPUID", err)
 	}
 	return t, nil
 }
 
-// step is a refused request.
-type step struct {
-	name string
-	err  error
+// refused says that the device did not grant a request.
+func refused(request string, err error) error {
+	return errdefs.Wrap(err, errdefs.PlatformUnusable, request+" failed")
 }
-
-// Error implements error.
-func (s *step) Error() string { return s.name + " failed: " + s.err.Error() }
-
-// Unwrap returns the reason.
-func (s *step) Unwrap() error { return s.err }
 
 func ioctl(fd int, request, arg uintptr) (int, error) {
 	for {

@@ -2,10 +2,11 @@ package kvm
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"time"
 	"unsafe"
+
+	"aios.dev/aios/errdefs"
 )
 
 // guestLimit is how long the test guest may take; a real one needs less than
@@ -180,10 +181,10 @@ func (m *machine) setSystemRegisters() error {
 	}
 	for i, b := range bits {
 		if set(all&^b) == nil {
-			return fmt.Errorf("KVM_SET_SREGS refused %s, which KVM offers to guests: %w", names[i], err)
+			return errdefs.Wrap(err, errdefs.PlatformUnusable, fmt.Sprintf("KVM_SET_SREGS refused %s, which KVM offers to guests", names[i]))
 		}
 	}
-	return &step{"KVM_SET_SREGS for 64-bit mode", err}
+	return refused("KVM_SET_SREGS for 64-bit mode", err)
 }
 
 // setRegisters puts the CPU at the start of codeRing0.
@@ -193,7 +194,7 @@ func (m *machine) setRegisters() error {
 		rdx: inputRing0, rsi: inputRing3, rbp: pageUser,
 	}
 	if err := ioctlPtr(m.cpu, kvmSetRegs, unsafe.Pointer(&start)); err != nil {
-		return &step{"KVM_SET_REGS", err}
+		return refused("KVM_SET_REGS", err)
 	}
 	return nil
 }
@@ -206,7 +207,7 @@ func (m *machine) explain(err error) error {
 	if ioctlPtr(m.cpu, kvmGetRegs, unsafe.Pointer(&regs)) == nil {
 		where += fmt.Sprintf(" (RIP %#x)", regs.rip)
 	}
-	return fmt.Errorf("the guest stopped %s: %w", where, err)
+	return errdefs.Wrap(err, errdefs.PlatformUnusable, fmt.Sprintf("the guest stopped %s", where))
 }
 
 // check verifies that the guest halted having computed the right values.
@@ -215,20 +216,20 @@ func (m *machine) check() error {
 	switch state.exitReason {
 	case exitHLT:
 	case exitInternalError:
-		return m.explain(fmt.Errorf("KVM_INTERNAL_ERROR %d", uint32(state.data[0])))
+		return m.explain(errdefs.Newf(errdefs.PlatformUnusable, "KVM_INTERNAL_ERROR %d", uint32(state.data[0])))
 	case exitShutdown:
-		return m.explain(errors.New("KVM_EXIT_SHUTDOWN (triple fault)"))
+		return m.explain(errdefs.New(errdefs.PlatformUnusable, "KVM_EXIT_SHUTDOWN (triple fault)"))
 	case exitFailEntry:
-		return m.explain(fmt.Errorf("KVM_EXIT_FAIL_ENTRY %#x", state.data[0]))
+		return m.explain(errdefs.Newf(errdefs.PlatformUnusable, "KVM_EXIT_FAIL_ENTRY %#x", state.data[0]))
 	case exitMMIO:
-		return m.explain(fmt.Errorf("KVM_EXIT_MMIO at %#x", state.data[0]))
+		return m.explain(errdefs.Newf(errdefs.PlatformUnusable, "KVM_EXIT_MMIO at %#x", state.data[0]))
 	default:
-		return m.explain(fmt.Errorf("KVM exit reason %d", state.exitReason))
+		return m.explain(errdefs.Newf(errdefs.PlatformUnusable, "KVM exit reason %d", state.exitReason))
 	}
 	const ring0, ring3 = 2 * inputRing0, 2*inputRing0 + inputRing3
 	read := func(addr int) uint64 { return binary.LittleEndian.Uint64(m.memory[addr:]) }
 	if read(resultStage) != uint64(len(stages)-1) || read(resultSSE) != ring0 || read(resultUser) != ring3 {
-		return m.explain(fmt.Errorf("it computed %#x and %#x instead of %#x and %#x",
+		return m.explain(errdefs.Newf(errdefs.PlatformUnusable, "it computed %#x and %#x instead of %#x and %#x",
 			read(resultSSE), read(resultUser), uint64(ring0), uint64(ring3)))
 	}
 	return nil

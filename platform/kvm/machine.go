@@ -1,8 +1,6 @@
 package kvm
 
 import (
-	"errors"
-	"fmt"
 	"os"
 	"runtime"
 	"time"
@@ -10,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"aios.dev/aios/errdefs"
 	"aios.dev/aios/ktime"
 )
 
@@ -28,14 +27,14 @@ func newMachine(dev int) (*machine, error) {
 	m := &machine{vm: -1, cpu: -1}
 	version, err := ioctl(dev, kvmGetAPIVersion, 0)
 	if err != nil {
-		return m, &step{"KVM_GET_API_VERSION", err}
+		return m, refused("KVM_GET_API_VERSION", err)
 	}
 	if version != apiVersion {
-		return m, fmt.Errorf("KVM has interface version %d instead of %d", version, apiVersion)
+		return m, errdefs.Newf(errdefs.PlatformUnusable, "KVM has interface version %d instead of %d", version, apiVersion)
 	}
 	if m.vm, err = ioctl(dev, kvmCreateVM, 0); err != nil {
 		m.vm = -1
-		return m, &step{"KVM_CREATE_VM", err}
+		return m, refused("KVM_CREATE_VM", err)
 	}
 	for _, c := range []struct {
 		name   string
@@ -46,19 +45,19 @@ func newMachine(dev int) (*machine, error) {
 		{"KVM_CAP_READONLY_MEM", capReadonlyMem},
 	} {
 		if n, err := ioctl(m.vm, kvmCheckExtension, c.number); err != nil || n == 0 {
-			return m, fmt.Errorf("KVM lacks %s", c.name)
+			return m, errdefs.Newf(errdefs.PlatformUnusable, "KVM lacks %s", c.name)
 		}
 	}
 	if _, err := ioctl(m.vm, kvmSetTSSAddr, 0xfffbd000); err != nil {
-		return m, &step{"KVM_SET_TSS_ADDR", err}
+		return m, refused("KVM_SET_TSS_ADDR", err)
 	}
 	m.memory, err = unix.Mmap(-1, 0, guestSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
-		return m, &step{"mmap of guest memory", err}
+		return m, refused("mmap of guest memory", err)
 	}
 	region := userMemoryRegion{length: guestSize, userspace: uint64(uintptr(unsafe.Pointer(&m.memory[0])))}
 	if err := ioctlPtr(m.vm, kvmSetUserMemoryRegion, unsafe.Pointer(&region)); err != nil {
-		return m, &step{"KVM_SET_USER_MEMORY_REGION", err}
+		return m, refused("KVM_SET_USER_MEMORY_REGION", err)
 	}
 	return m, m.newCPU(dev)
 }
@@ -67,27 +66,27 @@ func newMachine(dev int) (*machine, error) {
 func (m *machine) newCPU(dev int) (err error) {
 	if m.cpu, err = ioctl(m.vm, kvmCreateVCPU, 0); err != nil {
 		m.cpu = -1
-		return &step{"KVM_CREATE_VCPU", err}
+		return refused("KVM_CREATE_VCPU", err)
 	}
 	size, err := ioctl(dev, kvmGetVCPUMmapSize, 0)
 	if err != nil {
-		return &step{"KVM_GET_VCPU_MMAP_SIZE", err}
+		return refused("KVM_GET_VCPU_MMAP_SIZE", err)
 	}
 	if size < int(unsafe.Sizeof(runState{})) {
-		return fmt.Errorf("KVM shares only %d bytes per CPU", size)
+		return errdefs.Newf(errdefs.PlatformUnusable, "KVM shares only %d bytes per CPU", size)
 	}
 	if m.shared, err = unix.Mmap(m.cpu, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
-		return &step{"mmap of CPU state", err}
+		return refused("mmap of CPU state", err)
 	}
 	if m.offered, err = supportedCPUID(dev); err != nil {
 		return err
 	}
 	if err := ioctlPtr(m.cpu, kvmSetCPUID2, unsafe.Pointer(m.offered)); err != nil {
-		return &step{"KVM_SET_CPUID2", err}
+		return refused("KVM_SET_CPUID2", err)
 	}
 	pat := modelRegisters{n: 1, index: 0x277, data: 0x0000000000010006}
 	if err := ioctlPtr(m.cpu, kvmSetMSRs, unsafe.Pointer(&pat)); err != nil {
-		return &step{"KVM_SET_MSRS of the page attribute table", err}
+		return refused("KVM_SET_MSRS of the page attribute table", err)
 	}
 	return nil
 }
@@ -110,7 +109,7 @@ func (m *machine) close() {
 
 func (m *machine) state() *runState { return (*runState)(unsafe.Pointer(&m.shared[0])) }
 
-var errLate = errors.New("the guest did not finish in time")
+var errLate = errdefs.New(errdefs.PlatformUnusable, "the guest did not finish in time")
 
 // run enters the guest until it leaves for a reason of its own, at most for
 // limit.
@@ -146,7 +145,7 @@ func (m *machine) run(limit time.Duration) error {
 			default:
 			}
 		default:
-			return &step{"KVM_RUN", errno}
+			return refused("KVM_RUN", errno)
 		}
 	}
 }

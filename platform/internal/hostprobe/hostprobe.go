@@ -6,13 +6,14 @@
 package hostprobe
 
 import (
-	"fmt"
 	"os"
 	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/abi/linux"
+
+	"aios.dev/aios/errdefs"
 )
 
 // Seccomp reports whether filters can be installed that trap a system call
@@ -24,9 +25,9 @@ func Seccomp() error {
 	case 0:
 		return nil
 	case unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP:
-		return fmt.Errorf("the host kernel has no seccomp filters that trap: %w", errno)
+		return errdefs.Wrap(errno, errdefs.PlatformUnusable, "the host kernel has no seccomp filters that trap")
 	default:
-		return fmt.Errorf("seccomp is forbidden: %w", errno)
+		return errdefs.Wrap(errno, errdefs.PlatformUnusable, "seccomp is forbidden")
 	}
 }
 

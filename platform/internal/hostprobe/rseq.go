@@ -1,16 +1,16 @@
 package hostprobe
 
 import (
-	"errors"
-	"fmt"
 	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"aios.dev/aios/errdefs"
 )
 
 // ErrRseq says that a C library has registered restartable sequences.
-var ErrRseq = errors.New("the C library registered restartable sequences (rseq) for the threads of this process")
+var ErrRseq = errdefs.New(errdefs.PlatformUnusable, "the C library registered restartable sequences (rseq) for the threads of this process")
 
 // RseqFix is what to do about ErrRseq.
 const RseqFix = "build with CGO_ENABLED=0, or set GLIBC_TUNABLES=glibc.pthread.rseq=0 in the environment"
@@ -39,7 +39,7 @@ func Rseq() error {
 	switch errno := register(0); errno {
 	case 0:
 		if errno := register(unregister); errno != 0 {
-			return fmt.Errorf("cannot take back a registration of restartable sequences: %w", errno)
+			return errdefs.Wrap(errno, errdefs.PlatformUnusable, "cannot take back a registration of restartable sequences")
 		}
 		return nil
 	case unix.EINVAL, unix.EBUSY, unix.EPERM:

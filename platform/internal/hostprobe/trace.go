@@ -1,14 +1,13 @@
 package hostprobe
 
 import (
-	"errors"
-	"fmt"
 	"runtime"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"aios.dev/aios/errdefs"
 	"aios.dev/aios/ktime"
 )
 
@@ -30,29 +29,29 @@ func TraceChild() error {
 		Sys: &syscall.SysProcAttr{Ptrace: true, Pdeathsig: syscall.SIGKILL},
 	})
 	if err != nil {
-		return fmt.Errorf("cannot start a traced child: %w", err)
+		return errdefs.Wrap(err, errdefs.PlatformUnusable, "cannot start a traced child")
 	}
 	defer reap(pid)
 	defer ktime.Real.AfterFunc(traceLimit, func() { _ = unix.Kill(pid, unix.SIGKILL) }).Stop()
 
 	if err := waitStop(pid, unix.SIGTRAP); err != nil {
-		return fmt.Errorf("a traced child did not stop at exec: %w", err)
+		return errdefs.Wrap(err, errdefs.PlatformUnusable, "a traced child did not stop at exec")
 	}
 	if err := unix.PtraceSetOptions(pid, unix.PTRACE_O_TRACESYSGOOD|unix.PTRACE_O_EXITKILL); err != nil {
-		return fmt.Errorf("PTRACE_SETOPTIONS: %w", err)
+		return errdefs.Wrap(err, errdefs.PlatformUnusable, "PTRACE_SETOPTIONS")
 	}
 	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SYSEMU, uintptr(pid), 0, 0, 0, 0); errno != 0 {
-		return fmt.Errorf("PTRACE_SYSEMU: %w", errno)
+		return errdefs.Wrap(errno, errdefs.PlatformUnusable, "PTRACE_SYSEMU")
 	}
 	if err := waitStop(pid, unix.SIGTRAP|0x80); err != nil {
-		return fmt.Errorf("a traced child did not stop at its first system call: %w", err)
+		return errdefs.Wrap(err, errdefs.PlatformUnusable, "a traced child did not stop at its first system call")
 	}
 	var regs unix.PtraceRegs
 	if err := unix.PtraceGetRegs(pid, &regs); err != nil {
-		return fmt.Errorf("PTRACE_GETREGS: %w", err)
+		return errdefs.Wrap(err, errdefs.PlatformUnusable, "PTRACE_GETREGS")
 	}
 	if int64(regs.Orig_rax) < 0 {
-		return errors.New("the host does not tell a tracer which system call its child made")
+		return errdefs.New(errdefs.PlatformUnusable, "the host does not tell a tracer which system call its child made")
 	}
 	return nil
 }
@@ -66,9 +65,9 @@ func waitStop(pid int, sig unix.Signal) error {
 	case status.Stopped() && status.StopSignal() == sig:
 		return nil
 	case status.Stopped():
-		return fmt.Errorf("stopped by %v instead", status.StopSignal())
+		return errdefs.Newf(errdefs.PlatformUnusable, "stopped by %v instead", status.StopSignal())
 	default:
-		return fmt.Errorf("it ended (wait status %#x)", uint32(status))
+		return errdefs.Newf(errdefs.PlatformUnusable, "it ended (wait status %#x)", uint32(status))
 	}
 }
 
