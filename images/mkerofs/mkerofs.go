@@ -22,7 +22,8 @@
 //
 // Sizes and offsets are in bytes unless a name says blocks; a nid is a byte
 // offset divided by 32. Nothing here locks; a tree must not be shared between
-// concurrent calls of Write. The package imports only the standard library.
+// concurrent calls of Write. The package imports only the standard library and
+// errdefs.
 package mkerofs
 
 import (

@@ -37,6 +37,7 @@ func TestTree(t *testing.T) {
 		"unfinished": tree.Unfinished,
 		"sizes":      tree.Sizes,
 		"comments":   tree.Comments,
+		"errors":     func() []Finding { return tree.Errors(ErrorExemptions) },
 	} {
 		t.Run(name, func(t *testing.T) { report(t, rule()) })
 	}
