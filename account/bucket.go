@@ -85,6 +85,18 @@ func (b *Bucket) Take(n uint64) time.Duration {
 	}
 }
 
+// Owed returns how long it takes to pay for what has been taken so far.
+func (b *Bucket) Owed() time.Duration {
+	if b.rate.Load() == Unlimited {
+		return 0
+	}
+	paid, now := b.paid.Load(), b.now()
+	if paid <= now { // Long before epoch, perhaps.
+		return 0
+	}
+	return time.Duration(paid - now)
+}
+
 func (b *Bucket) now() int64 { return int64(b.clock.Since(b.epoch)) }
 
 // scale returns n·mul/div, rounded up, and at most maxDebt.

@@ -89,8 +89,15 @@ func TestBucketTogether(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	if owed := b.Owed(); owed != takers*takes*time.Millisecond {
+		t.Errorf("owed %v", owed)
+	}
 	if wait := b.Take(1); wait != (takers*takes+1)*time.Millisecond {
 		t.Errorf("wait %v", wait)
+	}
+	clock.Advance(time.Hour)
+	if owed := b.Owed(); owed != 0 {
+		t.Errorf("an hour later %v are owed", owed)
 	}
 }
 

@@ -29,6 +29,8 @@ type Agent struct {
 	orph   orphans
 	crowd  *platform.Crowd // of its tasks
 	gate   agentGate
+	// account is what it uses, and may use.
+	account agentAccount
 
 	// killed is why AIOS ended the agent, or nil.
 	killed atomic.Pointer[string]
@@ -129,6 +131,7 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 	}
 	a.ctx = s.context(a.ns, s.creds, a.memID)
 	a.setMask(abi.MaskAll())
+	a.openAccount()
 	s.agents[req.ID] = a
 	s.byID.Store(req.ID, a)
 	return a, nil
@@ -286,13 +289,13 @@ func (a *Agent) waitFirst(p *process) {
 	p.tg.WaitExited()
 	a.awaitEmpty()
 	a.waitProcess(p, func(exit control.Exit) {
-		a.s.watch.remove(a)
 		a.mu.Lock()
 		a.state = abi.StateExited
 		a.exit = &exit
 		a.ended = a.s.cfg.Clock.Now()
 		delete(a.procs, 0)
 		a.mu.Unlock()
+		a.s.watch.remove(a)
 		a.report(0, exit)
 		close(a.told)
 	})

@@ -27,6 +27,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 	"gvisor.dev/gvisor/pkg/sighandling"
 
+	"aios.dev/aios/account"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/ktime"
@@ -49,6 +50,9 @@ type Config struct {
 	Clock ktime.Clock
 	// OnExit is called for every process that ends, on its own goroutine.
 	OnExit func(control.ExitEvent)
+	// OnLimit, unless nil, is called when an agent reaches a soft or a hard
+	// limit. It must not block: the agent's tasks wait for it.
+	OnLimit func(agent string, c account.Crossing)
 }
 
 // Kernel is a booted kernel. Its methods may be called concurrently.
@@ -139,6 +143,7 @@ func (s *Kernel) bootPlatform() error {
 	s.k = &kernel.Kernel{Platform: platform.Wrap(inner, platform.Hooks{
 		FirstSwitch: s.taskStarts,
 		Exit:        s.taskExits,
+		Fault:       s.taskFaulted,
 	})}
 	return nil
 }

@@ -20,8 +20,9 @@
 //
 //	Agent.lifeMu         spawn, exec, pause, resume and end of one agent
 //	  Kernel.mu          the tables of agents and file systems
-//	    Agent.mu         what is known of one agent
-//	      console.mu     streams and state of one process's console
+//	    memoryAccount.mu a look at what one agent has
+//	      Agent.mu       what is known of one agent
+//	        console.mu   streams and state of one process's console
 //
 // Leaves, under which no other lock of this package is taken: shellPool.mu,
 // memoryWatch.mu, orphans.mu, output.mu, agentLog.mu, lazyProcRoot.mu.

@@ -2,26 +2,192 @@ package sentry
 
 import (
 	"fmt"
+	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/hostarch"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/mm"
 	"gvisor.dev/gvisor/pkg/sentry/usage"
 
+	"aios.dev/aios/account"
 	"aios.dev/aios/ktime"
 )
 
-// memoryWatch keeps agents below their memory limits. gVisor accounts memory
-// by agent but limits none, so the watch looks: every watchEvery, if the
-// kernel's memory file has grown since, it adds up what each agent's processes
-// have resident, and where that exceeds the limit it counts the agent's pages
-// and kills it if they do too. An agent can exceed its limit by what it
-// touches in watchEvery.
+// How agents are kept below their memory limits. gVisor accounts memory by
+// agent but limits none: pages appear in the host's kernel when they are first
+// touched. So what an agent has is looked at, and the agent killed if that is
+// too much:
 //
-// Every thoroughly-th look counts the pages of each agent that could be above
-// its limit, since memory can also be held without being mapped: in files of
-// /dev/shm, in memfds, in pipes.
+//   - By its own tasks, when they have done what could have used up half of the
+//     room below the limit: each page fault can take a huge page, each read or
+//     write its length. The task that looks does not grow meanwhile, and the
+//     nearer the limit, the sooner the next look.
+//   - By the watch, from time to time, sooner while the kernel's memory grows
+//     fast: for memory that is taken in other ways.
+//
+// And a call that asks at once for more than an agent could ever touch is
+// refused (accountGuard).
+
+// memoryAccount is what is known of one agent's memory between looks.
+type memoryAccount struct {
+	// growth is by how many bytes the agent can have grown since the last
+	// look, room how much calls for the next.
+	growth, room atomic.Int64
+	// rest is what the last count found that is not anonymous memory of a
+	// process, in bytes, and what reads and writes can have added since.
+	rest atomic.Int64
+
+	mu sync.Mutex
+	// notBefore bounds what looking costs.
+	notBefore time.Time // +checklocks:mu
+}
+
+const (
+	// faultBytes is the most that a page fault makes resident.
+	faultBytes = hostarch.HugePageSize
+	// lookRoom is the least room that calls for a look, in bytes.
+	lookRoom = 256 << 10
+	// A look that took a while is not repeated for lookRatio times as long,
+	// or lookPause.
+	lookRatio = 10
+	lookPause = 20 * time.Millisecond
+	// mapFloor is what any agent may map in one call, in bytes: runtimes
+	// reserve so much before they use it.
+	mapFloor = 128 << 20
+)
+
+// setMemoryLimit bounds the agent's memory from now on; account.Unlimited is
+// no bound. An agent that has more already is killed.
+func (a *Agent) setMemoryLimit(bytes uint64) {
+	m := &a.account.memory
+	a.account.ledger.SetLimits(account.Memory, softLimit(bytes), bytes)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if bytes == account.Unlimited {
+		m.room.Store(math.MaxInt64)
+		a.s.watch.remove(a)
+		return
+	}
+	a.lookLocked()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.state.Final() {
+		a.s.watch.add(a)
+	}
+}
+
+// memoryLimit is what setMemoryLimit set.
+func (a *Agent) memoryLimit() uint64 {
+	_, hard := a.account.ledger.Limits(account.Memory)
+	return hard
+}
+
+// taskFaulted is called on a task's goroutine when it has touched memory that
+// it has not mapped yet.
+func (s *Kernel) taskFaulted(ctx context.Context) {
+	if t, ok := ctx.(*kernel.Task); ok {
+		if a := s.agentOf(t); a != nil {
+			a.grow(faultBytes)
+		}
+	}
+}
+
+// moved notes that a task of a has moved bytes in or out.
+func (a *Agent) moved(bytes uint64) {
+	m := &a.account.memory
+	if m.room.Load() == math.MaxInt64 || bytes == 0 {
+		return
+	}
+	n := int64(min(bytes, math.MaxInt64/2))
+	m.rest.Add(n)
+	a.grow(n)
+}
+
+// grow notes that a can have grown by n bytes, and looks at it if that calls
+// for it. It is called on a task's goroutine without locks.
+func (a *Agent) grow(n int64) {
+	m := &a.account.memory
+	if room := m.room.Load(); room == math.MaxInt64 || m.growth.Add(n) < room {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.growth.Load() < m.room.Load() || a.s.cfg.Clock.Now().Before(m.notBefore) {
+		return // Another task has looked.
+	}
+	a.lookLocked()
+}
+
+// lookLocked finds out what a has, first roughly, and kills it if that is too
+// much.
+//
+// +checklocks:a.account.memory.mu
+func (a *Agent) lookLocked() {
+	m := &a.account.memory
+	limit := a.memoryLimit()
+	if limit == account.Unlimited || a.killed.Load() != nil {
+		return
+	}
+	m.growth.Store(0)
+	most := a.s.watch.resident(a) + uint64(m.rest.Load())
+	if most > limit {
+		start := a.s.cfg.Clock.Now()
+		most = a.countLocked()
+		pause := min(lookRatio*a.s.cfg.Clock.Since(start), lookPause)
+		m.notBefore = a.s.cfg.Clock.Now().Add(pause)
+	}
+	if most > limit {
+		a.kill("it used more than its memory limit of " + inUnits(limit))
+		return
+	}
+	m.room.Store(int64(max((limit-most)/2, lookRoom)))
+}
+
+// countLocked counts a's pages.
+//
+// +checklocks:a.account.memory.mu
+func (a *Agent) countLocked() uint64 {
+	m := &a.account.memory
+	before := m.rest.Load()
+	a.s.watch.refresh(a)
+	stats, total := usage.MemoryAccounting.CopyPerCg(a.memID)
+	m.rest.Add(int64(total-min(stats.Anonymous, total)) - before)
+	a.account.ledger.Measure(account.Memory, total)
+	return total
+}
+
+// accountGuard refuses what an agent could never touch without being killed:
+// Linux in its usual mode refuses what exceeds all the machine's memory, and
+// the agent's machine is as large as its limit. Address space that is only
+// reserved counts when it is touched.
+type accountGuard struct{ a *Agent }
+
+// MayMap implements memoryGuard.MayMap.
+func (g accountGuard) MayMap(t *kernel.Task, bytes uint64) bool {
+	limit := g.a.memoryLimit()
+	if bytes <= mapFloor || bytes <= limit {
+		return true
+	}
+	const sysMmap = 9
+	if args := t.Arch().SyscallArgs(); t.Arch().SyscallNo() == sysMmap {
+		prot, flags := args[2].Int(), args[3].Int()
+		if prot&linux.PROT_WRITE == 0 || flags&linux.MAP_NORESERVE != 0 {
+			return true
+		}
+		if flags&linux.MAP_SHARED != 0 && flags&linux.MAP_ANONYMOUS == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// memoryWatch looks at agents that have a limit and may have grown. Every
+// watchThorough it counts the pages of each that could be above its limit.
 type memoryWatch struct {
 	s *Kernel
 
@@ -29,14 +195,16 @@ type memoryWatch struct {
 	agents map[*Agent]struct{} // +checklocks:mu
 	// Nil while there is nobody to watch.
 	timer ktime.Timer // +checklocks:mu
-	// Size of the memory file at the last look.
-	last  uint64 // +checklocks:mu
-	looks int    // +checklocks:mu
+	// Size of the memory file at the last look, and the least since agents
+	// were looked at.
+	size, last uint64    // +checklocks:mu
+	counted    time.Time // +checklocks:mu
 }
 
 const (
-	watchEvery = 50 * time.Millisecond
-	thoroughly = 10
+	watchEvery    = 50 * time.Millisecond
+	watchSoon     = 5 * time.Millisecond // while memory grows fast
+	watchThorough = 500 * time.Millisecond
 	// watchGrowth is how much the memory file must grow before agents are
 	// looked at, in bytes.
 	watchGrowth = 4 << 20
@@ -47,8 +215,9 @@ func (w *memoryWatch) init(s *Kernel) {
 	w.agents = make(map[*Agent]struct{}) // +checklocksignore: the kernel boots.
 }
 
+// add has a looked at if it has a limit.
 func (w *memoryWatch) add(a *Agent) {
-	if a.limits.MemoryBytes == 0 {
+	if a.memoryLimit() == account.Unlimited {
 		return
 	}
 	w.mu.Lock()
@@ -67,27 +236,35 @@ func (w *memoryWatch) remove(a *Agent) {
 
 // tick looks at the agents and arms the next look.
 func (w *memoryWatch) tick() {
-	w.look()
+	next := w.look()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.timer = nil
 	if len(w.agents) > 0 {
-		w.timer = w.s.cfg.Clock.AfterFunc(watchEvery, w.tick)
+		w.timer = w.s.cfg.Clock.AfterFunc(next, w.tick)
 	}
 }
 
-func (w *memoryWatch) look() {
+// look looks at the agents if the kernel's memory has grown, and returns when
+// to look again.
+func (w *memoryWatch) look() time.Duration {
 	total, err := w.s.k.MemoryFile().TotalUsage()
 	if err != nil {
-		return
+		return watchEvery
 	}
+	now := w.s.cfg.Clock.Now()
 	w.mu.Lock()
-	w.looks++
-	thorough := w.looks%thoroughly == 0
+	grown := total - min(total, w.size)
+	w.size = total
+	thorough := now.Sub(w.counted) >= watchThorough
+	if thorough {
+		w.counted = now
+	}
 	var agents []*Agent
 	if thorough || total > w.last+watchGrowth {
 		for a := range w.agents {
-			if total > a.limits.MemoryBytes { // Or it cannot be above its limit.
+			// Below that it cannot be above its limit.
+			if total > a.memoryLimit() && (thorough || a.account.memory.growth.Load() > 0) {
 				agents = append(agents, a)
 			}
 		}
@@ -95,21 +272,19 @@ func (w *memoryWatch) look() {
 	}
 	w.last = min(w.last, total)
 	w.mu.Unlock()
-	if !thorough {
-		all := agents
-		agents = nil
-		for _, a := range all {
-			if w.resident(a) > a.limits.MemoryBytes {
-				agents = append(agents, a)
-			}
-		}
-	}
-	w.refresh(agents...)
 	for _, a := range agents {
-		if memoryOf(a) > a.limits.MemoryBytes {
-			a.kill("it used more than its memory limit of " + inUnits(a.limits.MemoryBytes))
+		m := &a.account.memory
+		m.mu.Lock()
+		if thorough && a.killed.Load() == nil {
+			a.countLocked()
 		}
+		a.lookLocked()
+		m.mu.Unlock()
 	}
+	if len(agents) > 0 && grown > watchGrowth {
+		return watchSoon
+	}
+	return watchEvery
 }
 
 // resident adds up the agent's address spaces, shared pages as often as they
@@ -117,12 +292,8 @@ func (w *memoryWatch) look() {
 func (w *memoryWatch) resident(a *Agent) uint64 {
 	seen := make(map[*mm.MemoryManager]bool)
 	var sum uint64
-	for _, tg := range a.ns.pid.ThreadGroups() {
-		leader := tg.Leader()
-		if leader == nil {
-			continue
-		}
-		leader.WithMuLocked(func(t *kernel.Task) {
+	for _, t := range a.ns.pid.Tasks() {
+		t.WithMuLocked(func(t *kernel.Task) {
 			if m := t.MemoryManager(); m != nil && !seen[m] {
 				seen[m] = true
 				sum += m.ResidentSetSize()

@@ -11,7 +11,6 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/inet"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
-	"gvisor.dev/gvisor/pkg/sentry/kernel/sched"
 	"gvisor.dev/gvisor/pkg/sentry/limits"
 	"gvisor.dev/gvisor/pkg/sentry/loader"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
@@ -98,7 +97,7 @@ func (s *Kernel) newThreadGroup(ctx context.Context, ns *namespaces, p program) 
 		FDTable:          p.fds,
 		Credentials:      creds,
 		NetworkNamespace: ns.net,
-		AllowedCPUMask:   sched.NewFullCPUSet(uint(s.cfg.CPUs)),
+		AllowedCPUMask:   s.cpuMask(p.container),
 		UTSNamespace:     ns.uts,
 		IPCNamespace:     ns.ipc,
 		CgroupNamespace:  cgroupns,

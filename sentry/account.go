@@ -1,0 +1,247 @@
+package sentry
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/errors/linuxerr"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	"gvisor.dev/gvisor/pkg/sentry/kernel/sched"
+	"gvisor.dev/gvisor/pkg/sentry/limits"
+
+	"aios.dev/aios/account"
+	"aios.dev/aios/platform"
+)
+
+// agentAccount is what an agent uses, and its limits. Limits follow the
+// agent's capabilities and may change at any time; account.Unlimited is none.
+type agentAccount struct {
+	ledger *account.Ledger
+	// bytes and ops meter what the agent reads and writes.
+	bytes, ops *account.Bucket
+	delayed    atomic.Int64 // nanoseconds its tasks were held back for them
+	cpus       atomic.Uint32
+	memory     memoryAccount
+}
+
+// ioBurst is how long an agent that did no I/O may make up for it.
+const ioBurst = 100 * time.Millisecond
+
+// openAccount gives a new agent its account, with the limits it is born with.
+func (a *Agent) openAccount() {
+	clock := a.s.cfg.Clock
+	acc := &a.account
+	acc.ledger = account.NewLedger(func(c account.Crossing) {
+		if a.s.cfg.OnLimit != nil {
+			a.s.cfg.OnLimit(a.id, c)
+		}
+	})
+	acc.bytes = account.NewBucket(clock, account.Unlimited, ioBurst)
+	acc.ops = account.NewBucket(clock, account.Unlimited, ioBurst)
+	acc.cpus.Store(uint32(a.s.cfg.CPUs))
+	acc.memory.room.Store(math.MaxInt64)
+	disk := orUnlimited(a.limits.DiskBytes) // Kept by the file system.
+	acc.ledger.SetLimits(account.Disk, softLimit(disk), disk)
+	a.setTaskLimit(orUnlimited(uint64(a.limits.Tasks)))
+	a.setMemoryLimit(orUnlimited(a.limits.MemoryBytes))
+	a.setMeter(accountMeter{a})
+	a.setGuard(accountGuard{a})
+}
+
+// orUnlimited translates a limit of which zero is none.
+func orUnlimited(n uint64) uint64 {
+	if n == 0 {
+		return account.Unlimited
+	}
+	return n
+}
+
+// softLimit is where the agent's owner is told that it nears a hard limit.
+func softLimit(hard uint64) uint64 {
+	if hard == account.Unlimited {
+		return hard
+	}
+	return hard - hard/10
+}
+
+// setCPUQuota lets the agent use so many thousandths of a CPU from now on:
+// none at all if that is zero. It then sees as many CPUs as it can use.
+func (a *Agent) setCPUQuota(milli uint64) {
+	a.crowd.SetQuota(milli)
+	n := uint32(a.s.cfg.CPUs)
+	if milli < uint64(n)*1000 {
+		n = max(1, uint32((milli+999)/1000))
+	}
+	if a.account.cpus.Swap(n) == n {
+		return
+	}
+	// A task that is being cloned may have taken the old mask over.
+	seen := make(map[*kernel.Task]bool)
+	for again := true; again; {
+		again = false
+		for _, t := range a.ns.pid.Tasks() {
+			if !seen[t] {
+				seen[t], again = true, true
+				t.SetCPUMask(a.s.cpuMask(a.id)) // Fails for an empty mask only.
+			}
+		}
+	}
+}
+
+// cpuMask is the CPUs that an agent's tasks may name.
+func (s *Kernel) cpuMask(id string) sched.CPUSet {
+	n := uint(s.cfg.CPUs)
+	mask := sched.NewFullCPUSet(n)
+	if a := s.findAgent(id); a != nil {
+		mask.ClearAbove(uint(a.account.cpus.Load()))
+	}
+	return mask
+}
+
+// setIOLimits bounds what the agent reads and writes, in bytes and calls per
+// second.
+func (a *Agent) setIOLimits(bytesPerSec, opsPerSec uint64) {
+	a.account.bytes.SetRate(bytesPerSec)
+	a.account.ops.SetRate(opsPerSec)
+}
+
+// setTaskLimit bounds how many processes and threads the agent has.
+func (a *Agent) setTaskLimit(n uint64) {
+	a.account.ledger.SetLimits(account.Tasks, softLimit(n), n)
+}
+
+// taskLimit is what setTaskLimit set.
+func (a *Agent) taskLimit() uint64 {
+	_, hard := a.account.ledger.Limits(account.Tasks)
+	return hard
+}
+
+// accountMeter charges an agent's I/O. A call that goes over a rate is not
+// held back itself: what it has done is done. The next one waits.
+type accountMeter struct{ a *Agent }
+
+// Before implements ioMeter.Before.
+func (m accountMeter) Before(t *kernel.Task, _ ioDirection) error {
+	acc := &m.a.account
+	wait := max(acc.bytes.Owed(), acc.ops.Owed())
+	if wait == 0 {
+		return nil
+	}
+	left, err := t.BlockWithTimeout(nil, true, wait)
+	acc.delayed.Add(int64(wait - left))
+	if linuxerr.Equals(linuxerr.ETIMEDOUT, err) {
+		return nil
+	}
+	return err
+}
+
+// After implements ioMeter.After.
+func (m accountMeter) After(t *kernel.Task, dir ioDirection, bytes uint64) {
+	acc := &m.a.account
+	if dir&ioRead != 0 {
+		acc.ledger.Add(account.ReadOps, 1)
+		acc.ledger.Add(account.ReadBytes, bytes)
+	}
+	if dir&ioWrite != 0 {
+		acc.ledger.Add(account.WriteOps, 1)
+		acc.ledger.Add(account.WriteBytes, bytes)
+	}
+	acc.bytes.Take(bytes)
+	acc.ops.Take(1)
+	// The buffer may be fresh memory, and the file kept in memory.
+	m.a.moved(bytes)
+}
+
+// measure brings the ledger up to date with what is not charged as it happens.
+func (a *Agent) measure() {
+	a.lifeMu.Lock() // The namespaces stay.
+	defer a.lifeMu.Unlock()
+	l := a.account.ledger
+	u := a.crowd.Usage()
+	l.Measure(account.CPUTime, uint64(u.User+u.System))
+	a.mu.Lock()
+	ended := a.state.Final()
+	a.mu.Unlock()
+	if ended {
+		for _, r := range []account.Resource{account.Memory, account.Tasks, account.Files, account.Disk} {
+			l.Measure(r, 0)
+		}
+		return
+	}
+	a.s.watch.refresh(a)
+	l.Measure(account.Memory, memoryOf(a))
+	l.Measure(account.Tasks, uint64(a.ns.pid.NumTasks()))
+	files, limit := a.files()
+	l.Measure(account.Files, files)
+	if _, hard := l.Limits(account.Files); hard != limit {
+		l.SetLimits(account.Files, account.Unlimited, limit)
+	}
+	l.Measure(account.Disk, a.disk())
+}
+
+// snapshot returns the agent's account.
+func (a *Agent) snapshot() account.Snapshot {
+	a.measure()
+	acc := &a.account
+	u := a.crowd.Usage()
+	l := acc.ledger
+	snap := account.Snapshot{
+		CPU: account.CPUUse{
+			UserNS: uint64(u.User), SystemNS: uint64(u.System), CPUs: uint64(acc.cpus.Load()),
+			Periods: u.Periods, Throttled: u.Stops, ThrottledNS: uint64(u.Stopped),
+		},
+		Memory: account.MemoryUse{Gauge: l.Gauge(account.Memory), Faults: u.Faults},
+		IO: account.IOUse{
+			ReadBytes: l.Used(account.ReadBytes), WriteBytes: l.Used(account.WriteBytes),
+			ReadOps: l.Used(account.ReadOps), WriteOps: l.Used(account.WriteOps),
+			DelayedNS: uint64(acc.delayed.Load()),
+		},
+		Tasks: l.Gauge(account.Tasks), Files: l.Gauge(account.Files), Disk: l.Gauge(account.Disk),
+	}
+	if q := a.crowd.Quota(); q != platform.Unlimited {
+		snap.CPU.QuotaMilli = &q
+	}
+	if r := acc.bytes.Rate(); r != account.Unlimited {
+		snap.IO.BytesPerSec = r
+	}
+	if r := acc.ops.Rate(); r != account.Unlimited {
+		snap.IO.OpsPerSec = r
+	}
+	return snap
+}
+
+// files counts the descriptors of the agent's processes, each table once, and
+// returns how many each may have.
+func (a *Agent) files() (n, limit uint64) {
+	ctx := a.s.k.SupervisorContext()
+	limit = account.Unlimited
+	seen := make(map[*kernel.FDTable]bool)
+	for _, t := range a.ns.pid.Tasks() {
+		limit = min(limit, t.ThreadGroup().Limits().Get(limits.NumberOfFiles).Cur)
+		t.WithMuLocked(func(t *kernel.Task) {
+			if table := t.FDTable(); table != nil && !seen[table] {
+				table.IncRef()
+				seen[table] = true
+			}
+		})
+	}
+	for table := range seen {
+		n += uint64(len(table.GetFDs(ctx)))
+		table.DecRef(ctx)
+	}
+	return n, limit
+}
+
+// disk returns how much the agent's writable layer holds.
+//
+// +checklocks:a.lifeMu
+func (a *Agent) disk() uint64 {
+	root := a.ns.mnt.Root(a.ctx)
+	defer root.DecRef(a.ctx)
+	st, err := a.s.k.VFS().StatFSAt(a.ctx, a.s.creds, at(root, "/"))
+	if err != nil { // It was unmounted.
+		return 0
+	}
+	return (st.Blocks - st.BlocksFree) * uint64(st.BlockSize)
+}
