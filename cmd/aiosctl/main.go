@@ -150,7 +150,7 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 	add("agents", a.runCmd(), a.spawnCmd(), a.psCmd(), a.inspectCmd(), a.logsCmd(), a.execCmd(), a.attachCmd(),
 		a.waitCmd(), a.killCmd(), a.pauseCmd(), a.resumeCmd(), a.rmCmd())
 	add("objects", a.imageCmd(), a.domainCmd())
-	add("system", a.doctorCmd(), a.daemonCmd(), a.versionCmd(), a.completionCmd())
+	add("system", a.doctorCmd(), a.errorsCmd(), a.daemonCmd(), a.versionCmd(), a.completionCmd())
 	root.SetHelpCommandGroupID("system")
 	root.SetHelpCommand(a.helpCmd())
 	return root
