@@ -58,7 +58,7 @@ func (c *Capability) shift(child *Limits, f func(have, part uint64) uint64) {
 func (c *Capability) share(want *Limits, child *Spec) (Limits, error) {
 	var out Limits
 	parent := c.spec.Load()
-	for _, key := range limitKeys[parent.Object.Class] {
+	for _, key := range keysOf(parent.Object.Class) {
 		k := key.kind
 		own := parent.Limits.Get(k)
 		var v uint64
@@ -91,7 +91,7 @@ func (c *Capability) share(want *Limits, child *Spec) (Limits, error) {
 	}
 	if want != nil {
 		extra := *want
-		for _, key := range limitKeys[parent.Object.Class] {
+		for _, key := range keysOf(parent.Object.Class) {
 			extra.Set(key.kind, 0)
 		}
 		if extra != (Limits{}) {

@@ -171,7 +171,7 @@ func (c *Capability) Origin() ID { return c.origin }
 // away, and its lease runs.
 func (c *Capability) Live() bool {
 	u := c.until.Load()
-	return u == forever || u != 0 && c.s.before(u)
+	return u == forever || c.s.before(u)
 }
 
 // Allows reports whether c is live and holds every right of want.

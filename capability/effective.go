@@ -104,7 +104,7 @@ func (a *tally) add(c *Capability) {
 	if !spec.spends() {
 		return
 	}
-	for _, key := range limitKeys[spec.Object.Class] {
+	for _, key := range keysOf(spec.Object.Class) {
 		k := key.kind
 		left, limited := c.Left(k)
 		if !limited {

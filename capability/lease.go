@@ -95,8 +95,8 @@ func (s *Space) renewLocked(c *Capability, d time.Duration, by Actor) error {
 	if c == nil || c.s != s {
 		return errdefs.New(errdefs.CapabilityNotFound, "it is not a capability of this domain", errdefs.Fix("list the capabilities that were given"))
 	}
-	if err := c.Err(); err != nil && !c.moved {
-		return err
+	if c.dead || c.expiry <= s.now() { // One that was moved away can be renewed.
+		return c.Err()
 	}
 	if err := mayTakeBack(c, false, by); err != nil {
 		return err

@@ -32,7 +32,7 @@ const (
 const MaxLimit = 1 << 62
 
 // Get returns one of the limits.
-func (l *Limits) Get(k Kind) uint64 { return *l.at(k) }
+func (l Limits) Get(k Kind) uint64 { return *l.at(k) }
 
 // Set sets one of the limits.
 func (l *Limits) Set(k Kind, v uint64) { *l.at(k) = v }
@@ -73,7 +73,7 @@ func countKey(name string, k Kind, top uint64) limitKey {
 }
 
 // limitKeys are the limits that a class has. A class that is not here has none.
-var limitKeys = map[abi.Class][]limitKey{
+var limitKeys = [...][]limitKey{
 	abi.ClassFS:   {sizeKey("quota", KindBytes), countKey("inodes", KindCount, MaxLimit)},
 	abi.ClassMem:  {sizeKey("bytes", KindBytes), countKey("count", KindCount, MaxLimit)},
 	abi.ClassCPU:  {{"cpu", KindMilliCPU, 1 << 30, parseMilli, formatMilli}, countKey("weight", KindWeight, 10000)},
@@ -83,7 +83,7 @@ var limitKeys = map[abi.Class][]limitKey{
 
 // spenders are the rights without which nothing of the limits of a class is
 // used. A capability that has none of them needs no limits, and adds none.
-var spenders = map[abi.Class]abi.Rights{
+var spenders = [len(limitKeys)]abi.Rights{
 	abi.ClassFS:   abi.FSWrite | abi.FSCreate,
 	abi.ClassMem:  abi.MemMap,
 	abi.ClassCPU:  abi.CPURun,
@@ -91,5 +91,16 @@ var spenders = map[abi.Class]abi.Rights{
 	abi.ClassProc: abi.ProcSpawn,
 }
 
+// keysOf returns the limits of a class.
+func keysOf(c abi.Class) []limitKey {
+	if int(c) >= len(limitKeys) {
+		return nil
+	}
+	return limitKeys[c]
+}
+
 // spends reports whether s can use up what its limits bound.
-func (s *Spec) spends() bool { return s.Rights&spenders[s.Object.Class] != 0 }
+func (s *Spec) spends() bool {
+	c := int(s.Object.Class)
+	return c < len(spenders) && s.Rights&spenders[c] != 0
+}

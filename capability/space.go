@@ -96,7 +96,7 @@ func (s *Space) now() int64 { return int64(s.clock.Since(s.epoch)) }
 // which seldom asks, is not.
 //
 //go:noinline
-func (s *Space) before(t int64) bool { return s.now() < t }
+func (s *Space) before(t int64) bool { return t != 0 && s.now() < t }
 
 // AddHolder gives id an empty table.
 func (s *Space) AddHolder(id string) error {

@@ -153,7 +153,7 @@ func (s *Spec) parseOption(text, key, value string, valued bool) error {
 		s.Sealed = true
 		return nil
 	}
-	for _, k := range limitKeys[s.Object.Class] {
+	for _, k := range keysOf(s.Object.Class) {
 		if k.name != key {
 			continue
 		}
@@ -195,7 +195,7 @@ func reasonOf(err error, top uint64) string {
 
 func (s *Spec) keys() string {
 	var names []string
-	for _, k := range limitKeys[s.Object.Class] {
+	for _, k := range keysOf(s.Object.Class) {
 		names = append(names, k.name)
 	}
 	if s.Object.Class == abi.ClassFS {
@@ -225,7 +225,7 @@ func (s *Spec) check() error {
 		return bad("at: the path "+badPath(s.At), "write an absolute path without '.', '..' or doubled slashes")
 	}
 	rest := s.Limits
-	for _, k := range limitKeys[class] {
+	for _, k := range keysOf(class) {
 		if v := rest.Get(k.kind); v > k.max {
 			return bad(k.name+" is more than "+k.format(k.max), "ask for less")
 		}
@@ -248,7 +248,7 @@ func (s Spec) String() string {
 		b = append(b, ':')
 		b = append(b, FormatRights(class, s.Rights)...)
 	}
-	for _, k := range limitKeys[class] {
+	for _, k := range keysOf(class) {
 		if v := s.Limits.Get(k.kind); v != 0 {
 			b = append(append(append(append(b, ','), k.name...), '='), k.format(v)...)
 		}
