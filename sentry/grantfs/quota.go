@@ -1,0 +1,268 @@
+package grantfs
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/errors/linuxerr"
+	"gvisor.dev/gvisor/pkg/sentry/vfs"
+
+	"aios.dev/aios/abi"
+)
+
+// A ledger limits by how much the files may grow through one grant. A file
+// counts with its size, holes and all, a directory or other file as one inode;
+// what is removed or cut off by the same grant is given back, whoever had
+// written it, but never more than was taken. A removed file that is still open
+// through the grant counts until it is closed.
+//
+// While there is no limit nothing is counted: a limit set later starts at zero.
+type ledger struct {
+	on atomic.Bool // there is a limit
+
+	mu     sync.Mutex
+	bytes  account // +checklocks:mu
+	inodes account // +checklocks:mu
+
+	// treeMu is held, while there is a limit, by what changes the number of
+	// links of a file.
+	treeMu sync.Mutex
+
+	nodesMu sync.Mutex
+	nodes   map[nodeKey]*node // +checklocks:nodesMu; of open regular files
+}
+
+type account struct{ limit, used uint64 }
+
+// take takes up to n, and at least least, or nothing.
+func (a *account) take(n, least uint64) uint64 {
+	if a.limit > 0 {
+		n = min(n, a.limit-min(a.used, a.limit))
+	}
+	if n < least {
+		return 0
+	}
+	a.used += n
+	return n
+}
+
+func (a *account) give(n uint64) { a.used -= min(n, a.used) }
+
+type nodeKey struct {
+	major, minor uint32
+	ino          uint64
+}
+
+// A node is a regular file that is open through the grant, by whatever name.
+type node struct {
+	key  nodeKey
+	refs int // +checklocks:ledger.nodesMu
+
+	mu sync.Mutex // held while the size changes, if there is a limit
+	// orphan says that the grant removed the last link.
+	orphan bool // +checklocks:mu
+}
+
+func (l *ledger) init(bytes, inodes uint64) {
+	l.nodes = map[nodeKey]*node{}
+	l.limit(bytes, inodes)
+}
+
+// limit sets the limits; 0 is none.
+func (l *ledger) limit(bytes, inodes uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bytes.limit, l.inodes.limit = bytes, inodes
+	if bytes == 0 && inodes == 0 {
+		l.bytes.used, l.inodes.used = 0, 0
+	}
+	l.on.Store(bytes != 0 || inodes != 0)
+}
+
+// usage returns what is taken now.
+func (l *ledger) usage() (bytes, inodes uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.bytes.used, l.inodes.used
+}
+
+// takeBytes takes up to n bytes, and returns how many.
+func (l *ledger) takeBytes(n uint64) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.bytes.take(n, 0)
+}
+
+// takeAllBytes takes n bytes, or none.
+func (l *ledger) takeAllBytes(n uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.bytes.take(n, n) == n
+}
+
+func (l *ledger) giveBytes(n uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bytes.give(n)
+}
+
+// takeInodes takes n inodes, or none.
+func (l *ledger) takeInodes(n uint64) bool {
+	if n == 0 || !l.on.Load() {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.inodes.take(n, n) == n
+}
+
+func (l *ledger) giveInodes(n uint64) {
+	if n == 0 || !l.on.Load() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.inodes.give(n)
+}
+
+// lockTree keeps links from changing, if it matters, until the function it
+// returns is called.
+func (l *ledger) lockTree() (unlock func()) {
+	if !l.on.Load() {
+		return func() {}
+	}
+	l.treeMu.Lock()
+	return l.treeMu.Unlock
+}
+
+// node returns the node of a file with a reference.
+func (l *ledger) node(st *linux.Statx) *node {
+	key := nodeKey{st.DevMajor, st.DevMinor, st.Ino}
+	l.nodesMu.Lock()
+	defer l.nodesMu.Unlock()
+	n := l.nodes[key]
+	if n == nil {
+		n = &node{key: key}
+		l.nodes[key] = n
+	}
+	n.refs++
+	return n
+}
+
+// put gives a reference back, and reports whether it was the last.
+func (l *ledger) put(n *node) (last bool) {
+	l.nodesMu.Lock()
+	defer l.nodesMu.Unlock()
+	n.refs--
+	if n.refs == 0 {
+		delete(l.nodes, n.key)
+	}
+	return n.refs == 0
+}
+
+// show makes st tell of the limits.
+func (l *ledger) show(st *linux.Statfs) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bytes.limit > 0 && st.BlockSize > 0 {
+		size := uint64(st.BlockSize)
+		left := (l.bytes.limit - min(l.bytes.used, l.bytes.limit)) / size
+		st.Blocks = l.bytes.limit / size
+		st.BlocksFree, st.BlocksAvailable = min(left, st.BlocksFree), min(left, st.BlocksAvailable)
+	}
+	if l.inodes.limit > 0 {
+		st.Files = l.inodes.limit
+		st.FilesFree = l.inodes.limit - min(l.inodes.used, l.inodes.limit)
+	}
+}
+
+const nodeMask = linux.STATX_TYPE | linux.STATX_INO | linux.STATX_SIZE | linux.STATX_NLINK
+
+// stat looks at an inner file, which may be removed.
+func (fs *FS) stat(ctx context.Context, inner *vfs.Dentry) (linux.Statx, error) {
+	pop := fs.pop(inner, "")
+	st, err := fs.vfs.StatAt(ctx, fs.creds, &pop, &vfs.StatOptions{Mask: nodeMask})
+	if err != nil { // Who serves the files may know no removed ones.
+		st, err = fs.vfs.StatAt(ctx, fs.creds, &pop, &vfs.StatOptions{Mask: nodeMask, Sync: linux.AT_STATX_DONT_SYNC})
+	}
+	return st, err
+}
+
+func regular(st *linux.Statx) bool { return linux.FileMode(st.Mode).FileType() == linux.ModeRegular }
+
+// resize makes the size of an inner file what do makes it, and charges it.
+func (fs *FS) resize(ctx context.Context, inner *vfs.Dentry, size uint64, do func() error) error {
+	if !fs.quota.on.Load() {
+		return do()
+	}
+	st, err := fs.stat(ctx, inner)
+	if err != nil {
+		return err
+	}
+	n := fs.quota.node(&st)
+	defer fs.putNode(ctx, n, inner)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if st, err = fs.stat(ctx, inner); err != nil {
+		return err
+	}
+	more := size - min(size, st.Size)
+	if !fs.quota.takeAllBytes(more) {
+		return fs.refuse("truncate", inner, "", abi.FSWrite, linuxerr.EDQUOT)
+	}
+	if err := do(); err != nil {
+		fs.quota.giveBytes(more)
+		return err
+	}
+	fs.quota.giveBytes(st.Size - min(size, st.Size))
+	return nil
+}
+
+// lastLink reports whether the removal of inner frees it: whether it has one
+// link. The caller has the tree locked.
+func (fs *FS) lastLink(ctx context.Context, inner *vfs.Dentry) bool {
+	if !fs.quota.on.Load() {
+		return false
+	}
+	st, err := fs.stat(ctx, inner)
+	return err == nil && (linux.FileMode(st.Mode).IsDir() || st.Nlink == 1)
+}
+
+// unlinked gives back what a removed file took, if that was its last link; at
+// once, or when it is closed.
+func (fs *FS) unlinked(ctx context.Context, inner *vfs.Dentry, last bool) {
+	if !last {
+		return
+	}
+	st, err := fs.stat(ctx, inner)
+	if err != nil {
+		return
+	}
+	if !regular(&st) {
+		fs.quota.giveInodes(1)
+		return
+	}
+	n := fs.quota.node(&st)
+	n.mu.Lock()
+	n.orphan = true
+	n.mu.Unlock()
+	fs.putNode(ctx, n, inner)
+}
+
+// putNode gives back a reference to the node of inner.
+func (fs *FS) putNode(ctx context.Context, n *node, inner *vfs.Dentry) {
+	if !fs.quota.put(n) {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.orphan {
+		return
+	}
+	if st, err := fs.stat(ctx, inner); err == nil {
+		fs.quota.giveBytes(st.Size)
+	}
+	fs.quota.giveInodes(1)
+}
