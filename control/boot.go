@@ -13,15 +13,13 @@ const (
 	KernelConfigFD = 3 // a pipe: KernelConfig as JSON
 	KernelListenFD = 4 // the listening socket
 	KernelStatusFD = 5 // a pipe: BootStatus as JSON, once
-	KernelFilterFD = 6 // a file that keeps the seccomp program
-	KernelExtraFD  = 7 // the platform's device and the root directory, when the config says so
+	KernelExtraFD  = 6 // the platform's device and the root directory, when the config says so
 )
 
 // Descriptors that a gofer is started with.
 const (
 	GoferDirFD    = 3 // the directory to serve
 	GoferSocketFD = 4 // the connection to serve it on
-	GoferFilterFD = 5 // a file that keeps the seccomp program
 )
 
 // KernelConfig tells a new kernel process what it is.

@@ -45,7 +45,6 @@ func (d *System) launch(name string, choice platform.Choice, spec *apiv1.SpawnRe
 	defer l.Close()
 	listener := all.add(l.File())
 	logFile := all.add(os.OpenFile(d.domainPath(name, ".log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600))
-	filter := all.add(d.filterFile("kernel-" + choice.Driver.Name()))
 	configR, configW, err := os.Pipe()
 	all.add(configR, err)
 	all.add(configW, err)
@@ -63,7 +62,7 @@ func (d *System) launch(name string, choice platform.Choice, spec *apiv1.SpawnRe
 	cmd.Dir = "/"
 	cmd.Env = []string{"GOTRACEBACK=all"}
 	cmd.Stdout, cmd.Stderr = logFile, logFile
-	cmd.ExtraFiles = []*os.File{configR, listener, statusW, filter}
+	cmd.ExtraFiles = []*os.File{configR, listener, statusW}
 	cfg := control.KernelConfig{
 		Domain: name, Platform: choice.Driver.Name(), CPUs: runtime.NumCPU(), Strict: spec.GetStrict(),
 		MemoryBytes: hostMemory(),
@@ -138,12 +137,6 @@ func extra(cmd *exec.Cmd, f *os.File) int {
 	return 2 + len(cmd.ExtraFiles)
 }
 
-// filterFile opens the file that keeps a seccomp program from one start to the
-// next.
-func (d *System) filterFile(kind string) (*os.File, error) {
-	return os.OpenFile(d.domainPath(".filter-"+kind, ""), os.O_CREATE|os.O_RDWR, 0o600)
-}
-
 // rootFor makes an empty directory for a process that may not mount one.
 func (d *System) rootFor(cmd *exec.Cmd, name string, reports []box.Report, all *files) (int, error) {
 	for _, r := range reports {
@@ -207,7 +200,6 @@ func (d *System) dropGroup(name string) {
 // user of the host may; others have the daemon's own user.
 func (d *System) goferCommand(dom string, root, sock *os.File, readonly, image bool) (*exec.Cmd, func(), error) {
 	var all files
-	filter := all.add(d.filterFile("gofer"))
 	logFile := all.add(os.OpenFile(d.domainPath(dom, ".log"), os.O_WRONLY|os.O_APPEND, 0))
 	if all.err != nil {
 		all.close()
@@ -222,7 +214,7 @@ func (d *System) goferCommand(dom string, root, sock *os.File, readonly, image b
 	cmd.Dir = "/"
 	cmd.Env = []string{}
 	cmd.Stderr = logFile
-	cmd.ExtraFiles = []*os.File{root, sock, filter}
+	cmd.ExtraFiles = []*os.File{root, sock}
 	if image {
 		box.Prepare(cmd)
 	} else {

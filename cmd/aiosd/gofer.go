@@ -20,10 +20,9 @@ func goferMain() error {
 	readonly := flags.Bool("readonly", true, "serve for reading only")
 	flags.Parse(os.Args[2:])
 	sock := os.NewFile(control.GoferSocketFD, "socket")
-	cache := os.NewFile(control.GoferFilterFD, "filter")
 	path, _, err := box.ApplyGofer(box.GoferOptions{
 		Dir:        os.NewFile(control.GoferDirFD, "directory"),
-		Keep:       []int{2, control.GoferSocketFD, control.GoferFilterFD},
+		Keep:       []int{2, control.GoferSocketFD},
 		ReadOnly:   *readonly,
 		BeforeRoot: gofer.OpenSelfFD,
 	})
@@ -31,12 +30,11 @@ func goferMain() error {
 		return err
 	}
 	return gofer.Serve(sock, path, *readonly, func() error {
-		program, _, err := filter.LoadGoferProgram(cache, filter.GoferOptions{KeepOwner: !*readonly && os.Getuid() != 0})
-		cache.Close()
+		program, err := filter.Gofer(filter.GoferOptions{ReadOnly: *readonly, KeepOwner: os.Getuid() != 0})
 		if err != nil {
 			return err
 		}
-		_, err = box.InstallProgram(program)
+		_, err = box.InstallProgram(program, -1)
 		return err
 	})
 }

@@ -76,7 +76,7 @@ func bootKernel() (*kernelProcess, error) {
 		return nil, err
 	}
 	// From here on the process opens nothing.
-	sealed, err := seal(filter.Options{Platform: k.SeccompInfo(), Listen: []int{listenFD}})
+	sealed, err := seal(cfg.Platform, listenFD)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func bootKernel() (*kernelProcess, error) {
 
 // keptFiles are the descriptors that the process was started with and needs.
 func keptFiles(cfg control.KernelConfig) []int {
-	keep := []int{1, 2, control.KernelListenFD, control.KernelStatusFD, control.KernelFilterFD}
+	keep := []int{1, 2, control.KernelListenFD, control.KernelStatusFD}
 	if cfg.DeviceFD != 0 {
 		keep = append(keep, cfg.DeviceFD)
 	}
@@ -104,14 +104,12 @@ func keptFiles(cfg control.KernelConfig) []int {
 }
 
 // seal installs the seccomp filter.
-func seal(o filter.Options) (box.Report, error) {
-	cache := os.NewFile(control.KernelFilterFD, "filter")
-	program, _, err := filter.LoadProgram(cache, o)
-	cache.Close()
+func seal(platform string, listen int) (box.Report, error) {
+	program, err := filter.Kernel(platform, filter.Files)
 	if err != nil {
 		return box.Report{}, err
 	}
-	return box.InstallProgram(program)
+	return box.InstallProgram(program, listen)
 }
 
 // wireReports translates reports for the daemon.

@@ -48,9 +48,21 @@ func act(action, place string, machine platform.Platform, pair [2]int) int {
 		if err := work(pair); err != nil {
 			return fail("work", err)
 		}
-	case "serve":
-		if err := serve(place); err != nil {
-			return fail("serve", err)
+	case "sync":
+		if err := unix.Fsync(pair[0]); err != unix.EINVAL { // What the host says of a socket.
+			return fail("sync", err)
+		}
+	case "mkdir":
+		if err := unix.Mkdirat(int(os.Stdout.Fd()), "x", 0o755); err != unix.ENOTDIR {
+			return fail("mkdir", err)
+		}
+	case "write":
+		if _, err := unix.Openat(int(os.Stdout.Fd()), "x", unix.O_WRONLY, 0); err != unix.ENOTDIR {
+			return fail("write", err)
+		}
+	case "serve", "look":
+		if err := serve(place, action == "look"); err != nil {
+			return fail(action, err)
 		}
 	case "systrap", "ptrace":
 		// Each address space is a new stub process.

@@ -174,11 +174,34 @@ func TestSealedProcessDiesOfWhatItMayNotDo(t *testing.T) {
 		for action := range hostile {
 			t.Run(hosts[h].kind+"/"+action, func(t *testing.T) {
 				t.Parallel()
-				if _, end := start(t, hosts[h].kind, hosts[h].user, action); end != "killed by bad system call" {
+				if _, end := start(t, hosts[h].kind, hosts[h].user, action, classEnv+"="+Files.String()); end != "killed by bad system call" {
 					t.Errorf("%s ended with %q", action, end)
 				}
 			})
 		}
+	}
+}
+
+// TestWhatWasNotGrantedKills has processes do what others of a wider class may.
+func TestWhatWasNotGrantedKills(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "served"), []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ action, class, end string }{
+		{"sync", Compute.String(), "killed by bad system call"},
+		{"sync", Files.String(), "exit 0"},
+		{"gofer mkdir", "read", "killed by bad system call"},
+		{"gofer mkdir", "write", "exit 0"},
+		{"gofer write", "read", "killed by bad system call"},
+		{"gofer write", "write", "exit 0"},
+		{"gofer look", "read", "exit 0"},
+	} {
+		t.Run(test.action+"/"+test.class, func(t *testing.T) {
+			if _, end := start(t, "root", 0, test.action, dirEnv+"="+dir, classEnv+"="+test.class); end != test.end {
+				t.Errorf("%s ended with %q, not with %q", test.action, end, test.end)
+			}
+		})
 	}
 }
 

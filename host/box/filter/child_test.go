@@ -31,6 +31,7 @@ const (
 	childEnv    = "AIOS_BOX_TEST_CHILD"  // what the child does when it is sealed
 	rootEnv     = "AIOS_BOX_TEST_ROOT"   // where a directory to chroot into is made
 	dirEnv      = "AIOS_BOX_TEST_DIR"    // a directory for a gofer to serve
+	classEnv    = "AIOS_BOX_TEST_CLASS"  // what it was granted: "files" or not, a gofer "read" or not
 	preparedEnv = "AIOS_BOX_TEST_PREPARED"
 )
 
@@ -85,7 +86,7 @@ func daemon(kind, action string) int {
 		}
 	}
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{childEnv + "=" + action}
+	cmd.Env = []string{childEnv + "=" + action, classEnv + "=" + os.Getenv(classEnv)}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	// A descriptor that the child is not told to keep.
 	secret, err := os.Open("/etc/passwd")
@@ -126,6 +127,9 @@ func daemon(kind, action string) int {
 	}
 	if client != nil && action == "gofer serve" {
 		err = use(client)
+	}
+	if client != nil && action == "gofer look" {
+		err = look(client)
 	}
 	if client != nil {
 		client.Close()
@@ -272,15 +276,19 @@ func seal(f *facts, action string, gofer bool) (platform.Platform, error) {
 	}
 	var p []byte
 	if gofer {
-		p, err = BuildGoferProgram(GoferOptions{KeepOwner: os.Getuid() != 0})
+		p, err = Gofer(GoferOptions{KeepOwner: os.Getuid() != 0, ReadOnly: os.Getenv(classEnv) == "read"})
 	} else {
-		p, err = BuildProgram(Options{Platform: constructor.PrecompiledSeccompInfo()[0]})
+		class := Compute
+		if os.Getenv(classEnv) == Files.String() {
+			class = Files
+		}
+		p, err = Kernel(name, class)
 	}
 	if err != nil {
 		return nil, err
 	}
 	start := time.Now()
-	r, err := box.InstallProgram(p)
+	r, err := box.InstallProgram(p, -1)
 	f.Took = time.Since(start)
 	f.Reports = append(f.Reports, r)
 	return machine, err

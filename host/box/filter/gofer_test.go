@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -16,14 +17,14 @@ import (
 const goferSocket = 6
 
 // serve is the life of a gofer: gVisor's server on path.
-func serve(path string) error {
+func serve(path string, readonly bool) error {
 	sock, err := unet.NewSocket(goferSocket)
 	if err != nil {
 		return err
 	}
 	conf := &fsgofer.Config{RUID: unix.Getuid(), EUID: unix.Geteuid(), RGID: unix.Getgid(), EGID: unix.Getegid()}
 	server := lisafs.NewServer()
-	conn, err := server.CreateConnection(sock, path, fsgofer.ConnectionOpts(false), fsgofer.NewConnectionImpl(conf))
+	conn, err := server.CreateConnection(sock, path, fsgofer.ConnectionOpts(readonly), fsgofer.NewConnectionImpl(conf))
 	if err != nil {
 		return err
 	}
@@ -32,25 +33,98 @@ func serve(path string) error {
 	return nil
 }
 
-// use does to a gofer's directory what agents do to files.
-func use(socket *os.File) error {
+// connect becomes a gofer's client.
+func connect(socket *os.File) (client *lisafs.Client, root lisafs.Inode, err error) {
 	fd, err := unix.Dup(int(socket.Fd()))
 	if err != nil {
-		return err
+		return nil, root, err
 	}
 	socket.Close()
 	sock, err := unet.NewSocket(fd)
 	if err != nil {
-		return err
+		return nil, root, err
 	}
 	client, root, hostFD, err := lisafs.NewClient(sock)
 	if err != nil {
-		return fmt.Errorf("connect: %w", err)
+		return nil, root, fmt.Errorf("connect: %w", err)
 	}
-	defer client.Close()
 	if hostFD >= 0 {
 		unix.Close(hostFD)
 	}
+	return client, root, nil
+}
+
+// look does to a directory that is served for reading what agents do, and tries
+// to change it. It holds a file "served".
+func look(socket *os.File) error {
+	client, root, err := connect(socket)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	ctx := context.Background()
+	dir := client.NewFD(root.ControlFD)
+	names, err := list(ctx, client, &dir)
+	if err != nil {
+		return err
+	}
+	if !names["served"] {
+		return fmt.Errorf("it holds %v", names)
+	}
+	inode, err := dir.Walk(ctx, "served")
+	if err != nil {
+		return fmt.Errorf("walk: %w", err)
+	}
+	control := client.NewFD(inode.ControlFD)
+	id, host, err := control.OpenAt(ctx, unix.O_RDONLY)
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	if host >= 0 {
+		defer unix.Close(host)
+	}
+	file := client.NewFD(id)
+	buf := make([]byte, 1)
+	if n, err := file.Read(ctx, buf, 0); err != nil || string(buf[:n]) != "x" {
+		return fmt.Errorf("read %q: %w", buf[:n], err)
+	}
+	if err := file.Sync(ctx); err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	if _, err := control.GetXattr(ctx, "user.none", 16); !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("an attribute that is not there: %w", err)
+	}
+	file.Close(ctx, true)
+	for what, f := range map[string]func() error{
+		"open for writing": func() error { _, _, err := control.OpenAt(ctx, unix.O_RDWR); return err },
+		"create": func() error {
+			_, _, _, err := dir.OpenCreateAt(ctx, "new", unix.O_RDWR, 0o644, 0, 0)
+			return err
+		},
+		"mkdir":    func() error { _, err := dir.MkdirAt(ctx, "new", 0o755, 0, 0); return err },
+		"symlink":  func() error { _, err := dir.SymlinkAt(ctx, "new", "served", 0, 0); return err },
+		"unlink":   func() error { return dir.UnlinkAt(ctx, "served", 0) },
+		"rename":   func() error { return dir.RenameAt(ctx, "served", root.ControlFD, "new", 0) },
+		"setxattr": func() error { return control.SetXattr(ctx, "user.new", "x", 0) },
+		"chmod": func() error {
+			_, _, err := control.SetStat(ctx, &linux.Statx{Mask: linux.STATX_MODE, Mode: 0o777})
+			return err
+		},
+	} {
+		if err := f(); !errors.Is(err, unix.EROFS) {
+			return fmt.Errorf("%s: %w, not %w", what, err, unix.EROFS)
+		}
+	}
+	return nil
+}
+
+// use does to a gofer's directory what agents do to files.
+func use(socket *os.File) error {
+	client, root, err := connect(socket)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
 	ctx := context.Background()
 	dir := client.NewFD(root.ControlFD)
 	uid, gid := lisafs.UID(0), lisafs.GID(0) // an agent's root
