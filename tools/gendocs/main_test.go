@@ -1,0 +1,59 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"aios.dev/aios/errdefs"
+)
+
+func TestErrorCodesSpeaksOfEveryCode(t *testing.T) {
+	text := errorCodes()
+	for _, c := range errdefs.Codes() {
+		if strings.Count(text, "\n| `"+string(c)+"` |") != 1 || strings.Count(text, "**"+string(c)+"**: ") != 1 {
+			t.Errorf("%s is not there once", c)
+		}
+	}
+}
+
+func TestPagesAreFilledAndChecked(t *testing.T) {
+	dir := t.TempDir()
+	page := filepath.Join(dir, "errors.md")
+	write := func(text string) {
+		if err := os.WriteFile(page, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const frame = "# Head\n\n" + opening + "error codes -->\nobsolete words\n" + closing + "\n\ntail\n"
+	write(frame)
+	if err := run(dir, true); err == nil || !strings.Contains(err.Error(), "make generate") {
+		t.Errorf("an old page passes: %v", err)
+	}
+	if err := run(dir, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(dir, true); err != nil {
+		t.Errorf("a page that was just written: %v", err)
+	}
+	got, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := string(got); !strings.HasPrefix(s, "# Head\n\n") || !strings.HasSuffix(s, closing+"\n\ntail\n") || strings.Contains(s, "obsolete words") || !strings.Contains(s, "`TIMEOUT`") {
+		t.Errorf("wrote %.200s", s)
+	}
+	for text, want := range map[string]string{
+		"no place":                        "has a place for",
+		opening + "other -->\n" + closing: "nothing generates",
+		opening + "error codes":           "nothing generates",
+		opening + "error codes -->\n":     "has no end",
+		frame + frame:                     "generated twice",
+	} {
+		write(text)
+		if err := run(dir, true); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
