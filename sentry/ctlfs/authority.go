@@ -1,0 +1,67 @@
+package ctlfs
+
+import (
+	"time"
+
+	"gvisor.dev/gvisor/pkg/context"
+
+	"aios.dev/aios/capability"
+)
+
+// Authority is the kernel, as an agent may ask it. Calls may come from any
+// task at once.
+//
+// The ctx of a call is that of the task that makes it, on its own goroutine;
+// a call that waits for another process should be marked as an uninterruptible
+// sleep there. An error with a code of errdefs reaches the program as the
+// errno of that code.
+type Authority interface {
+	// Space is where the capabilities are.
+	Space() *capability.Space
+	// Holder returns the agent that the calling task belongs to; ok is false
+	// if it is no agent's.
+	Holder(ctx context.Context) (agent string, ok bool)
+	// Actor names agent for the audit trail, with a correlation of its own for
+	// every call. It is not privileged.
+	Actor(agent string) capability.Actor
+	// Self returns the name of agent and of its domain.
+	Self(agent string) (name, domain string)
+
+	// Delegate derives from c, which by holds, for an agent in this domain or
+	// another.
+	Delegate(ctx context.Context, by capability.Actor, c *capability.Capability, to string, change capability.Change, move bool) (*capability.Capability, error)
+	// Renew extends the lease of c, which by holds or gave.
+	Renew(ctx context.Context, by capability.Actor, c *capability.Capability, lease time.Duration) error
+	// Revoke ends c and what was derived from it, in every domain, or with
+	// childrenOnly all of that but c. It returns how many died.
+	Revoke(ctx context.Context, by capability.Actor, c *capability.Capability, childrenOnly bool) (int, error)
+	// Act does to another agent what c, of class agent, allows.
+	Act(ctx context.Context, by capability.Actor, c *capability.Capability, do Action) (string, error)
+
+	// Explain says whether agent may do op, which is text from a program, and
+	// why. It answers on one or more lines.
+	Explain(ctx context.Context, agent, op string) (allowed bool, why string, err error)
+	// Stats returns the account of agent as a JSON object.
+	Stats(agent string) ([]byte, error)
+	// Denied reports a refusal to log and audit trail. This package reports
+	// every one of a call through its doors; the methods above do not.
+	Denied(agent, op, object string, why error)
+}
+
+// Verbs of an Action.
+const (
+	ActSignal  = "signal"
+	ActPause   = "pause"
+	ActResume  = "resume"
+	ActInspect = "inspect"
+)
+
+// Action is what an agent wants done to another.
+type Action struct {
+	Verb string // one of the above
+	// Agent is the ID or name of the other one, which the capability covers;
+	// empty for the object of the capability.
+	Agent string
+	// Signal is the number of the signal.
+	Signal int
+}

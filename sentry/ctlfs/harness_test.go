@@ -1,0 +1,279 @@
+package ctlfs
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/fspath"
+	"gvisor.dev/gvisor/pkg/hostarch"
+	"gvisor.dev/gvisor/pkg/sentry/arch"
+	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
+	gvktime "gvisor.dev/gvisor/pkg/sentry/ktime"
+	"gvisor.dev/gvisor/pkg/sentry/vfs"
+	"gvisor.dev/gvisor/pkg/usermem"
+
+	"aios.dev/aios/abi"
+	"aios.dev/aios/capability"
+	"aios.dev/aios/errdefs"
+	"aios.dev/aios/ktime"
+)
+
+// Two agents, and one that is not there.
+const (
+	alice   = "a00000000aaaa"
+	bob     = "a00000000bbbb"
+	nobody  = ""
+	hundred = "a00000000cccc" // holds a hundred capabilities
+)
+
+type agentKey struct{}
+
+type stoppedClock struct{ gvktime.Clock }
+
+func (stoppedClock) Now() gvktime.Time { return gvktime.ZeroTime }
+
+// fakeKernel is an Authority over a real capability.Space.
+type fakeKernel struct {
+	space *capability.Space
+
+	mu     sync.Mutex
+	denied []string // "AGENT OP OBJECT CODE"
+	acted  []string
+}
+
+func (k *fakeKernel) Space() *capability.Space { return k.space }
+
+func (k *fakeKernel) Holder(ctx context.Context) (string, bool) {
+	agent, _ := ctx.Value(agentKey{}).(string)
+	return agent, agent != nobody
+}
+
+func (k *fakeKernel) Actor(agent string) capability.Actor {
+	return capability.Actor{Name: agent, Correlation: errdefs.NewCorrelation()}
+}
+
+func (k *fakeKernel) Self(agent string) (string, string) {
+	return map[string]string{alice: "alice", bob: "bob"}[agent], "default"
+}
+
+func (k *fakeKernel) Delegate(_ context.Context, by capability.Actor, c *capability.Capability, to string, change capability.Change, move bool) (*capability.Capability, error) {
+	switch to {
+	case "alice":
+		to = alice
+	case "bob":
+		to = bob
+	case "far":
+		return k.space.DelegateRemote(c, "other/a00000000dddd", change, by)
+	}
+	return k.space.Delegate(c, to, change, move, by)
+}
+
+func (k *fakeKernel) Renew(_ context.Context, by capability.Actor, c *capability.Capability, lease time.Duration) error {
+	return k.space.Renew(c, lease, by)
+}
+
+func (k *fakeKernel) Revoke(_ context.Context, by capability.Actor, c *capability.Capability, childrenOnly bool) (int, error) {
+	dead, err := k.space.Revoke(c, !childrenOnly, by, "")
+	return len(dead), err
+}
+
+func (k *fakeKernel) Act(_ context.Context, by capability.Actor, c *capability.Capability, do Action) (string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.acted = append(k.acted, fmt.Sprintf("%s %s %s %d %s", by.Name, do.Verb, c.Object(), do.Signal, do.Agent))
+	return "state running", nil
+}
+
+func (k *fakeKernel) Explain(_ context.Context, agent, op string) (bool, string, error) {
+	if op == "nonsense" {
+		return false, "", errdefs.New(errdefs.InvalidArgument, "it is no operation")
+	}
+	return strings.HasPrefix(op, "open /data"), "because of what " + agent + " holds", nil
+}
+
+func (k *fakeKernel) Stats(string) ([]byte, error) { return []byte(`{"memory":{"now":1}}`), nil }
+
+func (k *fakeKernel) Denied(agent, op, object string, why error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.denied = append(k.denied, fmt.Sprintf("%s %s %s %s", agent, op, object, errdefs.CodeOf(why)))
+}
+
+// takeDenied returns what has been reported since it was last called.
+func (k *fakeKernel) takeDenied() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	out := strings.Join(k.denied, "; ")
+	k.denied = nil
+	return out
+}
+
+// world is a VFS with /aios and /dev/aios in it, and two agents.
+type world struct {
+	t     testing.TB
+	k     *fakeKernel
+	clock *ktime.Fake
+	v     *vfs.VirtualFilesystem
+	ctx   context.Context
+	creds *auth.Credentials
+	root  vfs.VirtualDentry
+}
+
+// newWorld makes a world where alice holds files (1), an agent (2) and her
+// memory (3), and bob nothing.
+func newWorld(t testing.TB) *world {
+	clock := ktime.NewFake(time.Unix(1000, 0))
+	w := &world{t: t, clock: clock, v: &vfs.VirtualFilesystem{}}
+	w.k = &fakeKernel{space: capability.NewSpace(capability.Options{Clock: clock})}
+	t.Cleanup(w.k.space.Close)
+	for _, h := range []string{alice, bob, hundred} {
+		if err := w.k.space.AddHolder(h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.mint(alice, "fs:/data:rw,quota=1G")
+	w.mint(alice, "agent:bob:signal+inspect")
+	w.mint(alice, "mem:self,bytes=64M")
+
+	w.creds = auth.NewRootCredentials(auth.NewRootUserNamespace())
+	w.ctx = context.WithValue(auth.ContextWithCredentials(context.Background(), w.creds), gvktime.CtxRealtimeClock, stoppedClock{})
+	if err := w.v.Init(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.v.MustRegisterFilesystemType(Name, FilesystemType{w.k}, &vfs.RegisterFilesystemTypeOptions{})
+	if err := RegisterDevice(w.v, w.k); err != nil {
+		t.Fatal(err)
+	}
+	mntns, err := w.v.NewMountNamespace(w.ctx, w.creds, "", Name, &vfs.MountOptions{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.ctx = vfs.WithMountNamespace(w.ctx, mntns)
+	w.root = mntns.Root(w.ctx)
+	t.Cleanup(func() {
+		w.root.DecRef(w.ctx)
+		mntns.DecRef(w.ctx)
+	})
+	return w
+}
+
+func (w *world) mint(agent, text string) *capability.Capability {
+	w.t.Helper()
+	spec, err := capability.ParseSpec(text)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	c, err := w.k.space.Mint(agent, spec, capability.Actor{Name: "operator", Privileged: true})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return c
+}
+
+// as is the context of a task of agent.
+func (w *world) as(agent string) context.Context {
+	return context.WithValue(w.ctx, agentKey{}, agent)
+}
+
+func (w *world) open(agent, path string, flags uint32) (*vfs.FileDescription, error) {
+	return w.v.OpenAt(w.as(agent), w.creds, &vfs.PathOperation{Root: w.root, Start: w.root, Path: fspath.Parse(path)}, &vfs.OpenOptions{Flags: flags})
+}
+
+func (w *world) mustOpen(agent, path string, flags uint32) *vfs.FileDescription {
+	w.t.Helper()
+	fd, err := w.open(agent, path, flags)
+	if err != nil {
+		w.t.Fatalf("open %s: %v", path, err)
+	}
+	return fd
+}
+
+// read reads fd to its end, a few bytes at a time.
+func (w *world) read(agent string, fd *vfs.FileDescription) (string, error) {
+	var out strings.Builder
+	for {
+		var buf [7]byte
+		n, err := fd.Read(w.as(agent), usermem.BytesIOSequence(buf[:]), vfs.ReadOptions{})
+		out.Write(buf[:n])
+		if err == io.EOF || err == nil && n == 0 {
+			return out.String(), nil
+		}
+		if err != nil {
+			return out.String(), err
+		}
+	}
+}
+
+// cat returns what is in the file.
+func (w *world) cat(agent, path string) string {
+	w.t.Helper()
+	fd := w.mustOpen(agent, path, linux.O_RDONLY)
+	defer fd.DecRef(w.ctx)
+	text, err := w.read(agent, fd)
+	if err != nil {
+		w.t.Fatalf("read %s: %v", path, err)
+	}
+	return text
+}
+
+func (w *world) write(agent string, fd *vfs.FileDescription, text string) error {
+	n, err := fd.Write(w.as(agent), usermem.BytesIOSequence([]byte(text)), vfs.WriteOptions{})
+	if err == nil && int(n) != len(text) {
+		w.t.Errorf("wrote %d of %d bytes", n, len(text))
+	}
+	return err
+}
+
+// ctl writes a command and returns the answer and the error of the write.
+func (w *world) ctl(agent, line string) (string, error) {
+	w.t.Helper()
+	fd := w.mustOpen(agent, "/ctl", linux.O_RDWR)
+	defer fd.DecRef(w.ctx)
+	err := w.write(agent, fd, line)
+	text, readErr := w.read(agent, fd)
+	if readErr != nil {
+		w.t.Fatalf("read the answer: %v", readErr)
+	}
+	return text, err
+}
+
+// device opens /dev/aios.
+func (w *world) device(agent string) *vfs.FileDescription {
+	w.t.Helper()
+	var major uint32
+	w.v.ForEachDevice(func(path string, _ vfs.DeviceKind, m, _ uint32, _ uint16) error {
+		if path == "aios" {
+			major = m
+		}
+		return nil
+	})
+	fd, err := w.v.OpenDeviceSpecialFile(w.as(agent), w.root.Mount(), w.root.Dentry(), vfs.CharDevice, major, 0, &vfs.OpenOptions{Flags: linux.O_RDWR})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return fd
+}
+
+// rawIoctl calls with an argument at address 0 of a memory as large as it.
+func (w *world) rawIoctl(agent string, fd *vfs.FileDescription, request uint32, memory []byte) error {
+	_, err := fd.Ioctl(w.as(agent), &usermem.BytesIO{Bytes: memory}, 16, arch.SyscallArguments{
+		{}, {Value: uintptr(request)}, {Value: uintptr(hostarch.Addr(0))},
+	})
+	return err
+}
+
+// ioctl calls by number with arg, which takes the answer.
+func (w *world) ioctl(agent string, fd *vfs.FileDescription, nr uint8, arg abi.DeviceStruct) error {
+	w.t.Helper()
+	memory := abi.EncodeDevice(arg)
+	if err := w.rawIoctl(agent, fd, abi.DeviceCalls()[nr].Request(), memory); err != nil {
+		return err
+	}
+	return abi.DecodeDevice(arg, memory)
+}
