@@ -1,15 +1,16 @@
 package capability
 
 import (
-	"errors"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"aios.dev/aios/errdefs"
 )
 
 const hexDigits = "0123456789ABCDEF"
 
-var errEscape = errors.New("'%' is not followed by two hexadecimal digits")
+var errEscape = errdefs.New(errdefs.CapabilityInvalid, "'%' is not followed by two hexadecimal digits")
 
 // escape writes a name so that it holds neither the separators of a grant nor
 // a space nor anything that does not print.

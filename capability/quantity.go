@@ -5,16 +5,18 @@ import (
 	"math/bits"
 	"strconv"
 	"strings"
+
+	"aios.dev/aios/errdefs"
 )
 
 // units are the suffixes of sizes; all are powers of 1024.
 const units = "kmgtp"
 
 var (
-	errSize  = errors.New("it is not a size such as 4096, 256M or 1.5G")
-	errCount = errors.New("it is not a whole number")
-	errMilli = errors.New("it is not a number of processors such as 2 or 0.5, with at most three decimals")
-	errBig   = errors.New("it is too large")
+	errSize  = errdefs.New(errdefs.CapabilityInvalid, "it is not a size such as 4096, 256M or 1.5G")
+	errCount = errdefs.New(errdefs.CapabilityInvalid, "it is not a whole number")
+	errMilli = errdefs.New(errdefs.CapabilityInvalid, "it is not a number of processors such as 2 or 0.5, with at most three decimals")
+	errBig   = errdefs.New(errdefs.CapabilityInvalid, "it is too large")
 )
 
 // parseSize reads a size as docker/go-units RAMInBytes does: a decimal number,
