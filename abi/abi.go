@@ -2,7 +2,8 @@
 // names, states, and the version of the protocols between them.
 //
 // Everything here is a value; nothing locks, blocks or allocates beyond the
-// strings it returns. The package imports only the standard library.
+// strings it returns. The package imports only the standard library and
+// errdefs.
 package abi
 
 import (

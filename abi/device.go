@@ -3,7 +3,8 @@ package abi
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
+
+	"aios.dev/aios/errdefs"
 )
 
 // DeviceVersion is the version of what /dev/aios speaks. A structure never
@@ -219,7 +220,7 @@ func EncodeDevice(s DeviceStruct) []byte {
 // DecodeDevice reads s from the wire, where it takes DeviceSize bytes.
 func DecodeDevice(s DeviceStruct, wire []byte) error {
 	if len(wire) != DeviceSize(s) {
-		return errors.New("the structure has the wrong size")
+		return errdefs.New(errdefs.InvalidArgument, "the structure has the wrong size")
 	}
 	s.fields(&deviceCodec{buf: wire, decode: true})
 	return nil
@@ -330,7 +331,7 @@ func (d *DeviceText) fields(c *deviceCodec) {
 
 func (d *DeviceInfo) check() error {
 	if d.Pad != 0 {
-		return errors.New("Pad is not zero")
+		return errdefs.New(errdefs.InvalidArgument, "Pad is not zero")
 	}
 	return nil
 }
@@ -339,33 +340,33 @@ func (d *DeviceList) check() error { return nil } // Every After is one.
 
 func (d *DeviceCap) check() error {
 	if d.Handle == 0 || d.Pad != 0 {
-		return errors.New("Handle is zero or Pad is not")
+		return errdefs.New(errdefs.InvalidArgument, "Handle is zero or Pad is not")
 	}
 	return nil
 }
 
 func (d *DeviceChange) check() error {
 	if d.Handle == 0 || d.Pad != 0 {
-		return errors.New("Handle is zero or Pad is not")
+		return errdefs.New(errdefs.InvalidArgument, "Handle is zero or Pad is not")
 	}
 	if d.Set&^deviceSetAll != 0 {
-		return errors.New("Set has bits that mean nothing")
+		return errdefs.New(errdefs.InvalidArgument, "Set has bits that mean nothing")
 	}
 	if d.Flags&^DeviceMove != 0 {
-		return errors.New("Flags has bits that mean nothing")
+		return errdefs.New(errdefs.InvalidArgument, "Flags has bits that mean nothing")
 	}
 	return checkTexts(d.To[:], d.Object[:], d.At[:])
 }
 
 func (d *DeviceRef) check() error {
 	if d.Pad != 0 {
-		return errors.New("Pad is not zero")
+		return errdefs.New(errdefs.InvalidArgument, "Pad is not zero")
 	}
 	if d.Flags&^DeviceChildrenOnly != 0 {
-		return errors.New("Flags has bits that mean nothing")
+		return errdefs.New(errdefs.InvalidArgument, "Flags has bits that mean nothing")
 	}
 	if (d.Handle == 0) == (d.ID[0] == 0) {
-		return errors.New("either Handle or ID must say which capability is meant, and not both")
+		return errdefs.New(errdefs.InvalidArgument, "either Handle or ID must say which capability is meant, and not both")
 	}
 	return checkTexts(d.ID[:])
 }
@@ -376,10 +377,10 @@ func checkTexts(fields ...[]byte) error {
 	for _, f := range fields {
 		end := bytes.IndexByte(f, 0)
 		if end < 0 {
-			return errors.New("a text has no zero byte at its end")
+			return errdefs.New(errdefs.InvalidArgument, "a text has no zero byte at its end")
 		}
 		if len(bytes.TrimLeft(f[end:], "\x00")) != 0 {
-			return errors.New("a text goes on after its zero byte; clear the structure first")
+			return errdefs.New(errdefs.InvalidArgument, "a text goes on after its zero byte; clear the structure first")
 		}
 	}
 	return nil

@@ -83,7 +83,7 @@ func (h Host) Resolve(stateDir string) (Paths, error) {
 	if !filepath.IsAbs(state) { // The XDG specification says to ignore relative paths.
 		home := h.Getenv("HOME")
 		if !filepath.IsAbs(home) {
-			return Paths{}, errdefs.New(errdefs.InvalidArgument, "neither HOME nor XDG_STATE_HOME is an absolute path",
+			return Paths{}, errdefs.New(errdefs.ConfigInvalid, "neither HOME nor XDG_STATE_HOME is an absolute path",
 				errdefs.Op("find the state directory"), errdefs.Fix("set HOME, or name a directory with --state-dir or %s", StateDirEnv))
 		}
 		state = filepath.Join(home, ".local", "state")

@@ -81,15 +81,16 @@ func TestResolveRefusals(t *testing.T) {
 		name string
 		host Host
 		flag string
+		code errdefs.Code
 		fix  string
 	}{
-		{"long flag", host(0, nil, nil), long, "shorter --state-dir"},
-		{"long environment", host(0, map[string]string{StateDirEnv: long}, nil), "", "shorter " + StateDirEnv},
-		{"long home", host(7, map[string]string{"HOME": long}, nil), "", "--state-dir"},
-		{"no home", host(7, nil, nil), "", "set HOME"},
+		{"long flag", host(0, nil, nil), long, errdefs.InvalidArgument, "shorter --state-dir"},
+		{"long environment", host(0, map[string]string{StateDirEnv: long}, nil), "", errdefs.InvalidArgument, "shorter " + StateDirEnv},
+		{"long home", host(7, map[string]string{"HOME": long}, nil), "", errdefs.InvalidArgument, "--state-dir"},
+		{"no home", host(7, nil, nil), "", errdefs.ConfigInvalid, "set HOME"},
 	} {
 		_, err := tc.host.Resolve(tc.flag)
-		if errdefs.CodeOf(err) != errdefs.InvalidArgument || !strings.Contains(errdefs.FixOf(err), tc.fix) {
+		if errdefs.CodeOf(err) != tc.code || !strings.Contains(errdefs.FixOf(err), tc.fix) {
 			t.Errorf("%s: %v; fix: %s", tc.name, err, errdefs.FixOf(err))
 		}
 	}

@@ -77,7 +77,7 @@ func configure(s *stack.Stack) error {
 	}
 	id := s.NextNICID()
 	if id != linux.LOOPBACK_IFINDEX {
-		return errdefs.Newf(errdefs.Internal, "lo would be interface %d, programs expect %d", id, linux.LOOPBACK_IFINDEX)
+		return errdefs.Newf(errdefs.NetworkFailed, "lo would be interface %d, programs expect %d", id, linux.LOOPBACK_IFINDEX)
 	}
 	nic := stack.NICOptions{Name: "lo", DeliverLinkPackets: true}
 	if err := s.CreateNICWithOptions(id, ethernet.New(loopback.New()), nic); err != nil {
@@ -102,5 +102,5 @@ func configure(s *stack.Stack) error {
 }
 
 func failed(op string, err tcpip.Error) error {
-	return errdefs.New(errdefs.Internal, err.String(), errdefs.Op(op))
+	return errdefs.New(errdefs.NetworkFailed, err.String(), errdefs.Op(op))
 }
