@@ -1,12 +1,11 @@
-// Command gendocs writes those parts of the pages in docs/ that say what code
-// says: they stand between "<!-- generated: NAME -->" and
-// "<!-- end of generated -->", and each NAME is made by one function of the
-// map sections. With -check it writes nothing and fails when a page is not up
-// to date. tools/generate runs it.
+// Command gendocs writes those parts of the pages in docs/ that a table in the
+// code says better, between "<!-- generated: NAME -->" and "<!-- end -->". With
+// -check it writes nothing and fails when a page is not up to date.
+// tools/generate runs it. Parts that are not in the list below are those of
+// the tests of other packages, and stay as they are.
 package main
 
 import (
-	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,18 +14,18 @@ import (
 	"strings"
 )
 
-// sections are the generated parts, by name.
-var sections = map[string]func() string{
-	"error codes": errorCodes,
+// part is a generated part of a page.
+type part struct {
+	page, name string
+	make       func() string
 }
 
-const (
-	opening = "<!-- generated: "
-	closing = "<!-- end of generated -->"
-)
+var parts = []part{
+	{"errors.md", "error codes", errorCodes},
+}
 
 func main() {
-	check := flag.Bool("check", false, "compare only")
+	check := flag.Bool("check", false, "write nothing; fail when a page is out of date")
 	dir := flag.String("docs", "docs", "the `directory` of the pages")
 	flag.Parse()
 	if err := run(*dir, *check); err != nil {
@@ -35,62 +34,37 @@ func main() {
 	}
 }
 
-// run brings every page up to date, or says which are not.
+// run brings every part up to date, or says which pages are not.
 func run(dir string, check bool) error {
-	pages, err := filepath.Glob(filepath.Join(dir, "*.md"))
-	if err != nil {
-		return err
-	}
-	written := make(map[string]bool)
 	var all error
-	for _, page := range pages {
-		old, err := os.ReadFile(page)
-		if err != nil {
-			return err
-		}
-		text, err := fill(string(old), written)
-		switch {
-		case err != nil:
-			all = errors.Join(all, fmt.Errorf("%s: %w", page, err))
-		case bytes.Equal(old, []byte(text)):
-		case check:
-			all = errors.Join(all, fmt.Errorf("%s is not what the code says; run: make generate", page))
-		default:
-			all = errors.Join(all, os.WriteFile(page, []byte(text), 0o644))
-		}
-	}
-	for name := range sections {
-		if !written[name] && all == nil {
-			all = fmt.Errorf("no page of %s has a place for %q", dir, name)
+	for _, p := range parts {
+		if err := p.update(filepath.Join(dir, p.page), check); err != nil {
+			all = errors.Join(all, err)
 		}
 	}
 	return all
 }
 
-// fill returns a page with its generated parts written anew, and notes which
-// these were.
-func fill(page string, written map[string]bool) (string, error) {
-	var out strings.Builder
-	for {
-		before, rest, found := strings.Cut(page, opening)
-		out.WriteString(before)
-		if !found {
-			return out.String(), nil
-		}
-		name, rest, ok := strings.Cut(rest, " -->\n")
-		make := sections[name]
-		switch {
-		case !ok || make == nil:
-			return "", fmt.Errorf("nothing generates %.40q", name)
-		case written[name]:
-			return "", fmt.Errorf("%q is generated twice", name)
-		}
-		_, after, ok := strings.Cut(rest, closing)
-		if !ok {
-			return "", fmt.Errorf("the part %q has no end", name)
-		}
-		written[name] = true
-		fmt.Fprintf(&out, "%s%s -->\n\n%s\n%s", opening, name, strings.TrimSpace(make())+"\n", closing)
-		page = after
+func (p part) update(page string, check bool) error {
+	old, err := os.ReadFile(page)
+	if err != nil {
+		return err
 	}
+	open, end := "<!-- generated: "+p.name+" -->\n", "<!-- end -->"
+	before, rest, ok := strings.Cut(string(old), open)
+	if !ok {
+		return fmt.Errorf("%s has no line %s", page, strings.TrimSpace(open))
+	}
+	_, after, ok := strings.Cut(rest, end)
+	if !ok {
+		return fmt.Errorf("%s: the part %q has no %s", page, p.name, end)
+	}
+	text := before + open + "\n" + strings.TrimSpace(p.make()) + "\n\n" + end + after
+	switch {
+	case text == string(old):
+		return nil
+	case check:
+		return fmt.Errorf("%s is not what the code says; run: make generate", page)
+	}
+	return os.WriteFile(page, []byte(text), 0o644)
 }
