@@ -43,7 +43,7 @@ type denials struct {
 	pending map[Denial]uint64 // +checklocks:mu
 	// How many of pending belong to an agent.
 	kinds map[string]int // +checklocks:mu
-	// The end of pending came, or nil while nothing is pending.
+	// When flush is due or at work; else nil, and nothing is pending.
 	timer ktime.Timer // +checklocks:mu
 	// When they were last told.
 	last time.Time // +checklocks:mu
