@@ -15,7 +15,7 @@ const maxWords = 32
 
 // split reads words, which blanks separate.
 func split(s string) ([]word, error) {
-	fields := strings.Fields(s)
+	fields := strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == '\t' })
 	if len(fields) > maxWords {
 		return nil, bad("the command has more than %d words", maxWords)
 	}

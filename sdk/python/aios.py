@@ -1,0 +1,348 @@
+"""What a program inside an AIOS agent may do, and how to narrow, lend and take it back.
+
+An agent holds capabilities: each names an object, carries rights and limits, and may have a lease.
+This module reads them from /aios/self and acts on them through /aios/ctl; docs/inside.md describes
+both. It is one file, needs Python 3.8 and nothing else, and is safe to use from several threads.
+
+    import aios
+
+    data = next(c for c in aios.caps() if c.object == "/data")
+    lent = data.delegate("worker", rights="read", lease="30s")
+    lent.revoke()
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import re
+import urllib.parse
+from dataclasses import dataclass, field
+from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Tuple, Union
+
+__all__ = [
+    "Capability", "Error", "Explanation", "Identity",
+    "caps", "command", "explain", "limits", "stats", "tree", "whoami",
+]
+
+#: Where the kernel shows itself.
+ROOT = "/aios"
+
+#: The rights of every class, the lowest bit first.
+RIGHTS: Dict[str, Tuple[str, ...]] = {
+    "fs": ("read", "write", "exec", "create", "delete"),
+    "net": ("connect", "bind"),
+    "mem": ("map", "exec"),
+    "cpu": ("run",),
+    "io": ("read", "write"),
+    "proc": ("spawn", "exec", "signal", "debug"),
+    "agent": ("signal", "inspect", "pause"),
+    "sys": ("use",),
+    "event": ("subscribe", "publish"),
+    "svc": ("connect",),
+}
+
+Duration = Union[str, int, float, datetime.timedelta]
+Rights = Union[str, Iterable[str]]
+
+
+class Error(OSError):
+    """A refusal.
+
+    ``code`` is stable and what programs compare, ``fix`` says what helps and may be empty; ``errno``
+    is that of the failed call.
+    """
+
+    def __init__(self, errno: int, code: str, message: str, fix: str = "") -> None:
+        super().__init__(errno, message)
+        self.code = code
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        text = f"{self.code}: {self.message}" if self.code else self.message
+        return f"{text}; {self.fix}" if self.fix else text
+
+
+class Identity(NamedTuple):
+    """Who the agent is."""
+
+    id: str
+    name: str
+    domain: str
+
+
+class Explanation(NamedTuple):
+    """Whether an operation would be allowed, and why."""
+
+    allowed: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Capability:
+    """A capability, as it was when it was read."""
+
+    handle: int  #: what its holder calls it by; 0 if it is held in another domain
+    id: str  #: its name everywhere
+    grant: str  #: the text of a grant that says the same
+    cls: str  #: "fs", "net", ...
+    object: str  #: a path, "self", the name of an agent, ...
+    rights: FrozenSet[str]
+    limits: Dict[str, str] = field(default_factory=dict)  #: as in grants: {"quota": "1G"}
+    at: Optional[str] = None  #: files: where they appear, if not at their own path
+    badge: int = 0
+    sealed: bool = False
+    holder: Optional[str] = None  #: who holds it, if not this agent
+    parent: Optional[str] = None  #: ID of what it was derived from
+    expires: Optional[float] = None  #: seconds that it still lived when it was read
+    rest: Dict[str, int] = field(default_factory=dict)  #: what is left of limits that were divided
+
+    @classmethod
+    def parse(cls, line: str) -> "Capability":
+        """Read a line of /aios/self/caps."""
+        try:
+            handle, cid, grant, *extras = line.split()
+            head, *options = grant.split(",")
+            parts = head.split(":")
+            extra = dict(e.split("=", 1) for e in extras)
+            keys = dict(o.split("=", 1) for o in options if "=" in o)
+            rights = parts[2] if len(parts) > 2 else "all"
+            at = keys.pop("at", None)
+            badge = int(keys.pop("badge", "0"))
+            keys.pop("lease", None)
+            rest = [r.split(":") for r in extra.get("rest", "").split(",") if r]
+            return cls(
+                handle=int(handle), id=cid, grant=grant, cls=parts[0], object=_unquote(parts[1]),
+                rights=_expand(parts[0], rights), limits=keys, at=None if at is None else _unquote(at),
+                badge=badge, sealed="sealed" in options,
+                holder=extra.get("holder"), parent=extra.get("parent"),
+                expires=_seconds(extra["expires"]) if "expires" in extra else None,
+                rest={k: int(v) for k, v in rest},
+            )
+        except (ValueError, IndexError, KeyError) as e:
+            raise ValueError(f"not a capability: {line!r}") from e
+
+    def delegate(self, to: str, *, move: bool = False, **change: Any) -> "Capability":
+        """Give ``to``, an agent's name or ID, the same or less, and return what it got.
+
+        ``change`` takes object, rights, the limits of the class (quota, inodes, bytes, count, cpu,
+        weight, bps, ops), at, lease, badge and sealed. With ``move`` this agent no longer has it.
+        """
+        verb = "move" if move else "delegate"
+        return _capability(f"{verb} {self._own()} to={_word(to)}{_change(change)}")
+
+    def attenuate(self, **change: Any) -> "Capability":
+        """Narrow it in place, and return it as it is then; ``change`` as for delegate."""
+        return _capability(f"attenuate {self._own()}{_change(change)}")
+
+    def seal(self) -> "Capability":
+        """Forbid that it is delegated further."""
+        return _capability(f"seal {self._own()}")
+
+    def renew(self, lease: Duration) -> "Capability":
+        """Let one that this agent gave live for ``lease`` from now on."""
+        return _capability(f"renew {self._any()} lease={_duration(lease)}")
+
+    def revoke(self) -> int:
+        """End it and all that was derived from it; return how many ended.
+
+        When it returns, nothing of that works any more, in any domain.
+        """
+        return _revoked(f"revoke {self._any()}")
+
+    def revoke_children(self) -> int:
+        """End all that was derived from it, and keep it."""
+        return _revoked(f"revoke-children {self._any()}")
+
+    def signal(self, signal: Union[int, str], agent: str = "") -> None:
+        """Send a signal to the agent that it is to, or covers."""
+        name = getattr(signal, "name", signal)
+        command(f"signal {self._own()} {_word(str(name))}{_agent(agent)}")
+
+    def pause(self, agent: str = "") -> None:
+        """Stop that agent."""
+        command(f"pause {self._own()}{_agent(agent)}")
+
+    def resume(self, agent: str = "") -> None:
+        """Let that agent run on."""
+        command(f"resume {self._own()}{_agent(agent)}")
+
+    def inspect(self, agent: str = "") -> str:
+        """Describe it, and the agent that it is to."""
+        return command(f"inspect {self._own()}{_agent(agent)}")
+
+    def _own(self) -> int:
+        if self.holder is not None:
+            raise ValueError(f"{self.id} is held by {self.holder}, not by this agent")
+        return self.handle
+
+    def _any(self) -> Union[int, str]:
+        return self.handle if self.holder is None else self.id
+
+
+def caps() -> List[Capability]:
+    """What this agent holds, by handle."""
+    return [Capability.parse(line) for line in _read("self/caps").splitlines()]
+
+
+def tree() -> List[Tuple[int, Capability]]:
+    """What this agent holds and what was derived from it, each with its depth."""
+    out = []
+    for line in _read("self/tree").splitlines():
+        out.append((len(line) - len(line.lstrip(" ")), Capability.parse(line)))
+    return out
+
+
+def whoami() -> Identity:
+    """Who this agent is."""
+    return Identity(*(_read("self/" + name).rstrip("\n") for name in Identity._fields))
+
+
+def explain(operation: str) -> Explanation:
+    """Whether an operation would be allowed, and why: ``explain("open /etc/shadow")``."""
+    verdict, _, why = command(f"explain {operation}").partition("\n")
+    return Explanation(verdict == "allowed", why.rstrip("\n"))
+
+
+def stats() -> Dict[str, Any]:
+    """What this agent has used."""
+    return json.loads(_read("self/stats"))
+
+
+def limits() -> Dict[str, Dict[str, int]]:
+    """What this agent may use, by class; a limit that is missing is none."""
+    out = {}
+    for line in _read("self/limits").splitlines():
+        name, *items = line.split()
+        out[name] = {k: int(v) for k, v in (i.split("=", 1) for i in items)}
+    return out
+
+
+def command(line: str) -> str:
+    """Write a command to /aios/ctl and return the answer without its "ok"."""
+    try:
+        fd = os.open(os.path.join(ROOT, "ctl"), os.O_RDWR | os.O_CLOEXEC)
+    except OSError as e:
+        raise _outside(e) from e
+    try:
+        refused: Optional[OSError] = None
+        try:
+            os.write(fd, line.encode())
+        except OSError as e:
+            refused = e
+        answer = b""
+        while True:
+            piece = os.read(fd, 65536)
+            if not piece:
+                break
+            answer += piece
+    finally:
+        os.close(fd)
+    text = answer.decode(errors="replace")
+    if refused is not None:
+        raise _refusal(refused, text) from None
+    return text[len("ok"):].lstrip(" \n")
+
+
+def _read(name: str) -> str:
+    try:
+        with open(os.path.join(ROOT, name), encoding="utf-8", errors="surrogateescape") as f:
+            return f.read()
+    except OSError as e:
+        raise _outside(e) from e
+
+
+def _outside(e: OSError) -> Error:
+    fix = "" if os.path.isdir(ROOT) else "run this inside an AIOS agent"
+    return Error(e.errno or 0, "", f"{e.filename or ROOT}: {e.strerror}", fix)
+
+
+def _refusal(e: OSError, answer: str) -> Error:
+    m = re.match(r"error ([A-Z0-9_]+): (.*)\n(?:fix: (.*)\n)?", answer)
+    if m is None:
+        return Error(e.errno or 0, "", e.strerror or str(e))
+    return Error(e.errno or 0, m[1], m[2], m[3] or "")
+
+
+def _capability(line: str) -> Capability:
+    return Capability.parse(command(line).splitlines()[0])
+
+
+def _revoked(line: str) -> int:
+    return int(command(line).strip().split("=", 1)[1])
+
+
+def _change(change: Dict[str, Any]) -> str:
+    known = {"object", "rights", "quota", "inodes", "bytes", "count", "cpu", "weight", "bps", "ops",
+             "at", "lease", "badge", "sealed"}
+    out = ""
+    for key, value in change.items():
+        if key not in known:
+            raise TypeError(f"there is no {key!r} in a capability; there are {', '.join(sorted(known))}")
+        if value is None or key == "sealed" and not value:
+            continue
+        if key == "sealed":
+            out += " sealed"
+        elif key == "rights":
+            out += " rights=" + _word(value if isinstance(value, str) else "+".join(value))
+        elif key == "lease":
+            out += " lease=" + _duration(value)
+        elif key in ("object", "at"):
+            out += f" {key}={_quote(os.fspath(value))}"
+        else:
+            out += f" {key}={_word(str(value))}"
+    return out
+
+
+def _agent(name: str) -> str:
+    return f" agent={_word(name)}" if name else ""
+
+
+def _word(text: str) -> str:
+    """Refuse what would be more than one word of a command."""
+    if not text or re.search(r"[\s\x00]", text):
+        raise ValueError(f"not a word: {text!r}")
+    return text
+
+
+def _quote(text: str) -> str:
+    return urllib.parse.quote(_nonempty(text), safe="/*.-_~@+", errors="surrogateescape")
+
+
+def _unquote(text: str) -> str:
+    return urllib.parse.unquote(text, errors="surrogateescape")
+
+
+def _nonempty(text: str) -> str:
+    if not text:
+        raise ValueError("an empty name")
+    return text
+
+
+def _expand(cls: str, rights: str) -> FrozenSet[str]:
+    if rights == "all" or rights == "rw" and cls == "fs":
+        return frozenset(RIGHTS.get(cls, ()))
+    if rights == "ro" and cls == "fs":
+        return frozenset(("read", "exec"))
+    return frozenset(rights.split("+"))
+
+
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
+
+
+def _seconds(text: str) -> float:
+    """Read a duration as AIOS writes it: 1h2m3.5s."""
+    parts = re.findall(r"([0-9.]+)(h|ms|m|s|µs|us|ns)", text)
+    if not parts or "".join(n + u for n, u in parts) != text:
+        raise ValueError(f"not a duration: {text!r}")
+    return sum(float(n) * _UNITS[u] for n, u in parts)
+
+
+def _duration(lease: Duration) -> str:
+    if isinstance(lease, str):
+        return _word(lease)
+    if isinstance(lease, datetime.timedelta):
+        lease = lease.total_seconds()
+    return f"{lease:.9f}".rstrip("0").rstrip(".") + "s"

@@ -1,0 +1,163 @@
+"""Tests of aios.py against files that look like /aios. The end-to-end tests use a real one."""
+
+import datetime
+import errno
+import os
+import pathlib
+import signal
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import aios  # noqa: E402
+
+CAPS = """\
+1 c0123456789ab fs:/my%20data:ro
+2 c0123456789ac fs:/work:rw,quota=1G,inodes=10000,at=/x%2Cy,lease=30s,badge=7,sealed parent=c0123456789aa expires=29.4s rest=bytes:1048576,count:9
+3 c0123456789ad mem:self,bytes=256M
+4 c0123456789ae agent:*:signal+inspect
+"""
+
+
+class Files(unittest.TestCase):
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory()
+        self.addCleanup(self.dir.cleanup)
+        old = aios.ROOT
+        aios.ROOT = self.dir.name
+        self.addCleanup(setattr, aios, "ROOT", old)
+        root = pathlib.Path(self.dir.name, "self")
+        root.mkdir()
+        for name, text in {
+            "caps": CAPS, "id": "a0123456789ab\n", "name": "worker\n", "domain": "default\n",
+            "stats": '{"memory":{"now":5}}\n', "limits": "mem bytes=268435456\nproc count=64\nagent\n",
+            "tree": CAPS.splitlines()[0] + "\n 1 c0123456789af fs:/my%20data/in:read holder=a0123456789ab parent=c0123456789ab\n",
+        }.items():
+            (root / name).write_text(text)
+
+    def test_caps(self):
+        ro, rw, mem, agent = aios.caps()
+        self.assertEqual((ro.handle, ro.id, ro.cls, ro.object), (1, "c0123456789ab", "fs", "/my data"))
+        self.assertEqual(ro.rights, {"read", "exec"})
+        self.assertEqual((ro.limits, ro.at, ro.sealed, ro.expires, ro.parent), ({}, None, False, None, None))
+        self.assertEqual(rw.rights, {"read", "write", "exec", "create", "delete"})
+        self.assertEqual(rw.limits, {"quota": "1G", "inodes": "10000"})
+        self.assertEqual((rw.at, rw.badge, rw.sealed, rw.expires), ("/x,y", 7, True, 29.4))
+        self.assertEqual(rw.rest, {"bytes": 1048576, "count": 9})
+        self.assertEqual((mem.object, mem.rights, mem.limits), ("self", {"map", "exec"}, {"bytes": "256M"}))
+        self.assertEqual((agent.object, agent.rights), ("*", {"signal", "inspect"}))
+
+    def test_tree(self):
+        (d0, top), (d1, below) = aios.tree()
+        self.assertEqual((d0, d1, top.holder, below.holder), (0, 1, None, "a0123456789ab"))
+
+    def test_self(self):
+        self.assertEqual(aios.whoami(), ("a0123456789ab", "worker", "default"))
+        self.assertEqual(aios.stats()["memory"]["now"], 5)
+        self.assertEqual(aios.limits(), {"mem": {"bytes": 268435456}, "proc": {"count": 64}, "agent": {}})
+
+    def test_outside(self):
+        aios.ROOT = os.path.join(self.dir.name, "missing")
+        for call in (aios.caps, lambda: aios.command("list")):
+            with self.assertRaises(aios.Error) as e:
+                call()
+            self.assertEqual(e.exception.errno, errno.ENOENT)
+            self.assertIn("inside an AIOS agent", e.exception.fix)
+
+    def test_not_a_capability(self):
+        for line in ("", "1", "x c0 fs:/:ro", "1 c0 fs", "1 c0 fs:/a:ro expires", "1 c0 fs:/a:ro expires=soon"):
+            with self.assertRaises(ValueError, msg=line):
+                aios.Capability.parse(line)
+
+
+class Commands(unittest.TestCase):
+    """What is written, and what is made of the answer."""
+
+    def setUp(self):
+        self.lines = []
+        self.answer = CAPS.splitlines()[1]
+        old = aios.command
+        aios.command = self.command
+        self.addCleanup(setattr, aios, "command", old)
+        self.own = aios.Capability.parse(CAPS.splitlines()[0])
+        self.given = aios.Capability.parse("7 c0123456789af fs:/in:ro holder=a0123456789ab")
+
+    def command(self, line):
+        self.lines.append(line)
+        return self.answer
+
+    def test_lines(self):
+        self.own.delegate("worker", object="/my data/a,b", rights=["read", "write"], lease=datetime.timedelta(seconds=90), quota="1M", sealed=True)
+        self.own.delegate("worker", move=True, rights=None, sealed=False, at="/x")
+        self.own.attenuate(rights="ro", badge=7, lease=0.5)
+        self.own.seal()
+        self.given.renew("1m")
+        self.own.signal(signal.SIGTERM)
+        self.own.signal("KILL", agent="w")
+        self.own.pause("w")
+        self.own.resume()
+        self.own.inspect()
+        self.assertEqual(self.lines, [
+            "delegate 1 to=worker object=/my%20data/a%2Cb rights=read+write lease=90s quota=1M sealed",
+            "move 1 to=worker at=/x",
+            "attenuate 1 rights=ro badge=7 lease=0.5s",
+            "seal 1",
+            "renew c0123456789af lease=1m",
+            "signal 1 SIGTERM",
+            "signal 1 KILL agent=w",
+            "pause 1 agent=w",
+            "resume 1",
+            "inspect 1",
+        ])
+
+    def test_answers(self):
+        self.assertEqual(self.own.seal().id, "c0123456789ac")
+        self.answer = "revoked=3\n"
+        self.assertEqual((self.own.revoke(), self.given.revoke_children()), (3, 3))
+        self.assertEqual(self.lines[1:], ["revoke 1", "revoke-children c0123456789af"])
+        self.answer = "allowed\nit holds that\nand that\n"
+        self.assertEqual(aios.explain("open /x"), (True, "it holds that\nand that"))
+        self.answer = "refused\nit does not\n"
+        self.assertEqual(aios.explain("open /x"), (False, "it does not"))
+
+    def test_what_is_not_sent(self):
+        for call in (
+            lambda: self.given.seal(),
+            lambda: self.given.delegate("x"),
+            lambda: self.own.delegate("x rights=rw"),
+            lambda: self.own.delegate(""),
+            lambda: self.own.attenuate(rights="read sealed"),
+            lambda: self.own.attenuate(object=""),
+            lambda: self.own.attenuate(quota="1M\nrevoke 1"),
+        ):
+            with self.assertRaises(ValueError):
+                call()
+        with self.assertRaises(TypeError):
+            self.own.attenuate(colour="red")
+        self.assertEqual(self.lines, [])
+
+
+class Refusals(unittest.TestCase):
+    def test_text(self):
+        e = aios._refusal(OSError(errno.EPERM, "no"), "error RIGHTS_EXCEED: it lacks write\nfix: ask for less\n")
+        self.assertEqual((e.errno, e.code, e.message, e.fix), (errno.EPERM, "RIGHTS_EXCEED", "it lacks write", "ask for less"))
+        self.assertIsInstance(e, OSError)
+        self.assertEqual(str(e), "RIGHTS_EXCEED: it lacks write; ask for less")
+        e = aios._refusal(OSError(errno.EBADF, "no"), "error CAPABILITY_NOT_FOUND: gone\n")
+        self.assertEqual((e.code, e.fix), ("CAPABILITY_NOT_FOUND", ""))
+        e = aios._refusal(OSError(errno.E2BIG, "too long"), "")
+        self.assertEqual((e.errno, e.code, e.message), (errno.E2BIG, "", "too long"))
+
+    def test_durations(self):
+        for text, want in {"30s": 30, "1h0m0s": 3600, "1m30.5s": 90.5, "5ms": 0.005, "12µs": 12e-6}.items():
+            self.assertAlmostEqual(aios._seconds(text), want)
+        for text in ("", "5", "s", "1x", "1m foo"):
+            with self.assertRaises(ValueError):
+                aios._seconds(text)
+        self.assertEqual(aios._duration(30), "30s")
+        self.assertEqual(aios._duration(1e-9), "0.000000001s")
+
+
+if __name__ == "__main__":
+    unittest.main()
