@@ -47,13 +47,22 @@ func (b *batch) lose(t *table) {
 // +checklocks:s.mu
 func (s *Space) newBatch(meant func(*Capability) bool) *batch {
 	b := &batch{done: make(chan struct{})}
+	s.active[b] = struct{}{}
+	s.waitFor(b, meant)
+	return b
+}
+
+// waitFor has b wait for those that end something at or below a capability
+// that is meant. All that are active are older, since b is not yet finished
+// with the critical section that made it.
+//
+// +checklocks:s.mu
+func (s *Space) waitFor(b *batch, meant func(*Capability) bool) {
 	for o := range s.active {
-		if o.concerns(meant) {
+		if o != b && o.concerns(meant) {
 			b.after = append(b.after, o)
 		}
 	}
-	s.active[b] = struct{}{}
-	return b
 }
 
 // concerns reports whether a root of b, or something above one, is meant.
@@ -215,6 +224,9 @@ func (s *Space) cut(b *batch, top *Capability, e *ending) {
 		if up == nil || !up.moved || up.firstChild != nil {
 			return
 		}
+		// Siblings of top may have ended a moment ago, their doors yet to be
+		// told; whoever waits for up waits for those.
+		s.waitFor(b, func(n *Capability) bool { return n == up })
 		top = up
 	}
 }

@@ -119,7 +119,7 @@ func (s *Space) room(parent *Capability, to *table, by Actor) error {
 		return full("the capabilities of a domain", nodes, "revoke some, or start another domain")
 	}
 	if to != nil && to.len() >= held {
-		return full("the capabilities that others may leave with "+to.holder, held, "revoke some of "+to.holder)
+		return full("the capabilities that "+quote(by.Name)+" may leave with "+to.holder, held, "revoke some of those")
 	}
 	if parent == nil {
 		return nil
