@@ -102,6 +102,13 @@ func (l *Ledger) Charge(r Resource, n uint64) bool {
 	}
 }
 
+// Refuse notes that a wish for r was refused before it was charged.
+func (l *Ledger) Refuse(r Resource) {
+	e := &l.entries[r]
+	e.refused.Add(1)
+	l.tell(e, r, Hard, e.used.Load(), e.hard.Load())
+}
+
 // Add takes n of r whatever the limit: for what has happened already.
 func (l *Ledger) Add(r Resource, n uint64) {
 	e := &l.entries[r]

@@ -58,6 +58,14 @@ func TestLedgerAgainstAModel(t *testing.T) {
 					}
 				}
 			},
+			"refuse": func(*rapid.T) {
+				l.Refuse(r)
+				refused++
+				if !hardTold {
+					expect(Hard, hard)
+					hardTold = true
+				}
+			},
 			"add": func(t *rapid.T) {
 				n := amount.Draw(t, "n")
 				l.Add(r, n)

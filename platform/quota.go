@@ -11,13 +11,12 @@ import (
 // Unlimited is the quota of a crowd that may use all it gets.
 const Unlimited uint64 = math.MaxUint64
 
-const (
-	// quotaPeriod is the time in which a quota may be used at any pace.
-	quotaPeriod = 100 * time.Millisecond
-	// quotaLook is the least time between two looks at what running tasks
-	// have used.
-	quotaLook = 500 * time.Microsecond
-)
+// QuotaPeriod is the time in which a quota may be used at any pace.
+const QuotaPeriod = 100 * time.Millisecond
+
+// quotaLook is the least time between two looks at what running tasks have
+// used.
+const quotaLook = 500 * time.Microsecond
 
 // What a task does since it was last charged; the lowest bit of place.mark.
 const (
@@ -107,7 +106,7 @@ func (g *Crowd) SetQuota(milli uint64) {
 	g.quota.milli = milli
 	g.use.limited.Store(milli != Unlimited)
 	budget := int64(math.MaxInt64)
-	if perMilli := uint64(quotaPeriod / 1000); milli < math.MaxInt64/perMilli {
+	if perMilli := uint64(QuotaPeriod / 1000); milli < math.MaxInt64/perMilli {
 		budget = int64(milli * perMilli)
 	}
 	g.use.budget.Store(budget)
@@ -202,11 +201,11 @@ func (g *Crowd) rollLocked() {
 	if !g.use.limited.Load() {
 		return
 	}
-	n := (g.cpus.now() - g.quota.began) / int64(quotaPeriod)
+	n := (g.cpus.now() - g.quota.began) / int64(QuotaPeriod)
 	if n <= 0 {
 		return
 	}
-	g.quota.began += n * int64(quotaPeriod)
+	g.quota.began += n * int64(QuotaPeriod)
 	spent, budget := g.use.spent.Load(), g.use.budget.Load()
 	if spent > 0 || g.quota.stopped {
 		g.quota.periods++
@@ -231,7 +230,7 @@ func (g *Crowd) armQuotaLocked() {
 	if q.timer != nil || !g.use.limited.Load() || q.milli == 0 || g.held == 0 && g.queue.empty() {
 		return
 	}
-	d := int64(quotaPeriod) - (g.cpus.now() - q.began)
+	d := int64(QuotaPeriod) - (g.cpus.now() - q.began)
 	if !q.stopped {
 		left := g.use.budget.Load() - g.use.spent.Load()
 		// Another task may join those that run.

@@ -11,6 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/limits"
 
 	"aios.dev/aios/account"
+	"aios.dev/aios/control"
 	"aios.dev/aios/platform"
 )
 
@@ -151,6 +152,15 @@ func (m accountMeter) After(t *kernel.Task, dir ioDirection, bytes uint64) {
 	acc.ops.Take(1)
 	// The buffer may be fresh memory, and the file kept in memory.
 	m.a.moved(bytes)
+}
+
+// Account returns what an agent uses and used, also after its end.
+func (s *Kernel) Account(req control.AgentRequest) (account.Snapshot, error) {
+	a, err := s.agent(req.ID)
+	if err != nil {
+		return account.Snapshot{}, err
+	}
+	return a.snapshot(), nil
 }
 
 // measure brings the ledger up to date with what is not charged as it happens.

@@ -63,6 +63,7 @@ type Kernel struct {
 	started   time.Time
 	pause     *pauseTask
 	cpus      *platform.Processors
+	views     kernelViews
 	sysfs     *vfs.Filesystem // shared by all agents; read-only
 	sysRoot   *vfs.Dentry
 	emptyFS   *vfs.Filesystem // covers what agents must not see; read-only

@@ -48,8 +48,8 @@ func (s *Kernel) registerFilesystems() error {
 	v.MustRegisterFilesystemType(gofer.Name, &gofer.FilesystemType{}, listed)
 	v.MustRegisterFilesystemType(mqfs.Name, &mqfs.FilesystemType{}, mountable)
 	v.MustRegisterFilesystemType(overlay.Name, &overlay.FilesystemType{}, mountable)
-	v.MustRegisterFilesystemType(proc.Name, lazyProcType{}, mountable)
-	v.MustRegisterFilesystemType(sys.Name, &sys.FilesystemType{}, mountable)
+	v.MustRegisterFilesystemType(proc.Name, lazyProcType{s}, mountable)
+	v.MustRegisterFilesystemType(sys.Name, &sys.FilesystemType{}, listed)
 	v.MustRegisterFilesystemType(tmpfs.Name, &tmpfs.FilesystemType{}, mountable)
 	if err := memdev.Register(v); err != nil {
 		return err
@@ -58,14 +58,11 @@ func (s *Kernel) registerFilesystems() error {
 		return err
 	}
 	gofer.SetDentryCacheSize(goferDentries)
+	s.viewCalls(linux.AMD64)
 	s.gateCalls(linux.AMD64)
 
 	ctx := s.context(s.rootNamespaces(), s.creds, 0)
-	var err error
-	s.sysfs, s.sysRoot, err = v.NewFilesystem(ctx, s.creds, "", sys.Name, &vfs.MountOptions{
-		GetFilesystemOptions: vfs.GetFilesystemOptions{InternalMount: true, InternalData: &sys.InternalData{}},
-	})
-	if err != nil {
+	if err := s.registerViews(ctx); err != nil {
 		return err
 	}
 	shmMode := uint16(0o1777)

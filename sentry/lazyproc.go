@@ -19,9 +19,10 @@ import (
 // which most agents, being programs that never look, would pay for nothing.
 //
 // What is mounted is a kernfs file system of ours whose root directory asks
-// gVisor's for everything. Inodes below the root are gVisor's own; only the
-// directory entries that lead to them are in our tree.
-type lazyProcType struct{}
+// gVisor's for everything but the files that tell of the machine (procViews).
+// Inodes below the root are gVisor's own; only the directory entries that lead
+// to them are in our tree.
+type lazyProcType struct{ s *Kernel }
 
 // Name implements vfs.FilesystemType.Name.
 func (lazyProcType) Name() string { return proc.Name }
@@ -36,7 +37,7 @@ func (t lazyProcType) GetFilesystem(ctx context.Context, vfsObj *vfs.VirtualFile
 		return nil, nil, linuxerr.EINVAL
 	}
 	fs := &lazyProc{root: lazyProcRoot{
-		vfsObj: vfsObj, source: source, opts: opts,
+		s: t.s, vfsObj: vfsObj, source: source, opts: opts,
 		ctx: &procContext{Context: k.SupervisorContext(), creds: creds, pidns: pidns, stack: inet.StackFromContext(ctx)},
 	}}
 	fs.VFSFilesystem().Init(vfsObj, t, fs)
@@ -104,6 +105,7 @@ type lazyProcRoot struct {
 	kernfs.InodeNotSymlink
 	kernfs.InodeWatches
 
+	s      *Kernel
 	vfsObj *vfs.VirtualFilesystem
 	source string
 	opts   vfs.GetFilesystemOptions
@@ -193,11 +195,18 @@ func (r *lazyProcRoot) Open(ctx context.Context, rp *vfs.ResolvingPath, d *kernf
 
 // Lookup implements kernfs.Inode.Lookup.
 func (r *lazyProcRoot) Lookup(ctx context.Context, name string) (kernfs.Inode, error) {
+	if text := procViews[name]; text != nil {
+		return r.s.newViewFile(r.ctx, linux.PROC_SUPER_MAGIC, text), nil
+	}
 	real, err := r.real()
 	if err != nil {
 		return nil, err
 	}
-	return real.Lookup(ctx, name)
+	found, err := real.Lookup(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return r.s.gateProc(found, r.ctx.pidns, name), nil
 }
 
 // IterDirents implements kernfs.Inode.IterDirents.

@@ -95,7 +95,7 @@ func run(m *testing.M) int {
 	}
 	theKernel, err = Boot(Config{
 		Domain: "test", Driver: choice.Driver, Device: device,
-		CPUs: runtime.NumCPU(), OnExit: exits.note,
+		CPUs: runtime.NumCPU(), OnExit: exits.note, OnLimit: theLimits.note,
 	})
 	if err != nil {
 		panic(err)
@@ -139,8 +139,8 @@ func mountTestImage(dir string) error {
 				return err
 			}
 		}
-		for _, l := range strings.Fields(`cat chroot cut date dd echo env false find grep head hostname id kill
-			ls mkdir mount mv nc od printf ps readlink rm seq setsid sh sleep sort stat stty test touch tr
+		for _, l := range strings.Fields(`cat chroot cut date dd echo env false find free grep head hostname id kill
+			ls mkdir mount mv nc nproc od printf ps readlink rm sed seq setsid sh sleep sort stat stty taskset test touch tr
 			true tty usleep wc yes`) {
 			if err := os.Symlink("busybox", filepath.Join(root, "bin", l)); err != nil {
 				return err

@@ -183,6 +183,7 @@ func (g accountGuard) MayMap(t *kernel.Task, bytes uint64) bool {
 			return true
 		}
 	}
+	g.a.account.ledger.Refuse(account.Memory)
 	return false
 }
 

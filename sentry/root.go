@@ -23,7 +23,7 @@ import (
 //	/            overlay: the agent's tmpfs over the image
 //	/usr …       overlay, per grafted layer: the same tmpfs over a host directory
 //	/proc        of the agent's PID namespace
-//	/sys         shared, read-only
+//	/sys         shared, read-only; each sees its own limits there
 //	/tmp         the same tmpfs, without an overlay, if the image has nothing there
 //	/dev         overlay: the same tmpfs over the kernel's devices
 //	/dev/pts     the agent's own terminals
@@ -166,6 +166,12 @@ func (b *rootBuilder) kernelMounts(upper *vfs.Mount) error {
 		ReadOnly: true, Flags: vfs.MountFlags{NoExec: true, NoSUID: true, NoDev: true},
 	})
 	if err := b.place(sysMount, "/sys"); err != nil {
+		return err
+	}
+	cgroupMount := v.NewDisconnectedMount(b.s.views.cgroup, b.s.views.cgroupRoot, &vfs.MountOptions{
+		ReadOnly: true, Flags: vfs.MountFlags{NoExec: true, NoSUID: true, NoDev: true},
+	})
+	if err := b.place(cgroupMount, "/sys/fs/cgroup"); err != nil {
 		return err
 	}
 	for _, m := range []struct {

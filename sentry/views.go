@@ -1,0 +1,211 @@
+package sentry
+
+import (
+	"bytes"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/errors/linuxerr"
+	"gvisor.dev/gvisor/pkg/sentry/arch"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	"gvisor.dev/gvisor/pkg/sentry/usage"
+	"gvisor.dev/gvisor/pkg/sentry/vfs"
+
+	"aios.dev/aios/account"
+	"aios.dev/aios/platform"
+)
+
+// What an agent sees of the machine is what it may use: so many CPUs as its
+// quota fills, so much memory as its limit. The texts of files say so as of
+// the moment they are read; limits may change.
+
+// kernelViews is what the views of all agents share.
+type kernelViews struct {
+	minor      uint32        // of the device that the files are on
+	ino        atomic.Uint64 // the last inode number
+	cgroup     *vfs.Filesystem
+	cgroupRoot *vfs.Dentry
+}
+
+// view is the machine as one agent sees it; a is nil for the kernel itself,
+// which sees all.
+type view struct {
+	s *Kernel
+	a *Agent
+}
+
+// viewOf returns the view of the agent that ctx works for.
+func (s *Kernel) viewOf(ctx context.Context) *view {
+	v := &view{s: s}
+	if t := kernel.TaskFromContext(ctx); t != nil {
+		v.a = s.agentOf(t)
+	}
+	return v
+}
+
+func (v *view) cpuCount() uint {
+	if v.a == nil {
+		return uint(v.s.cfg.CPUs)
+	}
+	return uint(v.a.account.cpus.Load())
+}
+
+// cpuList is all CPUs, in the kernel's notation.
+func (v *view) cpuList() string {
+	if n := v.cpuCount(); n > 1 {
+		return fmt.Sprintf("0-%d", n-1)
+	}
+	return "0"
+}
+
+// memory returns what there is, what of it is used, and for what.
+func (v *view) memory() (total, used uint64, kinds usage.MemoryStats) {
+	mf := v.s.k.MemoryFile()
+	if v.a != nil {
+		if limit := v.a.memoryLimit(); limit != account.Unlimited {
+			kinds, used = v.ownMemory()
+			// The page that takes it over the limit is counted before it dies.
+			return limit, min(used, limit), kinds
+		}
+	}
+	mf.UpdateUsage(nil) // Fails during a checkpoint only.
+	kinds, used = usage.MemoryAccounting.Copy()
+	total = usage.TotalMemory(mf.TotalSize(), used)
+	if v.a != nil {
+		// Others' memory is not free, and no more is said of it.
+		kinds, _ = v.ownMemory()
+	}
+	return total, min(used, total), kinds
+}
+
+// ownMemory returns what the agent has.
+func (v *view) ownMemory() (usage.MemoryStats, uint64) {
+	if v.a == nil {
+		return usage.MemoryAccounting.Copy()
+	}
+	v.s.watch.refresh(v.a)
+	kinds, used := usage.MemoryAccounting.CopyPerCg(v.a.memID)
+	v.a.account.ledger.Measure(account.Memory, used)
+	return kinds, used
+}
+
+// cpuUse returns the CPU time used in all.
+func (v *view) cpuUse() platform.Usage {
+	if v.a == nil {
+		all := v.s.k.CPUStats()
+		return platform.Usage{User: all.UserTime, System: all.SysTime}
+	}
+	return v.a.crowd.Usage()
+}
+
+func (v *view) tasks() []*kernel.Task {
+	if v.a == nil {
+		return v.s.k.RootPIDNamespace().Tasks()
+	}
+	return v.a.ns.pid.Tasks()
+}
+
+// procViews are files of /proc.
+var procViews = map[string]viewText{
+	"cpuinfo": func(v *view, buf *bytes.Buffer) {
+		features, n := v.s.k.FeatureSet(), v.cpuCount()
+		for i := range n {
+			features.WriteCPUInfoTo(i, n, buf)
+		}
+	},
+	"meminfo": (*view).meminfo,
+	"stat":    (*view).stat,
+}
+
+func (v *view) meminfo(buf *bytes.Buffer) {
+	total, used, kinds := v.memory()
+	anon, file := kinds.Anonymous+kinds.Tmpfs, kinds.PageCache+kinds.Mapped
+	for _, line := range []struct {
+		name  string
+		bytes uint64
+	}{
+		{"MemTotal", total}, {"MemFree", total - used}, {"MemAvailable", total - used},
+		{"Buffers", 0}, {"Cached", file + kinds.Tmpfs}, {"SwapCached", 0},
+		{"Active", anon + file}, {"Inactive", 0},
+		{"Active(anon)", anon}, {"Inactive(anon)", 0}, {"Active(file)", file}, {"Inactive(file)", 0},
+		{"Unevictable", 0}, {"Mlocked", 0}, {"SwapTotal", 0}, {"SwapFree", 0}, {"Dirty", 0}, {"Writeback", 0},
+		{"AnonPages", anon}, {"Mapped", file}, {"Shmem", kinds.Tmpfs},
+	} {
+		fmt.Fprintf(buf, "%-16s%8d kB\n", line.name+":", line.bytes>>10)
+	}
+}
+
+func (v *view) stat(buf *bytes.Buffer) {
+	use, n := v.cpuUse(), int64(v.cpuCount())
+	uptime := v.s.k.MonotonicClock().Now().Nanoseconds()
+	user, system := int64(linux.ClockTFromDuration(use.User)), int64(linux.ClockTFromDuration(use.System))
+	idle := max(0, int64(linux.ClockTFromDuration(time.Duration(uptime)))*n-user-system)
+	line := func(name string, of int64) {
+		fmt.Fprintf(buf, "%s %d 0 %d %d 0 0 0 0 0 0\n", name, user/of, system/of, idle/of)
+	}
+	line("cpu ", 1)
+	for i := range n {
+		line(fmt.Sprintf("cpu%d", i), n) // Which of them ran is not known.
+	}
+	running := 0
+	tasks := v.tasks()
+	for _, t := range tasks {
+		if st := t.TaskGoroutineState(); st == kernel.TaskGoroutineRunningApp || st == kernel.TaskGoroutineRunningSys {
+			running++
+		}
+	}
+	fmt.Fprintf(buf, "intr 0\nctxt 0\nbtime %d\nprocesses %d\nprocs_running %d\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n",
+		v.s.k.Timekeeper().BootTime().Seconds(), len(tasks), running)
+}
+
+// viewCalls wraps the system calls that tell of the machine. It must run
+// before the first task exists.
+func (s *Kernel) viewCalls(table *kernel.SyscallTable) {
+	const (
+		sysSysinfo          = 99
+		sysSchedSetaffinity = 203
+	)
+	info := table.Table[sysSysinfo]
+	info.Fn = s.sysinfo
+	table.Table[sysSysinfo] = info
+
+	affinity := table.Table[sysSchedSetaffinity]
+	inner := affinity.Fn
+	affinity.Fn = func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
+		target := t
+		if tid := args[0].Int(); tid != 0 {
+			target = t.PIDNamespace().TaskWithID(kernel.ThreadID(tid))
+		}
+		if target == nil {
+			return 0, nil, linuxerr.ESRCH
+		}
+		before := target.CPUMask()
+		ret, ctrl, err := inner(t, sysno, args)
+		if err != nil {
+			return ret, ctrl, err
+		}
+		mask := target.CPUMask()
+		mask.ClearAbove(s.viewOf(t).cpuCount())
+		if err := target.SetCPUMask(mask); err != nil { // None is left.
+			target.SetCPUMask(before)
+			return 0, nil, err
+		}
+		return ret, ctrl, nil
+	}
+	table.Table[sysSchedSetaffinity] = affinity
+}
+
+// sysinfo implements sysinfo(2).
+func (s *Kernel) sysinfo(t *kernel.Task, _ uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
+	v := s.viewOf(t)
+	total, used, kinds := v.memory()
+	si := linux.Sysinfo{
+		Procs: uint16(min(len(v.tasks()), 1<<16-1)), Uptime: s.k.MonotonicClock().Now().Seconds(),
+		TotalRAM: total, FreeRAM: total - used, SharedRAM: kinds.Tmpfs, Unit: 1,
+	}
+	_, err := si.CopyOut(t, args[0].Pointer())
+	return 0, nil, err
+}
