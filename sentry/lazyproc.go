@@ -202,11 +202,7 @@ func (r *lazyProcRoot) Lookup(ctx context.Context, name string) (kernfs.Inode, e
 	if err != nil {
 		return nil, err
 	}
-	found, err := real.Lookup(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	return r.s.gateProc(found, r.ctx.pidns, name), nil
+	return real.Lookup(ctx, name)
 }
 
 // IterDirents implements kernfs.Inode.IterDirents.
