@@ -10,7 +10,13 @@ import (
 )
 
 // GetDentryAt implements vfs.FilesystemImpl.GetDentryAt.
+//
+// The root can be named also when the grant is revoked, for it to be unmounted.
 func (fs *FS) GetDentryAt(ctx context.Context, rp *vfs.ResolvingPath, opts vfs.GetDentryOptions) (*vfs.Dentry, error) {
+	if d := rp.Start(); rp.Done() && !opts.CheckSearchable && d.Impl().(*dentry).inner == fs.root {
+		d.IncRef()
+		return d, nil
+	}
 	w, err := fs.walkTo(ctx, rp, "lookup")
 	if err != nil {
 		return nil, err
