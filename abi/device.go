@@ -51,11 +51,10 @@ const (
 // DeviceSetLimits is every limit that a DeviceChange may set.
 const DeviceSetLimits = DeviceSetBytes | DeviceSetCount | DeviceSetMilliCPU | DeviceSetWeight | DeviceSetBytesPerSec | DeviceSetOpsPerSec
 
-// DeviceMove, a flag of DeviceChange, moves instead of copying: the giver no
-// longer has the capability.
+// DeviceMove is a flag of DeviceChange: the giver no longer has the capability.
 const DeviceMove = 1
 
-// DeviceChildrenOnly, a flag of DeviceRef, spares the capability itself.
+// DeviceChildrenOnly is a flag of DeviceRef: it spares the capability itself.
 const DeviceChildrenOnly = 1
 
 // DeviceLimits are the limits of a capability; 0 is none.

@@ -2,7 +2,6 @@ package ctlfs
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -316,7 +315,7 @@ func TestGarbage(t *testing.T) {
 			w.refill()
 		}
 	})
-	t.Log(fmt.Sprintf("at the end: %d capabilities", len(w.k.space.Tree())))
+	t.Logf("at the end: %d capabilities", len(w.k.space.Tree()))
 }
 
 // refill takes everything back, and gives alice new ones.

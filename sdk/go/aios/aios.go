@@ -17,6 +17,7 @@ package aios
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -214,6 +215,11 @@ func outside(err error) *Error {
 		out.Fix = "run this inside an AIOS agent"
 	}
 	return out
+}
+
+// invalid is what the kernel would say too.
+func invalid(format string, args ...any) *Error {
+	return &Error{Code: "INVALID_ARGUMENT", Message: fmt.Sprintf(format, args...), Errno: syscall.EINVAL}
 }
 
 func errnoOf(err error) syscall.Errno {

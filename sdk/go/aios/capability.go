@@ -1,7 +1,6 @@
 package aios
 
 import (
-	"fmt"
 	"net/url"
 	"slices"
 	"strconv"
@@ -55,7 +54,7 @@ var rights = map[string][]string{
 func Parse(line string) (*Capability, error) {
 	words := strings.Fields(line)
 	bad := func(why string) (*Capability, error) {
-		return nil, fmt.Errorf("%q is not a capability: %s", strings.TrimSpace(line), why)
+		return nil, invalid("%q is not a capability: %s", strings.TrimSpace(line), why)
 	}
 	if len(words) < 3 {
 		return bad("it has fewer than three words")
@@ -65,8 +64,8 @@ func Parse(line string) (*Capability, error) {
 	if c.Handle, err = strconv.ParseUint(words[0], 10, 64); err != nil {
 		return bad("the first word is no handle")
 	}
-	if err := c.parseGrant(); err != nil {
-		return bad(err.Error())
+	if why := c.parseGrant(); why != "" {
+		return bad(why)
 	}
 	for _, w := range words[3:] {
 		key, value, ok := strings.Cut(w, "=")
@@ -95,15 +94,17 @@ func Parse(line string) (*Capability, error) {
 	return c, nil
 }
 
-func (c *Capability) parseGrant() (err error) {
+// parseGrant reads the text of the grant, and returns what is wrong with it.
+func (c *Capability) parseGrant() string {
 	head, options, _ := strings.Cut(c.Grant, ",")
 	parts := strings.Split(head, ":")
 	if len(parts) < 2 || len(parts) > 3 {
-		return fmt.Errorf("its grant is not CLASS:OBJECT[:RIGHTS]")
+		return "its grant is not CLASS:OBJECT[:RIGHTS]"
 	}
 	c.Class = parts[0]
+	var err error
 	if c.Object, err = url.PathUnescape(parts[1]); err != nil {
-		return err
+		return "its object cannot be read"
 	}
 	switch {
 	case len(parts) == 2 || parts[2] == "all" || parts[2] == "rw" && c.Class == "fs":
@@ -114,7 +115,7 @@ func (c *Capability) parseGrant() (err error) {
 		c.Rights = strings.Split(parts[2], "+")
 	}
 	if options == "" {
-		return nil
+		return ""
 	}
 	for option := range strings.SplitSeq(options, ",") {
 		switch key, value, _ := strings.Cut(option, "="); key {
@@ -129,10 +130,10 @@ func (c *Capability) parseGrant() (err error) {
 			c.Limits[key] = value
 		}
 		if err != nil {
-			return err
+			return option + " cannot be read"
 		}
 	}
-	return nil
+	return ""
 }
 
 // Change is how a capability is to differ.
@@ -245,11 +246,11 @@ func (c *Capability) derive(verb string, first, changes []Change) (*Capability, 
 // blanks would be several, and say what its author did not mean to.
 func (c *Capability) line(words []string) (string, error) {
 	if c.Holder != "" {
-		return "", fmt.Errorf("%s is held by %s, not by this agent", c.ID, c.Holder)
+		return "", invalid("%s is held by %s, not by this agent", c.ID, c.Holder)
 	}
 	for _, w := range words {
 		if w == "" || strings.ContainsFunc(w, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
-			return "", fmt.Errorf("%q is not one word", w)
+			return "", invalid("%q is not one word", w)
 		}
 	}
 	return strings.Join(words, " "), nil
