@@ -121,13 +121,19 @@ func (s *Kernel) maskOf(t *kernel.Task) uint64 {
 // refuse makes the answer to a call that needs group, and says so to whoever
 // listens. what is the thing that the call was about, if it is known.
 func (s *Kernel) refuse(t *kernel.Task, call abi.Syscall, group abi.Group, what string) (uintptr, *kernel.SyscallControl, error) {
+	return 0, nil, s.deny(t, call.Name, group, what)
+}
+
+// deny notes a refusal, of a system call or by another door that asks for the
+// same groups, and returns the errno of it.
+func (s *Kernel) deny(t *kernel.Task, operation string, group abi.Group, what string) error {
 	info := group.Info()
-	d := Denial{Agent: t.ContainerID(), Operation: call.Name, Object: what, Errno: info.Errno}
+	d := Denial{Agent: t.ContainerID(), Operation: operation, Object: what, Errno: info.Errno}
 	if !info.Never {
 		d.Capability = info.Needs.String()
 	}
 	s.gate.denials.note(d)
-	return 0, nil, linuxerr.ErrorFromUnix(info.Errno)
+	return linuxerr.ErrorFromUnix(info.Errno)
 }
 
 // countClone keeps the agent's limit of tasks, and notes its processes.
