@@ -202,7 +202,11 @@ func (r *lazyProcRoot) Lookup(ctx context.Context, name string) (kernfs.Inode, e
 	if err != nil {
 		return nil, err
 	}
-	return real.Lookup(ctx, name)
+	found, err := real.Lookup(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return r.s.gateProc(found, r.ctx.pidns, name), nil
 }
 
 // IterDirents implements kernfs.Inode.IterDirents.
