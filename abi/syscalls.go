@@ -96,7 +96,7 @@ var groups = [groupCount]GroupInfo{
 	GroupMemExec: {Name: "memory-exec", Needs: Held{ClassMem, "self", MemExec}, Errno: syscall.EACCES,
 		Meaning: "make memory executable that no file backs, or that can be written",
 		Note: "Code then comes from files only. Without the right are refused: anonymous executable mappings; mappings that are executable and writable; mprotect(2) with PROT_EXEC, " +
-			"of file mappings too, because the kernel does not remember whether they were written; shmat(2) with SHM_EXEC; memfd_create(2), because its files can be executed; mapping or executing such a file that was made earlier. " +
+			"of file mappings too, because the kernel does not remember whether they were written; shmat(2) with SHM_EXEC; memfd_create(2), because its files can be executed; mapping or executing such a file that was made earlier; writing to /proc/PID/mem, which heeds no protection. " +
 			"Dynamic loaders are not affected: they map segments of files executable from the start, and not writable. A file that the agent wrote is a file; " +
 			"whether it may be executed is for the `exec` right of its mount and for `proc:self:exec` to say."},
 	GroupSpawn: {Name: "spawn", Needs: Held{ClassProc, "self", ProcSpawn}, Errno: syscall.EAGAIN,
@@ -109,7 +109,7 @@ var groups = [groupCount]GroupInfo{
 		Note:    "A process may always signal itself, and look with signal 0 whether another exists. Other agents' processes cannot be named by these calls at all."},
 	GroupDebug: {Name: "debug", Needs: Held{ClassProc, "self", ProcDebug}, Errno: syscall.EPERM,
 		Meaning: "trace processes of the agent, read and write their memory, take their descriptors",
-		Note:    "PTRACE_TRACEME needs the right as well: it makes a tracer of the parent."},
+		Note:    "PTRACE_TRACEME needs the right as well: it makes a tracer of the parent. /proc/PID/mem of another process asks for it at every use."},
 	GroupSocket: {Name: "socket", Needs: Held{ClassNet, "loopback", NetConnect | NetBind}, Errno: syscall.EACCES,
 		Meaning: "make sockets of the network: AF_INET, AF_INET6, AF_NETLINK",
 		Note:    "Either right of a `net` capability will do. Unix sockets are always allowed."},

@@ -25,7 +25,8 @@
 //	        console.mu   streams and state of one process's console
 //
 // Leaves, under which no other lock of this package is taken: shellPool.mu,
-// memoryWatch.mu, orphans.mu, output.mu, agentLog.mu, lazyProcRoot.mu.
+// memoryWatch.mu, orphans.mu, output.mu, agentLog.mu, lazyProcRoot.mu,
+// denials.mu.
 //
 // No lock of this package is held across a read or write of a stream, and
 // of them only leaves are taken by code that gVisor calls with its own locks

@@ -96,7 +96,7 @@ func (e *explainer) objects() (Explanation, bool) {
 	for _, need := range e.op.Needs {
 		h, ok := e.find(need)
 		if !ok {
-			return e.refused(errnoOf(need.Class), need.String(), e.subject()+" needs "+need.String()+", which the agent does not hold"), false
+			return e.refused(refusalErrno(need.Class), need.String(), e.subject()+" needs "+need.String()+", which the agent does not hold"), false
 		}
 		e.because(need.String(), h.ID)
 	}
@@ -114,8 +114,8 @@ func (e *explainer) find(need abi.Held) (HeldCapability, bool) {
 	return HeldCapability{}, false
 }
 
-// errnoOf is what a program sees when it has no capability to an object.
-func errnoOf(c abi.Class) syscall.Errno {
+// refusalErrno is what a program sees when it has no capability to an object.
+func refusalErrno(c abi.Class) syscall.Errno {
 	switch c {
 	case abi.ClassNet:
 		return syscall.ENETUNREACH // The gate is open, the network has no way.
