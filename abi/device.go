@@ -184,8 +184,16 @@ const (
 // deviceMagic is the type of the ioctls.
 const deviceMagic = 'A'
 
+// deviceSizes are the sizes of the arguments, by number.
+var deviceSizes = func() (sizes []int) {
+	for _, c := range deviceCalls {
+		sizes = append(sizes, DeviceSize(c.New()))
+	}
+	return sizes
+}()
+
 // Size is the size of the call's argument in bytes.
-func (c DeviceCall) Size() int { return DeviceSize(c.New()) }
+func (c DeviceCall) Size() int { return deviceSizes[c.Nr] }
 
 // Request is the request code of the call, _IOWR('A', Nr, argument).
 func (c DeviceCall) Request() uint32 {
