@@ -50,6 +50,10 @@ type Hooks struct {
 	// that is not mapped, before the kernel looks into it.
 	Fault func(task context.Context)
 
+	// Call runs when application code of a crowd's task has made a system
+	// call, before the kernel looks at it, if the crowd's calls are watched.
+	Call func(task context.Context, ac *arch.Context64)
+
 	// Exit runs once for every context that FirstSwitch ran for, with the
 	// same task: when the task exits, while it still has its memory manager,
 	// or when its context is released without an exit.
@@ -111,6 +115,9 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 		if c.hooks.Fault != nil {
 			c.hooks.Fault(ctx)
 		}
+	}
+	if crowd.watched.Load() && info == nil && err == nil && c.hooks.Call != nil {
+		c.hooks.Call(ctx, ac)
 	}
 	return info, at, err
 }

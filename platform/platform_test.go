@@ -84,6 +84,50 @@ func TestHooksSeeEachTaskOnce(t *testing.T) {
 	}
 }
 
+// caller is a platform whose Switch returns what it is told to.
+type caller struct {
+	recorder
+	info *linux.SignalInfo
+	err  error
+}
+
+func (c *caller) NewContext(context.Context) gvplatform.Context { return c }
+func (c *caller) Switch(context.Context, gvplatform.MemoryManager, *arch.Context64, int32) (*linux.SignalInfo, hostarch.AccessType, error) {
+	return c.info, hostarch.NoAccess, c.err
+}
+
+func TestCallsAreWatchedOnRequest(t *testing.T) {
+	inner := &caller{}
+	crowd := NewCrowd(NewProcessors(2, ktime.Real), 2, time.Millisecond)
+	state, calls := &arch.Context64{}, 0
+	c := Wrap(inner, Hooks{
+		FirstSwitch: func(context.Context) *Crowd { return crowd },
+		Call: func(_ context.Context, ac *arch.Context64) {
+			if ac != state {
+				t.Error("the hook got another task's registers")
+			}
+			calls++
+		},
+	}).NewContext(nil)
+	task := context.Background()
+	c.Switch(task, nil, state, -1)
+	if calls != 0 {
+		t.Error("a call was told that nobody watches")
+	}
+	crowd.WatchCalls()
+	c.Switch(task, nil, state, -1)
+	if calls != 1 {
+		t.Errorf("%d calls were told, want 1", calls)
+	}
+	inner.info = &linux.SignalInfo{}
+	c.Switch(task, nil, state, -1)
+	inner.info, inner.err = nil, gvplatform.ErrContextInterrupt
+	c.Switch(task, nil, state, -1)
+	if calls != 1 {
+		t.Error("a signal or an interrupt was told as a call")
+	}
+}
+
 func TestSwitchPassesResultsThrough(t *testing.T) {
 	p := Wrap(&recorder{}, Hooks{})
 	if _, at, err := p.NewContext(nil).Switch(context.Background(), nil, nil, -1); err != gvplatform.ErrContextInterrupt || at != hostarch.Read {

@@ -110,7 +110,7 @@ func Parse(text []byte, s Surroundings) (*Profile, error) {
 			continue
 		}
 		for _, name := range e.Names {
-			call, ok := number(name)
+			call, ok := numbers()[name]
 			if !ok {
 				p.unknown = append(p.unknown, name)
 				continue

@@ -26,6 +26,8 @@
 package seccomp
 
 import (
+	"sync"
+
 	"aios.dev/aios/abi"
 )
 
@@ -183,8 +185,11 @@ func (p *Profile) add(call uint32, r Rule) {
 	p.rules[call] = append(rules, r)
 }
 
-// number returns the number of a call.
-func number(name string) (uint32, bool) {
-	call, ok := abi.SyscallNamed(name)
-	return uint32(call.Nr), ok
-}
+// numbers are the calls by name.
+var numbers = sync.OnceValue(func() map[string]uint32 {
+	m := make(map[string]uint32)
+	for _, call := range abi.Syscalls() {
+		m[call.Name] = uint32(call.Nr)
+	}
+	return m
+})

@@ -29,6 +29,8 @@ type Agent struct {
 	orph   orphans
 	crowd  *platform.Crowd // of its tasks
 	gate   agentGate
+	// seccomp is set before the first process is made, nil without a profile.
+	seccomp *seccompFilter
 	// account is what it uses, and may use.
 	account agentAccount
 
@@ -72,6 +74,12 @@ func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 	if err != nil {
 		return err
 	}
+	filter, err := newSeccompFilter(req.Seccomp)
+	if err != nil {
+		closeFile(stream)
+		logFile.Close()
+		return err
+	}
 	ns, err := s.shells.take(req.Root, req.Limits.DiskBytes)
 	if err != nil {
 		closeFile(stream)
@@ -87,6 +95,7 @@ func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 	}
 	a.lifeMu.Lock()
 	defer a.lifeMu.Unlock()
+	a.setSeccomp(filter)
 	if err := a.boot(req, stream); err != nil {
 		a.release()
 		s.mu.Lock()

@@ -145,6 +145,7 @@ func (s *Kernel) bootPlatform() error {
 		FirstSwitch: s.taskStarts,
 		Exit:        s.taskExits,
 		Fault:       s.taskFaulted,
+		Call:        s.taskCalls,
 	})}
 	return nil
 }

@@ -89,7 +89,7 @@ func (s *Kernel) newThreadGroup(ctx context.Context, ns *namespaces, p program) 
 	creds.UserNamespace.IncRef()
 	cgroupns := s.k.RootCgroupNamespace()
 	cgroupns.IncRef()
-	if _, err := s.k.TaskSet().NewTask(ctx, &kernel.TaskConfig{
+	t, err := s.k.TaskSet().NewTask(ctx, &kernel.TaskConfig{
 		Kernel:           s.k,
 		ThreadGroup:      tg,
 		TaskImage:        image,
@@ -105,13 +105,15 @@ func (s *Kernel) newThreadGroup(ctx context.Context, ns *namespaces, p program) 
 		ContainerID:      p.container,
 		UserCounters:     s.k.GetUserCounters(creds.RealKUID),
 		Personality:      linux.PER_LINUX,
-	}); err != nil {
+	})
+	if err != nil {
 		tg.Release(ctx)
 		if linuxerr.Equals(linuxerr.ENOMEM, err) { // So says a PID namespace whose first process has ended.
 			return nil, errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", p.container))
 		}
 		return nil, errdefs.Wrap(err, errdefs.Internal, "create task")
 	}
+	s.applySeccomp(t)
 	return tg, nil
 }
 
