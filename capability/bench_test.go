@@ -156,6 +156,51 @@ func BenchmarkRevokeTree10000(b *testing.B) { benchRevokeTree(b, "fs:/work:ro") 
 
 func BenchmarkRevokeTree10000Leased(b *testing.B) { benchRevokeTree(b, "fs:/work:ro,lease=100h") }
 
+// BenchmarkOthersDuringRevoke looks up and asks on behalf of one that has
+// nothing to do with a tree of 10,000 nodes which is revoked meanwhile, and
+// reports what of that took longest.
+func BenchmarkOthersDuringRevoke(b *testing.B) {
+	const nodes, holders = 10000, 1000
+	s := benchSpace(b, holders+1)
+	other, err := s.Mint(fmt.Sprint("h", holders), Spec{Object: Object{abi.ClassSvc, "*"}, Rights: abi.SvcConnect}, daemon)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var during, longest time.Duration
+	asked := 0
+	for b.Loop() {
+		b.StopTimer()
+		root := plant(b, s, nodes, holders, "fs:/work:ro")
+		done := make(chan struct{})
+		b.StartTimer()
+		begin := ktime.Real.Now()
+		go func() {
+			defer close(done)
+			if _, err := s.Revoke(root, true, daemon, "bench"); err != nil {
+				b.Error(err)
+			}
+		}()
+		for last := begin; ; asked++ {
+			c, err := s.Lookup(other.Holder(), other.Handle())
+			if err != nil || !c.Live() {
+				b.Fatal(err)
+			}
+			now := ktime.Real.Now()
+			longest = max(longest, now.Sub(last))
+			last = now
+			select {
+			case <-done:
+			default:
+				continue
+			}
+			break
+		}
+		during += ktime.Real.Since(begin)
+	}
+	b.ReportMetric(float64(during.Nanoseconds())/float64(asked), "ns/question")
+	b.ReportMetric(float64(longest.Microseconds()), "longest-µs")
+}
+
 // BenchmarkEffective adds up a table of a hundred after each change.
 func BenchmarkEffective(b *testing.B) {
 	s := benchSpace(b, 1)

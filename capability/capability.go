@@ -111,13 +111,17 @@ type Capability struct {
 
 	// own is when the lease that was given to this very capability ends,
 	// forever if none was; expiry is the earliest own on the way to the root.
-	own, expiry int64
-	moved       bool // it has left the table; its heir is a child
-	dead        bool
-	heapIndex   int // among the leases, -1 if not there
+	own    int64
+	expiry int64
+	moved  bool // it has left the table; its heir is a child
+	dead   bool
+	// heapIndex is where it is among the leases, -1 if not there.
+	heapIndex int
 
-	firstChild, lastChild *Capability
-	prev, next            *Capability // siblings
+	firstChild *Capability
+	lastChild  *Capability
+	prev       *Capability // sibling
+	next       *Capability // sibling
 }
 
 // ending is why capabilities ended, shared by all that ended together.

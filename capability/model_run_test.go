@@ -43,7 +43,9 @@ func TestModel(t *testing.T) {
 				"": r.compare, "mint": r.mint, "delegate": r.delegate, "delegate2": r.delegate, "delegate3": r.delegate,
 				"attenuate": r.attenuate, "attenuate2": r.attenuate, "seal": r.seal, "renew": r.renew, "revoke": r.revoke, "holder": r.holder, "advance": r.advance,
 			}
-			rt.Repeat(actions)
+			for range 4 {
+				rt.Repeat(actions)
+			}
 		})
 		if t.Failed() || ktime.Real.Now().After(end) {
 			return

@@ -26,6 +26,7 @@ func (g *gate) Revoke(*Capability) {
 // TestRevokeWaitsForDoors lets one revocation hang in a door, and has every
 // other call that concerns the same capability wait for it.
 func TestRevokeWaitsForDoors(t *testing.T) {
+	revoke := func(x *Capability) func(w *world) { return func(w *world) { w.Revoke(x, true, daemon, "") } }
 	for name, second := range map[string]func(w *world, parent, c *Capability){
 		"the same":             func(w *world, _, c *Capability) { w.Revoke(c, true, daemon, "") },
 		"what it came from":    func(w *world, p, _ *Capability) { w.Revoke(p, true, daemon, "") },
@@ -33,6 +34,9 @@ func TestRevokeWaitsForDoors(t *testing.T) {
 		"its holder's":         func(w *world, _, _ *Capability) { w.RevokeHolder("b", daemon, "") },
 		"its giver's":          func(w *world, _, _ *Capability) { w.RevokeHolder("a", daemon, "") },
 		"the holder ends":      func(w *world, _, _ *Capability) { w.RemoveHolder("b", "") },
+
+		"with its parent, then it":           func(w *world, _, c *Capability) { w.Revoke(c, true, daemon, "") },
+		"with its parent, then its holder's": func(w *world, _, _ *Capability) { w.RevokeHolder("b", daemon, "") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -42,7 +46,11 @@ func TestRevokeWaitsForDoors(t *testing.T) {
 				g := &gate{open: make(chan struct{})}
 				c.Attach(g)
 				var first, then atomic.Bool
-				go func() { w.Revoke(c, true, daemon, ""); first.Store(true) }()
+				begin := revoke(c)
+				if strings.HasPrefix(name, "with its parent") {
+					begin = revoke(p)
+				}
+				go func() { begin(w); first.Store(true) }()
 				synctest.Wait()
 				go func() { second(w, p, c); then.Store(true) }()
 				synctest.Wait()
@@ -64,11 +72,15 @@ func TestRevokeWaitsForDoors(t *testing.T) {
 func TestMoveTakesFromTheGiver(t *testing.T) {
 	w := newWorld(t, Options{}, "a", "b", "c")
 	root := w.mint("a", "mem:self,bytes=100")
-	c := w.give(root, "b", Change{Limits: &Limits{Bytes: 60}})
+	c := w.give(root, "b", Change{Limits: &Limits{Bytes: 60}, Lease: ptr(time.Minute)})
 	door := &counter{}
 	c.Attach(door)
 	n, err := w.Delegate(c, "c", Change{}, true, Actor{Name: "b"})
 	w.must(err)
+	w.must(w.Renew(c, 2*time.Minute, Actor{Name: "a"}))
+	if left, _ := n.Expires(); left != 2*time.Minute {
+		t.Fatalf("the heir ends in %v", left)
+	}
 	if door.calls != 1 || c.Live() || c.Attach(&counter{}) || n.Spec().Limits.Bytes != 60 {
 		t.Fatalf("told %d, live %v, moved %s", door.calls, c.Live(), n.Spec())
 	}

@@ -48,7 +48,9 @@ type Space struct {
 	audit   func(Record)
 	changed func(string)
 
-	maxPerHolder, maxNodes, maxDepth int
+	maxPerHolder int
+	maxNodes     int
+	maxDepth     int
 
 	// emit is held while records are handed out.
 	emit sync.Mutex

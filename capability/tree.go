@@ -101,6 +101,10 @@ func mayTakeBack(c *Capability, own bool, by Actor) error {
 // itself or for privileged actors, so that no agent can use up another's room.
 const reserve = 8
 
+func full(what string, n int, fix string) error {
+	return errdefs.New(errdefs.CapabilityLimit, what+" are at most "+formatCount(uint64(n)), errdefs.Fix("%s", fix))
+}
+
 // room refuses one more node when a bound is reached.
 //
 // +checklocks:s.mu
@@ -111,9 +115,6 @@ func (s *Space) room(parent *Capability, to *table, by Actor) error {
 		if to != nil && to.holder != by.Name {
 			held -= held / reserve
 		}
-	}
-	full := func(what string, n int, fix string) error {
-		return errdefs.New(errdefs.CapabilityLimit, what+" are at most "+formatCount(uint64(n)), errdefs.Fix("%s", fix))
 	}
 	if len(s.byID) >= nodes {
 		return full("the capabilities of a domain", nodes, "revoke some, or start another domain")
