@@ -111,6 +111,7 @@ func TestPageInsByTheKernelCount(t *testing.T) {
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("its end took %v", took)
 	}
+	t.Logf("limit 64 MiB, counted %d KiB", limited(t, s).snapshot().Memory.Peak>>10)
 }
 
 // TestTooMuchAtOnce asks for more than there can be, and is told so.

@@ -41,6 +41,9 @@ type memoryAccount struct {
 	// rest is what the last count found that is not anonymous memory of a
 	// process, in bytes, and what reads and writes can have added since.
 	rest atomic.Int64
+	// soon is until when the watch looks often, in nanoseconds since the
+	// kernel was started.
+	soon atomic.Int64
 
 	mu sync.Mutex
 	// notBefore bounds what looking costs.
@@ -54,8 +57,10 @@ const (
 	lookRoom = 256 << 10
 	// A look that took a while is not repeated for lookRatio times as long,
 	// or lookPause.
-	lookRatio = 10
-	lookPause = 20 * time.Millisecond
+	lookRatio = 4
+	lookPause = 5 * time.Millisecond
+	// soonFor is for how long a big mapping has the agent looked at often.
+	soonFor = 100 * time.Millisecond
 	// mapFloor is what any agent may map in one call, in bytes: runtimes
 	// reserve so much before they use it.
 	mapFloor = 128 << 20
@@ -171,6 +176,9 @@ type accountGuard struct{ a *Agent }
 func (g accountGuard) MayMap(t *kernel.Task, bytes uint64) bool {
 	limit := g.a.memoryLimit()
 	if bytes <= mapFloor || bytes <= limit {
+		if bytes/2 > uint64(g.a.account.memory.room.Load()) {
+			g.a.s.watch.hurry(g.a)
+		}
 		return true
 	}
 	const sysMmap = 9
@@ -200,6 +208,10 @@ type memoryWatch struct {
 	// were looked at.
 	size, last uint64    // +checklocks:mu
 	counted    time.Time // +checklocks:mu
+	// Whether the timer is set to a soon look, and until when there is to be
+	// one after the other; as memoryAccount.soon.
+	hurried bool  // +checklocks:mu
+	soon    int64 // +checklocks:mu
 }
 
 const (
@@ -229,6 +241,21 @@ func (w *memoryWatch) add(a *Agent) {
 	}
 }
 
+// hurry has a looked at often for a while: a single call may be about to fill
+// what it has mapped.
+func (w *memoryWatch) hurry(a *Agent) {
+	clock := w.s.cfg.Clock
+	until := int64(clock.Since(w.s.started) + soonFor)
+	a.account.memory.soon.Store(until)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.soon = max(w.soon, until)
+	if w.timer != nil && !w.hurried && w.timer.Stop() {
+		w.timer = clock.AfterFunc(watchSoon, w.tick)
+		w.hurried = true
+	}
+}
+
 func (w *memoryWatch) remove(a *Agent) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -254,7 +281,10 @@ func (w *memoryWatch) look() time.Duration {
 		return watchEvery
 	}
 	now := w.s.cfg.Clock.Now()
+	since := int64(now.Sub(w.s.started))
 	w.mu.Lock()
+	hurry := since < w.soon
+	w.hurried = hurry
 	grown := total - min(total, w.size)
 	w.size = total
 	thorough := now.Sub(w.counted) >= watchThorough
@@ -264,8 +294,11 @@ func (w *memoryWatch) look() time.Duration {
 	var agents []*Agent
 	if thorough || total > w.last+watchGrowth {
 		for a := range w.agents {
-			// Below that it cannot be above its limit.
-			if total > a.memoryLimit() && (thorough || a.account.memory.growth.Load() > 0) {
+			if total <= a.memoryLimit() {
+				continue // It cannot be above it.
+			}
+			m := &a.account.memory
+			if thorough || since < m.soon.Load() || m.growth.Load() > 0 {
 				agents = append(agents, a)
 			}
 		}
@@ -282,7 +315,7 @@ func (w *memoryWatch) look() time.Duration {
 		a.lookLocked()
 		m.mu.Unlock()
 	}
-	if len(agents) > 0 && grown > watchGrowth {
+	if hurry || len(agents) > 0 && grown > watchGrowth {
 		return watchSoon
 	}
 	return watchEvery

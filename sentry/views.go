@@ -118,6 +118,9 @@ var procViews = map[string]viewText{
 	},
 	"meminfo": (*view).meminfo,
 	"stat":    (*view).stat,
+	// By this some programs tell that cgroups are of version 2.
+	"cgroups": constant("#subsys_name\thierarchy\tnum_cgroups\tenabled\n" +
+		"cpuset\t0\t1\t1\ncpu\t0\t1\t1\ncpuacct\t0\t1\t1\nmemory\t0\t1\t1\npids\t0\t1\t1"),
 }
 
 func (v *view) meminfo(buf *bytes.Buffer) {

@@ -41,6 +41,7 @@ func TestViews(t *testing.T) {
 		{"head -1 /proc/meminfo | tr -s ' '", fmt.Sprintf("MemTotal: %d kB\n", limit>>10), "MemTotal: " + domain + " kB\n"},
 		{"free | grep Mem: | tr -s ' ' | cut -d' ' -f2", fmt.Sprintln(limit >> 10), domain + "\n"},
 		{"cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /sys/fs/cgroup/cpu.max", fmt.Sprintf("%d\n17\n70000 100000\n", limit), "max\nmax\nmax 100000\n"},
+		{"grep -c '0.1.1$' /proc/cgroups", "5\n", "5\n"},
 		{"cat /sys/fs/cgroup/cpuset.cpus.effective", "0\n", list + "\n"},
 		{"cat /sys/fs/cgroup/cgroup.controllers /proc/self/cgroup", "cpuset cpu memory pids\n0::/\n", "cpuset cpu memory pids\n0::/\n"},
 		{"stat -f -c %t /sys/fs/cgroup; grep -c ' /sys/fs/cgroup cgroup2 ' /proc/mounts", "63677270\n1\n", "63677270\n1\n"},
