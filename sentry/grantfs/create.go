@@ -23,12 +23,9 @@ func (fs *FS) GetDentryAt(ctx context.Context, rp *vfs.ResolvingPath, opts vfs.G
 	}
 	defer w.end()
 	if opts.CheckSearchable {
-		pop := w.pop("")
-		vd, err := fs.vfs.GetDentryAt(ctx, rp.Credentials(), &pop, &opts)
-		if err != nil {
+		if err := w.searchable(); err != nil {
 			return nil, err
 		}
-		vd.DecRef(ctx)
 	}
 	return &fs.dentryOf(w.cur).vfsd, nil
 }
@@ -43,6 +40,9 @@ func (fs *FS) GetParentDentryAt(ctx context.Context, rp *vfs.ResolvingPath) (*vf
 	return &fs.dentryOf(w.cur).vfsd, nil
 }
 
+// dots reports whether name is none that something could be given.
+func dots(name string) bool { return name == "." || name == ".." }
+
 // create makes something new of the last component of rp. inodes is how many
 // files come into being.
 func (fs *FS) create(ctx context.Context, rp *vfs.ResolvingPath, op string, dir bool, inodes uint64, do func(w *walk, pop *vfs.PathOperation) error) error {
@@ -52,34 +52,30 @@ func (fs *FS) create(ctx context.Context, rp *vfs.ResolvingPath, op string, dir 
 	}
 	defer w.end()
 	name := rp.Component()
-	if name == "." || name == ".." {
-		return linuxerr.EEXIST
+	if dots(name) {
+		pop := w.pop(name)
+		return do(&w, &pop) // The inner file system says what is wrong.
 	}
-	err = fs.allows(abi.FSCreate)
-	if err == nil {
-		err = rp.Mount().CheckBeginWrite()
-	}
-	if err != nil {
-		// mkdir -p and its like want to hear that it is there already.
+	// mkdir -p and its like want to hear, first of all, that it is there already.
+	refused := func(err error) error {
 		if child, lookErr := w.lookup(name); lookErr == nil {
 			child.DecRef(ctx)
 			return linuxerr.EEXIST
 		}
 		return fs.refuse(op, w.cur, name, abi.FSCreate, err)
 	}
-	defer rp.Mount().EndWrite()
-	if !dir && rp.MustBeDir() {
-		child, err := w.lookup(name)
-		if err == nil {
-			child.DecRef(ctx)
-			return linuxerr.EEXIST
-		}
-		return linuxerr.ENOENT
+	if err := fs.allows(abi.FSCreate); err != nil {
+		return refused(err)
 	}
+	if err := rp.Mount().CheckBeginWrite(); err != nil {
+		return refused(err)
+	}
+	defer rp.Mount().EndWrite()
 	if !fs.quota.takeInodes(inodes) {
-		return fs.refuse(op, w.cur, name, abi.FSCreate, linuxerr.EDQUOT)
+		return refused(linuxerr.EDQUOT)
 	}
 	pop := w.pop(name)
+	pop.Path.Dir = rp.MustBeDir() // If dir is not, the inner file system says so.
 	if err := do(&w, &pop); err != nil {
 		fs.quota.giveInodes(inodes)
 		return err

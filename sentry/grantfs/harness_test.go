@@ -43,8 +43,19 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
+	fd, err := memutil.CreateMemFD("grantfs-test", 0)
+	if err != nil {
+		panic(err)
+	}
+	memoryFile, err = pgalloc.NewMemoryFile(os.NewFile(uintptr(fd), "grantfs-test"), pgalloc.MemoryFileOpts{DisableIMAWorkAround: true})
+	if err != nil {
+		panic(err)
+	}
 	os.Exit(m.Run())
 }
+
+// memoryFile holds the memory of all worlds.
+var memoryFile *pgalloc.MemoryFile
 
 // clock implements gVisor's clock; tmpfs asks for the time alone.
 type clock struct{ gvktime.Clock }
@@ -109,19 +120,11 @@ func (c *task) Value(key any) any {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	fd, err := memutil.CreateMemFD("grantfs-test", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	mf, err := pgalloc.NewMemoryFile(os.NewFile(uintptr(fd), "grantfs-test"), pgalloc.MemoryFileOpts{DisableIMAWorkAround: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(mf.Destroy)
-	w := &world{t: t, vfs: &vfs.VirtualFilesystem{}, mf: mf, creds: auth.NewRootCredentials(auth.NewRootUserNamespace())}
+	w := &world{t: t, vfs: &vfs.VirtualFilesystem{}, mf: memoryFile, creds: auth.NewRootCredentials(auth.NewRootUserNamespace())}
 	ctx := w.task()
 	must(t, w.vfs.Init(ctx))
 	w.vfs.MustRegisterFilesystemType(tmpfs.Name, tmpfs.FilesystemType{}, &vfs.RegisterFilesystemTypeOptions{AllowUserMount: true})
+	var err error
 	w.mntns, err = w.vfs.NewMountNamespace(ctx, w.creds, "", tmpfs.Name, &vfs.MountOptions{}, nil)
 	must(t, err)
 	w.inner, err = w.vfs.MountDisconnected(ctx, w.creds, "", tmpfs.Name, &vfs.MountOptions{})

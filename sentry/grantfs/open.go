@@ -28,6 +28,9 @@ func (fs *FS) OpenAt(ctx context.Context, rp *vfs.ResolvingPath, opts vfs.OpenOp
 			return nil, err
 		}
 		if mayCreate && rp.MustBeDir() {
+			if err := w.searchable(); err != nil {
+				return nil, err
+			}
 			return nil, linuxerr.EISDIR
 		}
 		followed, err := w.step()
@@ -69,9 +72,6 @@ func (w *walk) open(opts *vfs.OpenOptions) (*vfs.FileDescription, error) {
 	kind := kindOf(linux.FileMode(st.Mode))
 	switch {
 	case kind == directory:
-		if opts.Flags&linux.O_CREAT != 0 || ats.MayWrite() {
-			return nil, linuxerr.EISDIR
-		}
 		// What is in it needs the right to read, being opened does not: programs
 		// open directories to create in them.
 	case opts.FileExec:
@@ -94,7 +94,10 @@ func (w *walk) open(opts *vfs.OpenOptions) (*vfs.FileDescription, error) {
 	}
 
 	innerOpts := *opts
-	innerOpts.Flags &^= linux.O_CREAT | linux.O_EXCL
+	innerOpts.Flags &^= linux.O_EXCL
+	if kind != directory { // Which cannot be opened so; the inner file system says it.
+		innerOpts.Flags &^= linux.O_CREAT
+	}
 	var inner *vfs.FileDescription
 	open := func() (err error) {
 		ctx := w.ctx

@@ -21,9 +21,6 @@ func (fs *FS) UnlinkAt(ctx context.Context, rp *vfs.ResolvingPath) error {
 		return err
 	}
 	defer rp.Mount().EndWrite()
-	if name == "." || name == ".." {
-		return linuxerr.EISDIR
-	}
 	return w.remove(name, linux.IN_DELETE, func() error {
 		pop := w.pop(name)
 		pop.Path.Dir = rp.MustBeDir() // The inner file system says what is wrong.
@@ -43,12 +40,6 @@ func (fs *FS) RmdirAt(ctx context.Context, rp *vfs.ResolvingPath) error {
 		return err
 	}
 	defer rp.Mount().EndWrite()
-	switch name {
-	case ".":
-		return linuxerr.EINVAL
-	case "..":
-		return linuxerr.ENOTEMPTY
-	}
 	return w.remove(name, linux.IN_DELETE|linux.IN_ISDIR, func() error {
 		pop := w.pop(name)
 		return fs.vfs.RmdirAt(ctx, rp.Credentials(), &pop)
@@ -58,10 +49,13 @@ func (fs *FS) RmdirAt(ctx context.Context, rp *vfs.ResolvingPath) error {
 // remove removes name from w.cur by do.
 func (w *walk) remove(name string, events uint32, do func() error) error {
 	fs := w.fs
+	if dots(name) {
+		return do() // The inner file system says what is wrong.
+	}
 	defer fs.quota.lockTree()()
-	child, err := w.lookup(name)
-	if err != nil {
-		return err
+	child := fs.peek(w.ctx, w.cur, name)
+	if child == nil {
+		return do()
 	}
 	defer child.DecRef(w.ctx)
 	if err := w.checkMounted(child); err != nil {
@@ -119,12 +113,6 @@ func (fs *FS) RenameAt(ctx context.Context, rp *vfs.ResolvingPath, oldParentVD v
 	}
 	defer w.end()
 	newName := rp.Component()
-	if newName == "." || newName == ".." {
-		if opts.Flags&linux.RENAME_NOREPLACE != 0 {
-			return linuxerr.EEXIST
-		}
-		return linuxerr.EBUSY
-	}
 	if rp.Mount() != oldParentVD.Mount() {
 		return linuxerr.EXDEV
 	}
@@ -139,31 +127,31 @@ func (fs *FS) RenameAt(ctx context.Context, rp *vfs.ResolvingPath, oldParentVD v
 		return err
 	}
 	defer rp.Mount().EndWrite()
+	oldpop, newpop := fs.pop(from.inner, oldName), w.pop(newName)
+	newpop.Path.Dir = rp.MustBeDir()
+	rename := func() error { return fs.vfs.RenameAt(ctx, rp.Credentials(), &oldpop, &newpop, &opts) }
+	if dots(newName) {
+		return rename() // The inner file system says what is wrong.
+	}
 	defer fs.quota.lockTree()()
 
-	source := walk{fs: fs, ctx: ctx, rp: rp, cur: from.inner}
-	moved, err := source.lookup(oldName)
-	if err != nil {
-		return err
+	moved := fs.peek(ctx, from.inner, oldName)
+	if moved == nil {
+		return rename()
 	}
 	defer moved.DecRef(ctx)
 	if err := w.checkMounted(moved); err != nil {
 		return err
 	}
-	replaced, err := w.lookup(newName)
-	last := false
-	if err == nil {
+	replaced, last := fs.peek(ctx, w.cur, newName), false
+	if replaced != nil {
 		defer replaced.DecRef(ctx)
 		if err := w.checkMounted(replaced); err != nil {
 			return err
 		}
 		last = fs.lastLink(ctx, replaced)
-	} else if !linuxerr.Equals(linuxerr.ENOENT, err) {
-		return err
 	}
-	oldpop, newpop := fs.pop(from.inner, oldName), w.pop(newName)
-	newpop.Path.Dir = rp.MustBeDir()
-	if err := fs.vfs.RenameAt(ctx, rp.Credentials(), &oldpop, &newpop, &opts); err != nil {
+	if err := rename(); err != nil {
 		return err
 	}
 	// Renaming one link of a file to another of the same does nothing.

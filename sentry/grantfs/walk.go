@@ -6,6 +6,7 @@ import (
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
+	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 
 	"aios.dev/aios/abi"
@@ -79,13 +80,39 @@ func (w *walk) pop(name string) vfs.PathOperation { return w.fs.pop(w.cur, name)
 
 // lookup returns what is called name in w.cur, with a reference.
 func (w *walk) lookup(name string) (*vfs.Dentry, error) {
-	pop := w.pop(name)
-	vd, err := w.fs.vfs.GetDentryAt(w.ctx, w.rp.Credentials(), &pop, &vfs.GetDentryOptions{})
+	return w.fs.lookup(w.ctx, w.rp.Credentials(), w.cur, name)
+}
+
+// lookup returns what is called name in the inner directory dir, with a
+// reference.
+func (fs *FS) lookup(ctx context.Context, creds *auth.Credentials, dir *vfs.Dentry, name string) (*vfs.Dentry, error) {
+	pop := fs.pop(dir, name)
+	vd, err := fs.vfs.GetDentryAt(ctx, creds, &pop, &vfs.GetDentryOptions{})
 	if err != nil {
 		return nil, err
 	}
-	vd.Mount().DecRef(w.ctx) // Always w.fs.mnt.
+	vd.Mount().DecRef(ctx) // Always fs.mnt.
 	return vd.Dentry(), nil
+}
+
+// peek returns what is called name in the inner directory dir, with a reference,
+// or nil. It is for our books: what the caller may see does not depend on it.
+func (fs *FS) peek(ctx context.Context, dir *vfs.Dentry, name string) *vfs.Dentry {
+	d, err := fs.lookup(ctx, fs.creds, dir, name)
+	if err != nil {
+		return nil
+	}
+	return d
+}
+
+// searchable returns an error unless the caller may look into w.cur, a directory.
+func (w *walk) searchable() error {
+	pop := w.pop("")
+	vd, err := w.fs.vfs.GetDentryAt(w.ctx, w.rp.Credentials(), &pop, &vfs.GetDentryOptions{CheckSearchable: true})
+	if err == nil {
+		vd.DecRef(w.ctx)
+	}
+	return err
 }
 
 // move makes d, whose reference it takes, the current one.
