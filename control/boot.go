@@ -31,6 +31,9 @@ type KernelConfig struct {
 	CPUs        int    `json:"cpus"`
 	MemoryBytes uint64 `json:"memory_bytes,omitempty"`
 	Strict      bool   `json:"strict,omitempty"`
+	// ImagesOnly is a domain that no directory of the host will ever be mounted
+	// in; its seccomp program is the narrower for it.
+	ImagesOnly bool `json:"images_only,omitempty"`
 	// Boxes are the confinements that the daemon tried before the process
 	// started.
 	Boxes []Box `json:"boxes,omitempty"`

@@ -7,14 +7,18 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
+	"aios.dev/aios/abi"
 	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/capability"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/host/box"
 	"aios.dev/aios/host/cgroup"
+	"aios.dev/aios/images"
 	"aios.dev/aios/platform"
 )
 
@@ -65,7 +69,7 @@ func (d *System) launch(name string, choice platform.Choice, spec *apiv1.SpawnRe
 	cmd.ExtraFiles = []*os.File{configR, listener, statusW}
 	cfg := control.KernelConfig{
 		Domain: name, Platform: choice.Driver.Name(), CPUs: runtime.NumCPU(), Strict: spec.GetStrict(),
-		MemoryBytes: hostMemory(),
+		MemoryBytes: hostMemory(), ImagesOnly: imagesOnly(spec),
 	}
 	reports := box.Prepare(cmd)
 	device, err := choice.Driver.OpenDevice()
@@ -106,6 +110,19 @@ func (d *System) launch(name string, choice platform.Choice, spec *apiv1.SpawnRe
 		return nil, failed(err)
 	}
 	return p, nil
+}
+
+// imagesOnly reports whether the domain that is started for an agent has no use
+// for directories of the host: it is the agent's own, the image is not made of
+// them, and none was given.
+func imagesOnly(spec *apiv1.SpawnRequest) bool {
+	if !spec.GetIsolated() || len(spec.GetMounts()) > 0 || spec.GetImage() == "" || spec.GetImage() == images.HostName {
+		return false
+	}
+	return !slices.ContainsFunc(spec.GetGrants(), func(text string) bool {
+		grant, err := capability.ParseSpec(text)
+		return err != nil || grant.Object.Class == abi.ClassFS
+	})
 }
 
 // files are closed together; the first error of opening one is kept.

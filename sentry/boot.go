@@ -46,6 +46,9 @@ type Config struct {
 	CPUs int
 	// MemoryBytes is how much memory agents see; 0 means the host's.
 	MemoryBytes uint64
+	// ImagesOnly refuses gofers: the process may not make the calls of the host
+	// that talking to one takes.
+	ImagesOnly bool
 	// Clock stamps what the kernel reports.
 	Clock ktime.Clock
 	// OnExit is called for every process that ends, on its own goroutine.

@@ -88,6 +88,11 @@ func (s *Kernel) Mount(req control.MountRequest, file *os.File) error {
 		file.Close()
 		return nil
 	}
+	if req.Kind == control.KindGofer && s.cfg.ImagesOnly {
+		file.Close()
+		return errdefs.New(errdefs.Sealed, "the domain was started without access to directories of the host", errdefs.Op("mount"), errdefs.Resource("%s", req.Key),
+			errdefs.Fix("grant the directory when the agent is started, or start it without --isolated"))
+	}
 	opts := vfs.GetFilesystemOptions{InternalMount: true}
 	var fsType string
 	switch req.Kind {

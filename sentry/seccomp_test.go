@@ -189,17 +189,16 @@ func TestSeccompSurroundings(t *testing.T) {
 	}
 }
 
-// BenchmarkSeccomp compares a call of an agent without a profile, with one that
-// always allows it, and with one that looks at its arguments.
-func BenchmarkSeccomp(b *testing.B) {
-	for name, opts := range map[string][]func(*control.SpawnRequest){
-		"none":      nil,
-		"allowed":   {withSeccomp(noMkdir)},
-		"arguments": {withSeccomp(`{"names": ["umask"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 1000, "op": "SCMP_CMP_GE"}]}`)},
-	} {
-		b.Run(name, func(b *testing.B) {
-			s := spawn(b, sh(fmt.Sprintf("i=0; while [ $i -lt %d ]; do umask 022; i=$((i+1)); done", b.N)), opts...)
-			s.output()
-		})
+func TestADomainOfImagesRefusesGofers(t *testing.T) {
+	k := &Kernel{cfg: Config{ImagesOnly: true}}
+	ours, theirs := socketpair(t)
+	defer ours.Close()
+	err := k.Mount(control.MountRequest{Key: "dir", Kind: control.KindGofer}, theirs)
+	wantCode(t, err, errdefs.Sealed)
+	if errdefs.FixOf(err) == "" {
+		t.Error("nothing is said about what to do")
+	}
+	if theirs.Close() == nil {
+		t.Error("the connection was left open")
 	}
 }

@@ -69,14 +69,14 @@ func bootKernel() (*kernelProcess, error) {
 	p := &kernelProcess{listener: l}
 	k, err := sentry.Boot(sentry.Config{
 		Domain: cfg.Domain, Driver: driver, Device: device,
-		CPUs: cfg.CPUs, MemoryBytes: cfg.MemoryBytes,
+		CPUs: cfg.CPUs, MemoryBytes: cfg.MemoryBytes, ImagesOnly: cfg.ImagesOnly,
 		OnExit: func(e control.ExitEvent) { p.server.Push(control.EventExit, e) },
 	})
 	if err != nil {
 		return nil, err
 	}
 	// From here on the process opens nothing.
-	sealed, err := seal(cfg.Platform, listenFD)
+	sealed, err := seal(cfg, listenFD)
 	if err != nil {
 		return nil, err
 	}
@@ -104,8 +104,12 @@ func keptFiles(cfg control.KernelConfig) []int {
 }
 
 // seal installs the seccomp filter.
-func seal(platform string, listen int) (box.Report, error) {
-	program, err := filter.Kernel(platform, filter.Files)
+func seal(cfg control.KernelConfig, listen int) (box.Report, error) {
+	class := filter.Files
+	if cfg.ImagesOnly {
+		class = filter.Compute
+	}
+	program, err := filter.Kernel(cfg.Platform, class)
 	if err != nil {
 		return box.Report{}, err
 	}
