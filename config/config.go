@@ -28,6 +28,9 @@ type Paths struct {
 	Images   string // the image store
 	Domains  string // one directory for each domain
 	Agents   string // one directory for each agent: record and log
+	Audit    string // the audit trail
+	AuditKey string // by which its head is authenticated
+	Tokens   string // the signing key, revoked tokens, keys that are trusted
 	LogFile  string // what the daemon wrote
 	LockFile string // held by flock while a daemon runs; holds its PID in decimal
 
@@ -108,6 +111,9 @@ func layout(state, runtime string) Paths {
 		Agents:   filepath.Join(state, "agents"),
 		LogFile:  filepath.Join(state, "aiosd.log"),
 		LockFile: filepath.Join(state, "aiosd.lock"),
+		Audit:    filepath.Join(state, "audit"),
+		AuditKey: filepath.Join(state, "audit.key"),
+		Tokens:   filepath.Join(state, "tokens"),
 	}
 }
 

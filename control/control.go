@@ -121,13 +121,6 @@ type Process struct {
 	Cols  uint16   `json:"cols,omitempty"`
 }
 
-// Limits bound one agent. Zero means no limit.
-type Limits struct {
-	MemoryBytes uint64 `json:"memory_bytes,omitempty"`
-	Tasks       uint32 `json:"tasks,omitempty"`
-	DiskBytes   uint64 `json:"disk_bytes,omitempty"` // what the agent may write
-}
-
 // SpawnRequest creates and starts an agent with what it is granted. File 0 is
 // its log; file 1, when Attach is set, one end of a stream to join to its
 // first process.
@@ -136,8 +129,7 @@ type SpawnRequest struct {
 	Name     string  `json:"name,omitempty"`
 	Hostname string  `json:"hostname"`
 	Root     Root    `json:"root"`
-	Binds    []Bind  `json:"binds,omitempty"`
-	Limits   Limits  `json:"limits"`
+	Grants   []Grant `json:"grants"`
 	Process  Process `json:"process"`
 	// DiskBytes bounds what the agent may write to its own files; 0: no limit.
 	DiskBytes uint64 `json:"disk_bytes,omitempty"`
@@ -145,6 +137,7 @@ type SpawnRequest struct {
 	// every process of the agent.
 	Seccomp json.RawMessage `json:"seccomp,omitempty"`
 	Attach  bool            `json:"attach,omitempty"`
+	Actor   Actor           `json:"actor"`
 }
 
 // ExecRequest starts a further process in a running agent. File 0, when
@@ -224,6 +217,18 @@ type StatsReply struct {
 	Tasks       int    `json:"tasks"`
 	MemoryBytes uint64 `json:"memory_bytes"` // committed in the memory file
 	HeapBytes   uint64 `json:"heap_bytes"`
+}
+
+// Promised sums up limits of agents. Where one of them has none, the sum has
+// none.
+type Promised struct {
+	Agents          int    `json:"agents"`
+	MemoryBytes     uint64 `json:"memory_bytes"`
+	Tasks           uint64 `json:"tasks"`
+	MilliCPU        uint64 `json:"milli_cpu"`
+	MemoryUnlimited bool   `json:"memory_unlimited,omitempty"`
+	TasksUnlimited  bool   `json:"tasks_unlimited,omitempty"`
+	CPUUnlimited    bool   `json:"cpu_unlimited,omitempty"`
 }
 
 // ShutdownRequest ends the kernel process and every agent in it.

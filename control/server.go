@@ -87,12 +87,13 @@ func scarce(err error) bool {
 	return false
 }
 
-// Push sends an event to every connection. A connection that cannot take it
-// is closed, so that the daemon connects anew and lists.
-func (s *Server) Push(event string, body any) {
+// Push sends an event to every connection, and returns to how many. A
+// connection that cannot take it is closed, so that the daemon connects anew
+// and lists.
+func (s *Server) Push(event string, body any) int {
 	raw, err := json.Marshal(body)
 	if err != nil {
-		return // Only values of this package are pushed.
+		return 0 // Only values of this package are pushed.
 	}
 	s.mu.Lock()
 	conns := make([]*conn, 0, len(s.conns))
@@ -100,11 +101,15 @@ func (s *Server) Push(event string, body any) {
 		conns = append(conns, c)
 	}
 	s.mu.Unlock()
+	sent := 0
 	for _, c := range conns {
 		if c.send(&message{Method: event, Body: raw}) != nil {
 			c.c.Close()
+		} else {
+			sent++
 		}
 	}
+	return sent
 }
 
 func (s *Server) serveConn(c *conn) {

@@ -44,6 +44,7 @@ import (
 
 	"aios.dev/aios/api"
 	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/capability/audit"
 	"aios.dev/aios/config"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/host/cgroup"
@@ -61,6 +62,8 @@ type System struct {
 	log      *slog.Logger
 	images   *images.Store
 	known    sync.Map // images.Image by name; what the store would say
+	trail    *audit.Log
+	recent   *errdefs.Recorder
 	started  time.Time
 	stop     func() // ends Run
 
@@ -76,6 +79,9 @@ type System struct {
 	// By name.
 	names map[string]*record // +checklocks:mu
 }
+
+// recentErrors is how many different failures the daemon remembers.
+const recentErrors = 256
 
 // Run is the daemon's life: it returns when a client or a signal ends it, or
 // at once, without error, when another daemon serves the same state directory.
@@ -93,10 +99,16 @@ func Run(paths config.Paths) error {
 		return err
 	}
 	defer store.Close()
+	trail, err := audit.Open(paths.Audit, audit.Options{KeyFile: paths.AuditKey, SetAside: true})
+	if err != nil {
+		return err
+	}
+	defer trail.Close()
 	raiseFileLimit()
 	fewThreads()
 
 	d := &System{
+		trail: trail, recent: errdefs.NewRecorder(recentErrors, ktime.Real.Now),
 		paths: paths, instance: instanceOf(paths.StateDir), clock: ktime.Real, images: store,
 		log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		started: ktime.Real.Now(),
@@ -113,7 +125,7 @@ func Run(paths config.Paths) error {
 	if err != nil {
 		return errdefs.Wrap(err, errdefs.HostIO, "listen", errdefs.Resource("%s", paths.Socket))
 	}
-	server := grpc.NewServer(api.ServerOptions()...)
+	server := grpc.NewServer(append(api.ServerOptions(), d.failures()...)...)
 	apiv1.RegisterControlServer(server, d)
 	d.stop = sync.OnceFunc(func() { go stopServer(server) })
 	signals := make(chan os.Signal, 1)

@@ -45,6 +45,9 @@ type domain struct {
 	hello  *control.HelloReply // +checklocks:mu
 	dead   bool                // +checklocks:mu
 
+	trail domainTrail
+	group regrouping
+
 	buryOnce sync.Once
 	gone     chan struct{} // closed when nothing of it is left
 }
@@ -185,6 +188,7 @@ func (dom *domain) connect(ctx context.Context, info domainInfo) error {
 		<-client.Done()
 		dom.d.domainDied(dom)
 	}()
+	dom.notify(control.MethodAuditPull, struct{}{}) // What an earlier daemon did not write.
 	return nil
 }
 

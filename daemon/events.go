@@ -11,7 +11,18 @@ import (
 
 // onEvent takes what a kernel process pushes, on the connection's reader.
 func (dom *domain) onEvent(method string, body json.RawMessage) {
-	if method != control.EventExit {
+	switch method {
+	case control.EventExit:
+	case control.EventAudit:
+		dom.takeRecords(body)
+		return
+	case control.EventAsk:
+		var q control.Ask
+		if json.Unmarshal(body, &q) == nil {
+			go dom.answer(q) // Its answer comes over this connection.
+		}
+		return
+	default:
 		return // Of a later version.
 	}
 	var e control.ExitEvent
@@ -51,6 +62,7 @@ func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
 		go dom.notify(control.MethodForget, control.AgentRequest{ID: e.ID})
 		return
 	}
+	dom.regroup()
 	// The rest asks the kernel process and writes files: not on its reader.
 	go func() {
 		d.settle(r)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"aios.dev/aios/abi"
 	apiv1 "aios.dev/aios/api/v1"
@@ -77,6 +78,8 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 	if err != nil {
 		return nil, nil, err
 	}
+	krq.Actor = actor(ctx)
+	krq.Name = req.GetName()
 	krq.Attach = stream != nil
 	logFile, err := os.OpenFile(d.logPath(id), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -105,6 +108,7 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 		r.state = abi.StateRunning
 	}
 	r.mu.Unlock()
+	dom.regroup()
 	return r, warnings, nil
 }
 
@@ -200,9 +204,15 @@ func (d *System) reserve(r *record) error {
 // limitsOf returns the limits that an agent asked for, with the defaults where
 // it did not.
 func limitsOf(req *apiv1.SpawnRequest) *apiv1.Limits {
-	l := &apiv1.Limits{MemoryBytes: req.GetLimits().GetMemoryBytes(), Processes: req.GetLimits().GetProcesses()}
+	l := &apiv1.Limits{}
+	if req.GetLimits() != nil {
+		l = proto.Clone(req.GetLimits()).(*apiv1.Limits)
+	}
 	if l.MemoryBytes == 0 {
 		l.MemoryBytes = max(hostMemory()/4, minMemory)
+	}
+	if l.DiskBytes == 0 {
+		l.DiskBytes = l.MemoryBytes
 	}
 	if l.Processes == 0 {
 		l.Processes = defaultTasks
@@ -226,8 +236,11 @@ func (dom *domain) prepare(ctx context.Context, id string, req *apiv1.SpawnReque
 	if k.Hostname == "" {
 		k.Hostname = orElse(req.GetName(), id)
 	}
-	mem := req.GetLimits().GetMemoryBytes()
-	k.Limits = control.Limits{MemoryBytes: mem, Tasks: req.GetLimits().GetProcesses(), DiskBytes: mem}
+	k.DiskBytes, k.Seccomp = req.GetLimits().GetDiskBytes(), req.GetSeccomp()
+	var err error
+	if k.Grants, err = dom.grantsOf(ctx, req); err != nil {
+		return k, "", err
+	}
 	dom.startMu.Lock()
 	defer dom.startMu.Unlock()
 	root, img, err := dom.image(ctx, req.GetImage())
@@ -237,13 +250,6 @@ func (dom *domain) prepare(ctx context.Context, id string, req *apiv1.SpawnReque
 	k.Root = root
 	if k.Process, err = process(req.GetProcess(), img.Config); err != nil {
 		return k, "", err
-	}
-	for _, m := range req.GetMounts() {
-		key, err := dom.gofer(ctx, filepath.Clean(m.GetSource()), !m.GetWritable())
-		if err != nil {
-			return k, "", err
-		}
-		k.Binds = append(k.Binds, control.Bind{Key: key, Target: m.GetTarget(), ReadOnly: !m.GetWritable()})
 	}
 	return k, img.Digest, nil
 }

@@ -29,8 +29,9 @@ type agentAccount struct {
 // ioBurst is how long an agent that did no I/O may make up for it.
 const ioBurst = 100 * time.Millisecond
 
-// openAccount gives a new agent its account, with the limits it is born with.
-func (a *Agent) openAccount() {
+// openAccount gives a new agent its account. Its other limits follow its
+// capabilities.
+func (a *Agent) openAccount(disk uint64) {
 	clock := a.s.cfg.Clock
 	acc := &a.account
 	acc.ledger = account.NewLedger(func(c account.Crossing) {
@@ -42,10 +43,8 @@ func (a *Agent) openAccount() {
 	acc.ops = account.NewBucket(clock, account.Unlimited, ioBurst)
 	acc.cpus.Store(uint32(a.s.cfg.CPUs))
 	acc.memory.room.Store(math.MaxInt64)
-	disk := orUnlimited(a.limits.DiskBytes) // Kept by the file system.
+	disk = orUnlimited(disk) // Kept by the file system.
 	acc.ledger.SetLimits(account.Disk, softLimit(disk), disk)
-	a.setTaskLimit(orUnlimited(uint64(a.limits.Tasks)))
-	a.setMemoryLimit(orUnlimited(a.limits.MemoryBytes))
 	a.setMeter(accountMeter{a})
 	a.setGuard(accountGuard{a})
 }
@@ -165,8 +164,6 @@ func (s *Kernel) Account(req control.AgentRequest) (account.Snapshot, error) {
 
 // measure brings the ledger up to date with what is not charged as it happens.
 func (a *Agent) measure() {
-	a.lifeMu.Lock() // The namespaces stay.
-	defer a.lifeMu.Unlock()
 	l := a.account.ledger
 	u := a.crowd.Usage()
 	l.Measure(account.CPUTime, uint64(u.User+u.System))
@@ -244,10 +241,13 @@ func (a *Agent) files() (n, limit uint64) {
 }
 
 // disk returns how much the agent's writable layer holds.
-//
-// +checklocks:a.lifeMu
 func (a *Agent) disk() uint64 {
-	root := a.ns.mnt.Root(a.ctx)
+	mntns := a.mounts()
+	if mntns == nil {
+		return 0
+	}
+	defer mntns.DecRef(a.ctx)
+	root := mntns.Root(a.ctx)
 	defer root.DecRef(a.ctx)
 	st, err := a.s.k.VFS().StatFSAt(a.ctx, a.s.creds, at(root, "/"))
 	if err != nil { // It was unmounted.

@@ -8,10 +8,12 @@ import (
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/sentry/inet"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
 
 	"aios.dev/aios/abi"
+	"aios.dev/aios/capability"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/platform"
@@ -19,20 +21,39 @@ import (
 
 // Agent is a process tree with namespaces of its own.
 type Agent struct {
-	s      *Kernel
-	id     string
-	memID  uint32 // under which gVisor accounts its memory
-	limits control.Limits
-	log    *agentLog
-	ctx    context.Context // for setting things up in it
-	ns     *namespaces     // pid is immutable, the rest guarded by lifeMu
-	orph   orphans
-	crowd  *platform.Crowd // of its tasks
-	gate   agentGate
+	s     *Kernel
+	id    string
+	name  string // or ""
+	memID uint32 // under which gVisor accounts its memory
+	log   *agentLog
+	ctx   context.Context // for setting things up in it
+	ns    *namespaces     // pid is immutable, the rest guarded by lifeMu
+	orph  orphans
+	crowd *platform.Crowd // of its tasks
+	gate  agentGate
 	// seccomp is set before the first process is made, nil without a profile.
 	seccomp *seccompFilter
 	// account is what it uses, and may use.
 	account agentAccount
+	stack   inet.Stack // its network
+
+	// endowed is set when it has what it was spawned with.
+	endowed atomic.Bool
+	// Records that become one, while it is not endowed.
+	gathered []capability.Record
+	// authMu serialises reweigh.
+	authMu sync.Mutex
+	// What it may do on the network.
+	netRights abi.Rights // +checklocks:authMu
+	// The sum of its limits.
+	promised control.Promised // +checklocks:authMu
+
+	// grantsMu guards what grants of files have open, and ns.mnt against the
+	// end of the agent.
+	grantsMu sync.Mutex
+	grants   map[capability.ID]*fileGrant // +checklocks:grantsMu
+	// Its namespaces are gone.
+	released bool // +checklocks:grantsMu
 
 	// killed is why AIOS ended the agent, or nil.
 	killed atomic.Pointer[string]
@@ -80,7 +101,7 @@ func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 		logFile.Close()
 		return err
 	}
-	ns, err := s.shells.take(req.Root, req.Limits.DiskBytes)
+	ns, err := s.shells.take(req.Root, req.DiskBytes)
 	if err != nil {
 		closeFile(stream)
 		logFile.Close()
@@ -130,8 +151,9 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 	}
 	s.byCgID++
 	a := &Agent{
-		s: s, id: req.ID, memID: s.byCgID, limits: req.Limits,
+		s: s, id: req.ID, name: req.Name, memID: s.byCgID,
 		log:   newAgentLog(logFile, s.cfg.Clock),
+		stack: ns.net.Stack(), grants: make(map[capability.ID]*fileGrant),
 		state: abi.StateStarting,
 		procs: make(map[int32]*process),
 		ns:    ns,
@@ -139,8 +161,7 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 		crowd: platform.NewCrowd(s.cpus, max(crowdMin, crowdPerCPU*s.cfg.CPUs), crowdSlice),
 	}
 	a.ctx = s.context(a.ns, s.creds, a.memID)
-	a.setMask(abi.MaskAll())
-	a.openAccount()
+	a.openAccount(req.DiskBytes)
 	s.agents[req.ID] = a
 	s.byID.Store(req.ID, a)
 	return a, nil
@@ -151,7 +172,9 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 func (a *Agent) boot(req control.SpawnRequest, stream *os.File) error {
 	s := a.s
 	a.ns.uts.SetHostName(a.ctx, req.Hostname)
-	if err := s.bindAll(a.ctx, a.ns.mnt, req.Binds); err != nil {
+	by := s.actor(req.Actor)
+	by.Privileged = true // The daemon has decided.
+	if err := a.endow(req.Grants, by); err != nil {
 		closeFile(stream)
 		return err
 	}
@@ -323,6 +346,10 @@ func (a *Agent) report(execID int32, exit control.Exit) {
 //
 // +checklocks:a.lifeMu
 func (a *Agent) release() {
+	a.loseAll("the agent ended")
+	a.grantsMu.Lock()
+	a.released = true
+	a.grantsMu.Unlock()
 	a.s.releaseShell(a.ns)
 	a.stopped = nil
 	a.s.forgetAgent(a)

@@ -28,6 +28,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sighandling"
 
 	"aios.dev/aios/account"
+	"aios.dev/aios/capability"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/ktime"
@@ -56,6 +57,9 @@ type Config struct {
 	// OnLimit, unless nil, is called when an agent reaches a soft or a hard
 	// limit. It must not block: the agent's tasks wait for it.
 	OnLimit func(agent string, c account.Crossing)
+	// Push sends an event to whoever is connected, and returns to how many;
+	// nil for nobody.
+	Push func(event string, body any) int
 }
 
 // Kernel is a booted kernel. Its methods may be called concurrently.
@@ -74,7 +78,17 @@ type Kernel struct {
 	watch     memoryWatch
 	emptyTmp  sync.Map // bool by key of an image: nothing is in its /tmp
 	shells    shellPool
-	gate      kernelGate
+
+	// Authority: the derivation tree, its records on their way to the audit
+	// trail, and what was asked of the daemon.
+	space    *capability.Space
+	trail    trail
+	asks     asks
+	imagesMu sync.Mutex
+	// By their original in another domain.
+	images map[capability.ID]*capability.Capability // +checklocks:imagesMu
+
+	gate kernelGate
 
 	mu sync.Mutex
 	// Each holds a reference.
@@ -106,6 +120,7 @@ func Boot(cfg Config) (*Kernel, error) {
 		do func() error
 	}{
 		{"prepare process", prepareProcess},
+		{"prepare authority", s.bootAuthority},
 		{"start platform", s.bootPlatform},
 		{"start kernel", s.bootKernel},
 		{"register file systems", s.registerFilesystems},

@@ -18,6 +18,8 @@ type Denial struct {
 	// none can.
 	Capability string
 	Errno      syscall.Errno
+	// Why says more, for people; or "".
+	Why string
 	// Count is how often this happened since it was last told.
 	Count uint64
 }

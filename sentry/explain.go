@@ -31,10 +31,10 @@ type HeldCapability struct {
 	abi.Held
 }
 
-// LookupFunc says whether an agent may do something with a file, why, and
-// which capability the mount that it is on belongs to: none for the agent's
-// own root.
-type LookupFunc func(path string, want abi.Rights) (allowed bool, why, capability string)
+// LookupFunc says what an agent that wants to do something with a file would
+// get: an error or 0, why, and which capability the mount that it is on belongs
+// to, none for the agent's own root.
+type LookupFunc func(path string, want abi.Rights) (errno syscall.Errno, why, capability string)
 
 // Explain says what would happen if an agent with that mask, which holds held,
 // did what text says. It changes nothing, and asks the doors in the order in
@@ -130,10 +130,10 @@ func (e *explainer) file(lookup LookupFunc) (Explanation, bool) {
 	if e.op.Path == "" {
 		return Explanation{}, true
 	}
-	ok, why, id := lookup(e.op.Path, e.op.Want)
-	if !ok {
+	errno, why, id := lookup(e.op.Path, e.op.Want)
+	if errno != 0 {
 		need := abi.Held{Class: abi.ClassFS, Object: e.op.Path, Rights: e.op.Want}
-		return e.refused(syscall.EACCES, need.String(), why), false
+		return e.refused(errno, need.String(), why), false
 	}
 	e.why = append(e.why, why)
 	if id != "" {

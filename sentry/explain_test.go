@@ -21,14 +21,14 @@ func TestExplain(t *testing.T) {
 	for i := range held {
 		plain[i] = held[i].Held
 	}
-	lookup := func(path string, want abi.Rights) (bool, string, string) {
+	lookup := func(path string, want abi.Rights) (syscall.Errno, string, string) {
 		switch {
 		case strings.HasPrefix(path, "/data/") && want == abi.FSRead:
-			return true, path + " is on the mount of fs:/data", "c000000000006"
+			return 0, path + " is on the mount of fs:/data", "c000000000006"
 		case strings.HasPrefix(path, "/bin/"):
-			return true, path + " is the agent's own", ""
+			return 0, path + " is the agent's own", ""
 		}
-		return false, "the mount of " + path + " does not give " + want.Format(abi.ClassFS), ""
+		return syscall.EACCES, "the mount of " + path + " does not give " + want.Format(abi.ClassFS), ""
 	}
 	for _, test := range []struct {
 		op         string

@@ -27,6 +27,7 @@ import (
 
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/sentry/ctlfs"
 )
 
 // goferDentries is how many unused directory entries of host directories the
@@ -42,6 +43,7 @@ func (s *Kernel) registerFilesystems() error {
 	v := s.k.VFS()
 	mountable := &vfs.RegisterFilesystemTypeOptions{AllowUserMount: true, AllowUserList: true}
 	listed := &vfs.RegisterFilesystemTypeOptions{AllowUserList: true}
+	v.MustRegisterFilesystemType(ctlfs.Name, ctlfs.FilesystemType{Authority: ctlAuthority{s}}, listed)
 	v.MustRegisterFilesystemType(devpts.Name, &devpts.FilesystemType{}, mountable)
 	v.MustRegisterFilesystemType(dev.Name, &dev.FilesystemType{}, &vfs.RegisterFilesystemTypeOptions{})
 	v.MustRegisterFilesystemType(erofs.Name, &erofs.FilesystemType{}, listed)
@@ -55,6 +57,9 @@ func (s *Kernel) registerFilesystems() error {
 		return err
 	}
 	if err := ttydev.Register(v); err != nil {
+		return err
+	}
+	if err := ctlfs.RegisterDevice(v, ctlAuthority{s}); err != nil {
 		return err
 	}
 	gofer.SetDentryCacheSize(goferDentries)

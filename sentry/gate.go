@@ -1,6 +1,7 @@
 package sentry
 
 import (
+	"math"
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
@@ -157,10 +158,10 @@ func (s *Kernel) countClone(inner kernel.SyscallFn) kernel.SyscallFn {
 // has not ended counts twice, so calls that overlap may be refused a few
 // places early, but the limit holds. A nil agent has none.
 func (a *Agent) beginClone() bool {
-	if a == nil || a.limits.Tasks == 0 {
+	if a == nil {
 		return true
 	}
-	if int(a.cloning.Add(1))+a.ns.pid.NumTasks() <= int(a.limits.Tasks) {
+	if int64(a.cloning.Add(1))+int64(a.ns.pid.NumTasks()) <= int64(min(a.taskLimit(), math.MaxInt64)) {
 		return true
 	}
 	a.cloning.Add(-1)
@@ -169,7 +170,7 @@ func (a *Agent) beginClone() bool {
 
 // endClone ends what a successful beginClone began.
 func (a *Agent) endClone() {
-	if a != nil && a.limits.Tasks != 0 {
+	if a != nil {
 		a.cloning.Add(-1)
 	}
 }

@@ -209,3 +209,39 @@ func backTo(t testing.TB, before consumption) {
 	}
 	t.Fatalf("before %+v, now %+v\n%s\n%s", before, now, strings.Join(descriptors(t), "\n"), strings.Join(goroutines(), "\n\n"))
 }
+
+// everyGrant is all that an agent can be given without a host directory.
+var everyGrant = []string{
+	"mem:self", "proc:self", "cpu:self", "io:self", "net:loopback",
+	"sys:namespace", "sys:mount", "sys:keys", "sys:introspect", "sys:async",
+}
+
+func grants(specs ...string) []control.Grant {
+	var out []control.Grant
+	for _, s := range specs {
+		out = append(out, control.Grant{Spec: s})
+	}
+	return out
+}
+
+// granted gives an agent these grants in place of everyGrant.
+func granted(specs ...string) func(*control.SpawnRequest) {
+	return func(r *control.SpawnRequest) { r.Grants = grants(specs...) }
+}
+
+// withFiles gives an agent a grant of the files under a key besides.
+func withFiles(spec, key string) func(*control.SpawnRequest) {
+	return func(r *control.SpawnRequest) { r.Grants = append(r.Grants, control.Grant{Spec: spec, Key: key}) }
+}
+
+// instead replaces the grant of the same class.
+func instead(spec string) func(*control.SpawnRequest) {
+	return func(r *control.SpawnRequest) {
+		class, _, _ := strings.Cut(spec, ":")
+		for i := range r.Grants {
+			if strings.HasPrefix(r.Grants[i].Spec, class+":") {
+				r.Grants[i].Spec = spec
+			}
+		}
+	}
+}

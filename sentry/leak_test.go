@@ -20,18 +20,21 @@ var failures = map[string]func(*control.SpawnRequest){
 	},
 	"layer target": func(r *control.SpawnRequest) { r.Root.Layers = []control.Bind{{Key: "busybox", Target: "/etc/passwd"}} },
 	"hide":         func(r *control.SpawnRequest) { r.Root.Hide = []string{"/etc/passwd"} },
-	"bind": func(r *control.SpawnRequest) {
-		r.Binds = []control.Bind{{Key: "busybox", Target: "/a"}, {Key: "nosuch", Target: "/b"}}
+	"grant": func(r *control.SpawnRequest) {
+		withFiles("fs:/a:ro", "busybox")(r)
+		withFiles("fs:/b:ro", "nosuch")(r)
 	},
-	"bind target": func(r *control.SpawnRequest) { r.Binds = []control.Bind{{Key: "busybox", Target: "/etc/passwd"}} },
-	"user":        func(r *control.SpawnRequest) { r.Process.User = "nosuch" },
-	"argv":        func(r *control.SpawnRequest) { r.Process.Argv = nil },
-	"program":     func(r *control.SpawnRequest) { r.Process.Argv = []string{"nosuch"} },
-	"cwd":         func(r *control.SpawnRequest) { r.Process.Cwd = "/nosuch" },
-	"load":        func(r *control.SpawnRequest) { r.Process.Argv = []string{"script"} },
-	"load, input": func(r *control.SpawnRequest) { r.Process.Argv, r.Process.Stdin = []string{"script"}, true },
-	"load, tty":   func(r *control.SpawnRequest) { r.Process.Argv, r.Process.TTY = []string{"script"}, true },
-	"cwd, tty":    func(r *control.SpawnRequest) { r.Process.Cwd, r.Process.TTY = "/nosuch", true },
+	"grant text":   withFiles("fs:a:ro", "busybox"),
+	"grant target": withFiles("fs:/a:ro,at=/etc/passwd", "busybox"),
+	"grant own":    withFiles("fs:/a:ro,at=/proc/self", "busybox"),
+	"user":         func(r *control.SpawnRequest) { r.Process.User = "nosuch" },
+	"argv":         func(r *control.SpawnRequest) { r.Process.Argv = nil },
+	"program":      func(r *control.SpawnRequest) { r.Process.Argv = []string{"nosuch"} },
+	"cwd":          func(r *control.SpawnRequest) { r.Process.Cwd = "/nosuch" },
+	"load":         func(r *control.SpawnRequest) { r.Process.Argv = []string{"script"} },
+	"load, input":  func(r *control.SpawnRequest) { r.Process.Argv, r.Process.Stdin = []string{"script"}, true },
+	"load, tty":    func(r *control.SpawnRequest) { r.Process.Argv, r.Process.TTY = []string{"script"}, true },
+	"cwd, tty":     func(r *control.SpawnRequest) { r.Process.Cwd, r.Process.TTY = "/nosuch", true },
 }
 
 func TestFailedSpawnsLeakNothing(t *testing.T) {

@@ -1,6 +1,7 @@
 package sentry
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -9,11 +10,11 @@ import (
 )
 
 func tasks(n uint32) func(*control.SpawnRequest) {
-	return func(r *control.SpawnRequest) { r.Limits.Tasks = n }
+	return instead(fmt.Sprintf("proc:self,count=%d", n))
 }
 
 func memory(n uint64) func(*control.SpawnRequest) {
-	return func(r *control.SpawnRequest) { r.Limits.MemoryBytes = n }
+	return instead(fmt.Sprintf("mem:self,bytes=%d", n))
 }
 
 // TestForkBombIsBounded fills one agent with processes; it is refused more,
@@ -70,7 +71,7 @@ func TestMemoryLimit(t *testing.T) {
 }
 
 func TestDiskLimit(t *testing.T) {
-	_, errout, exit := spawn(t, sh("dd if=/dev/zero of=/tmp/hog bs=1M count=100"), func(r *control.SpawnRequest) { r.Limits.DiskBytes = 8 << 20 }).output()
+	_, errout, exit := spawn(t, sh("dd if=/dev/zero of=/tmp/hog bs=1M count=100"), func(r *control.SpawnRequest) { r.DiskBytes = 8 << 20 }).output()
 	if exit.Code == 0 || !strings.Contains(errout, "No space left") {
 		t.Errorf("stderr %q exit %+v", errout, exit)
 	}

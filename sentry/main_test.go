@@ -95,7 +95,7 @@ func run(m *testing.M) int {
 	}
 	theKernel, err = Boot(Config{
 		Domain: "test", Driver: choice.Driver, Device: device,
-		CPUs: runtime.NumCPU(), OnExit: exits.note, OnLimit: theLimits.note,
+		CPUs: runtime.NumCPU(), OnExit: exits.note, OnLimit: theLimits.note, Push: theDaemon.push,
 	})
 	if err != nil {
 		panic(err)
@@ -195,6 +195,7 @@ func trySpawn(t testing.TB, argv []string, opts ...func(*control.SpawnRequest)) 
 		ID: string(abi.NewAgentID()), Hostname: "box",
 		Root:    control.Root{Base: "busybox"},
 		Process: control.Process{Argv: argv, Env: []string{"PATH=/bin"}},
+		Grants:  grants(everyGrant...),
 		Attach:  true,
 	}
 	for _, o := range opts {

@@ -2,7 +2,6 @@ package sentry
 
 import (
 	"fmt"
-	"path"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
@@ -16,6 +15,7 @@ import (
 
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/sentry/ctlfs"
 )
 
 // A rootBuilder puts an agent's root directory together:
@@ -24,10 +24,11 @@ import (
 //	/usr …       overlay, per grafted layer: the same tmpfs over a host directory
 //	/proc        of the agent's PID namespace
 //	/sys         shared, read-only; each sees its own limits there
+//	/aios        the control tree
 //	/tmp         the same tmpfs, without an overlay, if the image has nothing there
 //	/dev         overlay: the same tmpfs over the kernel's devices
 //	/dev/pts     the agent's own terminals
-//	binds        host directories, as the operator placed them
+//	grants       host directories, as they were granted (grants.go)
 //
 // gVisor's overlay wants layers without submounts, so a host directory below
 // an image cannot be part of the image's overlay; it gets one of its own, and
@@ -84,21 +85,6 @@ func (s *Kernel) newRoot(ctx context.Context, root control.Root, disk uint64) (_
 		return nil, err
 	}
 	return mntns, nil
-}
-
-// bindAll places host directories, as the operator asked for them.
-func (s *Kernel) bindAll(ctx context.Context, mntns *vfs.MountNamespace, binds []control.Bind) error {
-	if len(binds) == 0 {
-		return nil
-	}
-	b := &rootBuilder{s: s, ctx: ctx, root: mntns.Root(ctx)}
-	defer b.root.DecRef(ctx)
-	for _, bind := range binds {
-		if err := b.bind(bind); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // newUpper returns the tmpfs that takes what the agent writes.
@@ -178,6 +164,7 @@ func (b *rootBuilder) kernelMounts(upper *vfs.Mount) error {
 		fsType, target, data string
 		flags                vfs.MountFlags
 	}{
+		{ctlfs.Name, ctlfs.Mountpoint, "", vfs.MountFlags{NoExec: true, NoSUID: true, NoDev: true}},
 		{proc.Name, "/proc", "", vfs.MountFlags{NoExec: true, NoSUID: true, NoDev: true}},
 		{devpts.Name, "/dev/pts", "newinstance,mode=0755,ptmxmode=0666", vfs.MountFlags{NoExec: true, NoSUID: true}},
 	} {
@@ -244,23 +231,6 @@ func (s *Kernel) tmpIsEmpty(ctx context.Context, base string) bool {
 func (b *rootBuilder) hide(dir string) error {
 	empty := b.s.k.VFS().NewDisconnectedMount(b.s.emptyFS, b.s.emptyRoot, &vfs.MountOptions{ReadOnly: true})
 	return b.place(empty, dir)
-}
-
-// bind places a host directory.
-func (b *rootBuilder) bind(bind control.Bind) error {
-	if !path.IsAbs(bind.Target) || path.Clean(bind.Target) == "/" {
-		return errdefs.New(errdefs.InvalidArgument, "the target of a mount is not an absolute path below /",
-			errdefs.Resource("%q", bind.Target))
-	}
-	src, err := b.s.mount(bind.Key)
-	if err != nil {
-		return err
-	}
-	defer src.DecRef(b.ctx)
-	mnt := b.s.k.VFS().NewDisconnectedMount(src.Filesystem(), src.Root(), &vfs.MountOptions{
-		ReadOnly: bind.ReadOnly, Flags: vfs.MountFlags{NoSUID: true, NoDev: true},
-	})
-	return b.place(mnt, path.Clean(bind.Target))
 }
 
 // place attaches mnt, whose reference it takes, creating the directory.

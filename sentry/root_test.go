@@ -39,8 +39,8 @@ func testImage(t testing.TB, key string, files map[string]string) {
 	})
 }
 
-func rooted(root control.Root, binds ...control.Bind) func(*control.SpawnRequest) {
-	return func(r *control.SpawnRequest) { r.Root, r.Binds = root, binds }
+func rooted(root control.Root, files ...control.Grant) func(*control.SpawnRequest) {
+	return func(r *control.SpawnRequest) { r.Root, r.Grants = root, append(r.Grants, files...) }
 }
 
 func TestRootIsPutTogether(t *testing.T) {
@@ -51,7 +51,7 @@ func TestRootIsPutTogether(t *testing.T) {
 		Layers: []control.Bind{{Key: "layer", Target: "/usr"}, {Key: "layer", Target: "/opt/made/up", ReadOnly: true}},
 		Hide:   []string{"/usr/secret"},
 	}
-	binds := []control.Bind{{Key: "bound", Target: "/mnt/a"}, {Key: "bound", Target: "/usr/deep/b", ReadOnly: true}}
+	binds := []control.Grant{{Key: "bound", Spec: "fs:/a:rw,at=/mnt/a"}, {Key: "bound", Spec: "fs:/a:ro,at=/usr/deep/b"}}
 	s := spawn(t, []string{"sleep", "1000"}, rooted(root, binds...))
 	for _, step := range []struct{ script, want string }{
 		{"cat /usr/file /opt/made/up/deep/er/file /mnt/a/file /usr/deep/b/file", "of the layer\ndeep\nof the bind\nof the bind\n"},
@@ -105,7 +105,7 @@ func TestImagesThatMislead(t *testing.T) {
 	}
 	testImage(t, "more", map[string]string{"passwd": "more\n"})
 	s := spawn(t, []string{"/bin/sh", "-c", "read x < /etc/passwd; echo $x; [ -d /elsewhere/kernel ] && echo sys"},
-		rooted(control.Root{Base: "links"}, control.Bind{Key: "more", Target: "/mnt"}))
+		rooted(control.Root{Base: "links"}, control.Grant{Key: "more", Spec: "fs:/more:ro,at=/mnt"}))
 	if out, errout, _ := s.output(); out != "more\nsys\n" {
 		t.Errorf("stdout %q stderr %q", out, errout)
 	}
@@ -130,12 +130,12 @@ func TestRootErrors(t *testing.T) {
 		"no base":         {rooted(control.Root{}), errdefs.NotFound},
 		"unknown base":    {rooted(control.Root{Base: "nosuch"}), errdefs.NotFound},
 		"unknown layer":   {rooted(control.Root{Base: "busybox", Layers: []control.Bind{{Key: "nosuch", Target: "/usr"}}}), errdefs.NotFound},
-		"unknown bind":    {rooted(control.Root{Base: "busybox"}, control.Bind{Key: "nosuch", Target: "/mnt"}), errdefs.NotFound},
-		"bind on root":    {rooted(control.Root{Base: "busybox"}, control.Bind{Key: "busybox", Target: "/"}), errdefs.InvalidArgument},
-		"bind on /..":     {rooted(control.Root{Base: "busybox"}, control.Bind{Key: "busybox", Target: "/.."}), errdefs.InvalidArgument},
-		"relative bind":   {rooted(control.Root{Base: "busybox"}, control.Bind{Key: "busybox", Target: "mnt"}), errdefs.InvalidArgument},
-		"bind on a file":  {rooted(control.Root{Base: "busybox"}, control.Bind{Key: "busybox", Target: "/etc/passwd"}), errdefs.InvalidArgument},
-		"bind below one":  {rooted(control.Root{Base: "busybox"}, control.Bind{Key: "busybox", Target: "/etc/passwd/x"}), errdefs.InvalidArgument},
+		"unknown bind":    {rooted(control.Root{Base: "busybox"}, control.Grant{Key: "nosuch", Spec: "fs:/bind:rw,at=/mnt"}), errdefs.NotFound},
+		"bind on root":    {rooted(control.Root{Base: "busybox"}, control.Grant{Key: "busybox", Spec: "fs:/bind:rw,at=/"}), errdefs.InvalidArgument},
+		"bind on /..":     {rooted(control.Root{Base: "busybox"}, control.Grant{Key: "busybox", Spec: "fs:/bind:rw,at=/.."}), errdefs.CapabilityInvalid},
+		"relative bind":   {rooted(control.Root{Base: "busybox"}, control.Grant{Key: "busybox", Spec: "fs:/bind:rw,at=mnt"}), errdefs.CapabilityInvalid},
+		"bind on a file":  {rooted(control.Root{Base: "busybox"}, control.Grant{Key: "busybox", Spec: "fs:/bind:rw,at=/etc/passwd"}), errdefs.InvalidArgument},
+		"bind below one":  {rooted(control.Root{Base: "busybox"}, control.Grant{Key: "busybox", Spec: "fs:/bind:rw,at=/etc/passwd/x"}), errdefs.InvalidArgument},
 		"hide a file":     {rooted(control.Root{Base: "busybox", Hide: []string{"/etc/passwd"}}), errdefs.InvalidArgument},
 		"layer on a file": {rooted(control.Root{Base: "busybox", Layers: []control.Bind{{Key: "busybox", Target: "/etc/passwd"}}}), errdefs.InvalidArgument},
 	} {
@@ -181,14 +181,14 @@ func TestUnmountWhileUsed(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		s := spawn(t, []string{"sleep", "1000"}, rooted(control.Root{Base: "busybox"}, control.Bind{Key: "brief", Target: "/mnt"}))
+		s := spawn(t, []string{"sleep", "1000"}, rooted(control.Root{Base: "busybox"}, control.Grant{Key: "brief", Spec: "fs:/bind:rw,at=/mnt"}))
 		if err := theKernel.Unmount(control.UnmountRequest{Key: "brief"}); err != nil {
 			t.Fatal(err)
 		}
 		if out, _, _ := s.execIn([]string{"cat", "/mnt/file"}).output(); out != "kept\n" {
 			t.Errorf("read %q", out)
 		}
-		_, err := trySpawn(t, []string{"true"}, rooted(control.Root{Base: "busybox"}, control.Bind{Key: "brief", Target: "/mnt"}))
+		_, err := trySpawn(t, []string{"true"}, rooted(control.Root{Base: "busybox"}, control.Grant{Key: "brief", Spec: "fs:/bind:rw,at=/mnt"}))
 		wantCode(t, err, errdefs.NotFound)
 		s.signal(9)
 		s.wait()

@@ -27,15 +27,37 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodSpawn: control.HandleFiles(func(r control.SpawnRequest, files []*os.File) (struct{}, error) {
 			return none, s.Spawn(r, files)
 		}),
-		control.MethodExec:    control.HandleFiles(s.Exec),
-		control.MethodAttach:  control.HandleFiles(s.Attach),
-		control.MethodSignal:  control.Handle(s.Signal),
-		control.MethodPause:   control.Handle(s.Pause),
-		control.MethodResume:  control.Handle(s.Resume),
-		control.MethodInspect: control.Handle(s.Inspect),
-		control.MethodList:    control.Handle(s.List),
-		control.MethodForget:  control.Handle(s.Forget),
-		control.MethodStats:   control.Handle(s.Stats),
+		control.MethodExec:         control.HandleFiles(s.Exec),
+		control.MethodAttach:       control.HandleFiles(s.Attach),
+		control.MethodSignal:       control.Handle(s.Signal),
+		control.MethodPause:        control.Handle(s.Pause),
+		control.MethodResume:       control.Handle(s.Resume),
+		control.MethodInspect:      control.Handle(s.Inspect),
+		control.MethodList:         control.Handle(s.List),
+		control.MethodForget:       control.Handle(s.Forget),
+		control.MethodStats:        control.Handle(s.Stats),
+		control.MethodCapGrant:     control.Handle(s.CapGrant),
+		control.MethodCapList:      control.Handle(s.CapList),
+		control.MethodCapDelegate:  control.Handle(s.CapDelegate),
+		control.MethodCapExport:    control.Handle(s.CapExport),
+		control.MethodCapAttenuate: control.Handle(s.CapAttenuate),
+		control.MethodCapSeal:      control.Handle(s.CapSeal),
+		control.MethodCapRenew:     control.Handle(s.CapRenew),
+		control.MethodCapRevoke:    control.Handle(s.CapRevoke),
+		control.MethodCapExplain:   control.Handle(s.CapExplain),
+		control.MethodAnswer:       control.Handle(s.Answer),
+		control.MethodAccount:      control.Handle(s.Account),
+		control.MethodPromised: control.Handle(func(struct{}) (control.Promised, error) {
+			return s.promised(), nil
+		}),
+		control.MethodAuditPull: control.Handle(func(struct{}) (struct{}, error) {
+			s.trail.pull()
+			return none, nil
+		}),
+		control.MethodAuditAck: control.Handle(func(r control.AuditAck) (struct{}, error) {
+			s.trail.ack(r.Last)
+			return none, nil
+		}),
 		control.MethodShutdown: control.Handle(func(control.ShutdownRequest) (struct{}, error) {
 			s.Shutdown()
 			// The response goes out first; the daemon does not wait

@@ -138,6 +138,7 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 	})
 	root.AddGroup(
 		&cobra.Group{ID: "agents", Title: "Agents:"},
+		&cobra.Group{ID: "authority", Title: "Authority:"},
 		&cobra.Group{ID: "objects", Title: "Images and domains:"},
 		&cobra.Group{ID: "system", Title: "System:"},
 	)
@@ -148,7 +149,8 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 		}
 	}
 	add("agents", a.runCmd(), a.spawnCmd(), a.psCmd(), a.inspectCmd(), a.logsCmd(), a.execCmd(), a.attachCmd(),
-		a.waitCmd(), a.killCmd(), a.pauseCmd(), a.resumeCmd(), a.rmCmd())
+		a.waitCmd(), a.killCmd(), a.pauseCmd(), a.resumeCmd(), a.rmCmd(), a.statsCmd())
+	add("authority", a.capCmd(), a.profileCmd(), a.auditCmd())
 	add("objects", a.imageCmd(), a.domainCmd())
 	add("system", a.doctorCmd(), a.errorsCmd(), a.daemonCmd(), a.versionCmd(), a.completionCmd())
 	root.SetHelpCommandGroupID("system")

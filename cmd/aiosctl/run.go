@@ -17,6 +17,7 @@ import (
 // agentFlags are what run and spawn share.
 type agentFlags struct {
 	process processFlags
+	grants  grantFlags
 
 	name, domain, image, hostname string
 	isolated                      bool
@@ -36,15 +37,16 @@ func (f *agentFlags) register(a *app, cmd *cobra.Command) {
 	fs.BoolVar(&f.isolated, "isolated", false, "run in a domain of its own, which ends with the agent")
 	fs.StringVar(&f.image, "image", "", "root file system: an `IMAGE`'s name (default \"host\": this host's programs, without its secrets)")
 	fs.StringVar(&f.hostname, "hostname", "", "host `NAME` inside (default: the agent's name, else its ID)")
-	fs.StringArrayVar(&f.mounts, "mount", nil, "make a host directory visible: `SRC:DST[:ro|rw]` (default ro)")
-	fs.StringVar(&f.memory, "memory", "", "memory limit: `SIZE`, such as 256M or 2G")
-	fs.Uint32Var(&f.pids, "pids", 0, "at most `N` processes and threads")
+	fs.StringArrayVar(&f.mounts, "mount", nil, "grant a host directory at another path: `SRC:DST[:ro|rw]` (default ro)")
+	fs.StringVar(&f.memory, "memory", "", "the same as --limit memory=`SIZE`")
+	fs.Uint32Var(&f.pids, "pids", 0, "the same as --limit pids=`N`")
 	fs.StringArrayVar(&f.labels, "label", nil, "attach `KEY=VALUE`")
 	fs.StringVar(&f.platform, "platform", "", "`PLATFORM` of a domain that this starts: auto, systrap, ptrace or kvm")
 	fs.BoolVar(&f.strict, "strict", false, "refuse to start a domain that the host cannot box fully")
 	fs.BoolVar(&f.remove, "rm", false, "forget the agent and its log once it has ended (the default of run)")
 	fs.BoolVar(&f.keep, "keep", false, "keep the agent's record and log after its end (the default of spawn)")
 	f.process.register(cmd)
+	f.grants.register(a, cmd)
 	a.completeFlag(cmd, "image", a.imageNames)
 	a.completeFlag(cmd, "domain", a.domainNames)
 	_ = cmd.RegisterFlagCompletionFunc("platform", cobra.FixedCompletions([]string{"auto", "systrap", "ptrace", "kvm"}, cobra.ShellCompDirectiveNoFileComp))
@@ -111,7 +113,7 @@ func (f *agentFlags) request(a *app, argv []string, joined bool) (*apiv1.SpawnRe
 			}
 		}
 	}
-	return r, nil
+	return r, f.grants.fill(a, r)
 }
 
 // processFlags describe a program: of a new agent, or a further one.

@@ -71,6 +71,7 @@ func bootKernel() (*kernelProcess, error) {
 		Domain: cfg.Domain, Driver: driver, Device: device,
 		CPUs: cfg.CPUs, MemoryBytes: cfg.MemoryBytes, ImagesOnly: cfg.ImagesOnly,
 		OnExit: func(e control.ExitEvent) { p.server.Push(control.EventExit, e) },
+		Push:   func(event string, body any) int { return p.server.Push(event, body) },
 	})
 	if err != nil {
 		return nil, err

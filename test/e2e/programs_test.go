@@ -11,7 +11,7 @@ import (
 // checks that each of want is in what it printed.
 func (in *install) prints(t *testing.T, argv []string, want ...string) string {
 	t.Helper()
-	r := in.agent(t, append([]string{"--"}, argv...)...)
+	r := in.agent(t, append([]string{"--profile", "service", "-q", "--"}, argv...)...)
 	if r.status != 0 {
 		t.Errorf("%s: %s", argv[0], r)
 		return ""
@@ -89,7 +89,7 @@ func TestPython(t *testing.T) {
 	need(t, "python3")
 	onEach(t, func(t *testing.T, in *install) {
 		dir := in.share(t, map[string][]byte{"work.py": []byte(pythonAtWork)})
-		r := in.agent(t, "--mount", dir+":/src", "--", "python3", "/src/work.py")
+		r := in.agent(t, "--grant", "net:loopback", "--mount", dir+":/src", "--", "python3", "/src/work.py")
 		want := []string{
 			"threads 1999000", "subprocess b'in-env\\n' 3", "pipeline b'10000'", "timeout ok", "pool 2646700", "shared 2000",
 			"sqlite (5000, 12497500) ('ok',)", "asyncio (b'from asyncio\\n', 1225)",
@@ -175,7 +175,7 @@ redis-server --port 6380 --dir /tmp --appendonly yes --save '' --logfile /tmp/lo
 for i in $(seq 200); do redis-cli -p 6380 get k 2>/dev/null | grep -q v && break; sleep 0.05; done
 redis-cli -p 6380 get k; kill $server; wait $server && echo stopped again`
 	onEach(t, func(t *testing.T, in *install) {
-		got := in.sh(t, script)
+		got := in.sh(t, script, "--grant", "net:loopback")
 		if got != "OK\nv\n4\nstopped\nv\nstopped again\n" {
 			t.Errorf("%q", got)
 		}
@@ -205,7 +205,7 @@ if command -v curl >/dev/null; then curl -s http://127.0.0.1:8080/ | grep -q hel
 kill -QUIT $server; wait $server; grep -c 'GET /index.html' /tmp/access.log`
 	onEach(t, func(t *testing.T, in *install) {
 		dir := in.share(t, map[string][]byte{"nginx.conf": []byte(config)})
-		got := in.sh(t, script, "--mount", dir+":/src")
+		got := in.sh(t, script, "--grant", "net:loopback", "--mount", dir+":/src")
 		if got != "b'hello\\n' 3000000\n600\n100\n" {
 			t.Errorf("%q", got)
 		}

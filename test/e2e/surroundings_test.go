@@ -133,7 +133,7 @@ print()`
 		need(t, "python3")
 		agents := []string{"castor", "pollux"}
 		for _, name := range agents {
-			c := in.startAgent(t, "--name", name, "--", "python3", "-c", server, name)
+			c := in.startAgent(t, "--grant", "net:loopback", "--name", name, "--", "python3", "-c", server, name)
 			c.stdout.expect(t, "ready\n")
 		}
 		if d := in.domains(t); len(d) != 1 || d[0].Agents != 2 {

@@ -1,0 +1,81 @@
+package daemon
+
+import (
+	"sync"
+	"time"
+
+	"aios.dev/aios/control"
+	"aios.dev/aios/host/cgroup"
+)
+
+// The host cgroup of a domain is the backstop behind the limits of its agents,
+// and follows their sum: what they may use together, and what the kernel
+// process needs for itself on top.
+const (
+	// ownMemory is for the kernel process without agents, agentMemory for
+	// what it and its stub processes keep for one agent, in bytes.
+	ownMemory   = 512 << 20
+	agentMemory = 4 << 20
+	// ownPids are the threads of the kernel process; taskPids is how many host
+	// processes and threads a task can come to.
+	ownPids  = 512
+	taskPids = 3
+	// ownCPU is what the kernel process may use on top, in thousandths.
+	ownCPU = 1000
+	// regroupDelay gathers changes that follow each other.
+	regroupDelay = 20 * time.Millisecond
+)
+
+// regrouping remembers that a domain's cgroup is to be set anew.
+type regrouping struct {
+	mu sync.Mutex
+	// A call is on its way.
+	armed bool // +checklocks:mu
+}
+
+// regroup makes the domain's host cgroup follow its agents, soon.
+func (dom *domain) regroup() {
+	dom.group.mu.Lock()
+	defer dom.group.mu.Unlock()
+	if dom.group.armed {
+		return
+	}
+	dom.group.armed = true
+	dom.d.clock.AfterFunc(regroupDelay, dom.regroupNow)
+}
+
+func (dom *domain) regroupNow() {
+	dom.group.mu.Lock()
+	dom.group.armed = false
+	dom.group.mu.Unlock()
+	ctx, cancel := background(adoptTimeout)
+	defer cancel()
+	var p control.Promised
+	if dom.call(ctx, control.MethodPromised, struct{}{}, &p) != nil {
+		return // It has died, and its cgroup goes with it.
+	}
+	g, err := cgroup.Load(dom.d.groupParent(), dom.name)
+	if err != nil {
+		return // The host offers none; the domain was started without.
+	}
+	if err := g.SetLimits(groupLimits(p, hostMemory())); err != nil {
+		dom.d.log.Warn("setting host cgroup", "domain", dom.name, "err", err)
+	}
+}
+
+// groupLimits are those of the host cgroup of a domain whose agents may use p
+// together.
+func groupLimits(p control.Promised, host uint64) cgroup.Limits {
+	most := uint64(float64(host) * groupMemoryShare)
+	l := cgroup.Limits{MemoryBytes: int64(most), PidsMax: groupPidsMax}
+	if !p.MemoryUnlimited {
+		l.MemoryBytes = int64(min(most, p.MemoryBytes+ownMemory+uint64(p.Agents)*agentMemory))
+	}
+	if !p.TasksUnlimited {
+		l.PidsMax = int64(min(groupPidsMax, p.Tasks*taskPids+ownPids))
+	}
+	if !p.CPUUnlimited && p.Agents > 0 {
+		l.CPUMilli = int64(p.MilliCPU + ownCPU)
+	}
+	return l
+}

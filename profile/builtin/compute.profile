@@ -1,0 +1,2 @@
+# Computation whose parts speak to each other: loopback sockets within the agent.
+net:loopback

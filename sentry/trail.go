@@ -1,0 +1,178 @@
+package sentry
+
+import (
+	"strings"
+	"sync"
+	"time"
+
+	"aios.dev/aios/abi"
+	"aios.dev/aios/capability"
+	"aios.dev/aios/control"
+)
+
+// opDenied is the operation of a record of a refusal.
+const opDenied = "denied"
+
+// trailMax is how many audit records wait for a daemon; older ones are dropped
+// and counted. trailBatch is how many travel in one message.
+const (
+	trailMax   = 16384
+	trailBatch = 512
+)
+
+// trail holds audit records until the daemon has written them. The file is
+// the daemon's, beyond the reach of agents and of this process; without a
+// daemon records wait here.
+type trail struct {
+	s *Kernel
+
+	// sendMu keeps messages in order. It is taken before mu.
+	sendMu sync.Mutex
+
+	mu sync.Mutex
+	// Not yet acknowledged, the oldest first; the first has the number first.
+	records []control.AuditRecord // +checklocks:mu
+	first   uint64                // +checklocks:mu
+	// How many of records were sent.
+	sent int // +checklocks:mu
+	// Records dropped since the last that was sent.
+	lost uint64 // +checklocks:mu
+	// A flush is on its way.
+	armed bool // +checklocks:mu
+}
+
+func (l *trail) init(s *Kernel) {
+	l.s = s
+	l.first = 1 // +checklocksignore: the kernel boots.
+}
+
+// denied records a refusal.
+func (l *trail) denied(d Denial) {
+	r := capability.Record{Op: opDenied, Actor: d.Agent, Agent: d.Agent, Target: strings.TrimSpace(d.Operation + " " + d.Object), Count: d.Count}
+	if d.Capability != "" {
+		r.Spec, r.Reason = d.Capability, "it lacks "+d.Capability
+	}
+	if d.Why != "" {
+		r.Reason = d.Why
+	}
+	rec := control.AuditRecord{Record: r}
+	if d.Errno != 0 {
+		rec.Errno = abi.ErrnoName(d.Errno)
+	}
+	l.put(rec)
+}
+
+// add takes a record of the derivation tree. What every agent is made of is
+// gathered when it comes and goes: a record instead of one for each.
+func (l *trail) add(r capability.Record) {
+	if r.Op == capability.OpMint || r.Op == capability.OpRevoke {
+		if a := l.s.findAgent(r.Agent); a != nil && a.gathers() && ofSelf(r.Spec) {
+			l.mu.Lock()
+			a.gathered = append(a.gathered, r)
+			l.mu.Unlock()
+			return
+		}
+	}
+	l.put(control.AuditRecord{Record: r})
+}
+
+// ofSelf reports whether a grant is of the agent itself.
+func ofSelf(spec string) bool {
+	class, object, _ := strings.Cut(spec, ":")
+	c, _ := abi.ClassNamed(class)
+	info, _ := c.Info()
+	return info.Self && strings.HasPrefix(object, "self")
+}
+
+// putGathered takes what add has gathered of an agent, as one record.
+func (l *trail) putGathered(a *Agent) {
+	l.mu.Lock()
+	gathered := a.gathered
+	a.gathered = nil
+	l.mu.Unlock()
+	if len(gathered) == 0 {
+		return
+	}
+	r := gathered[0]
+	var ids, specs []string
+	for _, g := range gathered {
+		ids, specs = append(ids, string(g.Cap)), append(specs, g.Spec)
+	}
+	r.Cap, r.Spec, r.Count = "", strings.Join(specs, " "), uint64(len(specs))
+	r.Reason = strings.TrimPrefix(r.Reason+": "+strings.Join(ids, " "), ": ")
+	l.put(control.AuditRecord{Record: r})
+}
+
+// flushDelay gathers records that follow each other into one message.
+const flushDelay = 2 * time.Millisecond
+
+// put takes a record, for the daemon to hear of soon. Who wants the daemon to
+// know before it goes on calls flush.
+func (l *trail) put(r control.AuditRecord) {
+	r.Time = l.s.cfg.Clock.Now()
+	l.mu.Lock()
+	l.records = append(l.records, r)
+	if len(l.records) > trailMax {
+		l.records = append([]control.AuditRecord(nil), l.records[trailMax/8:]...)
+		l.first += trailMax / 8
+		l.lost += trailMax / 8
+		l.sent = max(0, l.sent-trailMax/8)
+	}
+	if !l.armed {
+		l.armed = true
+		l.s.cfg.Clock.AfterFunc(flushDelay, l.flush)
+	}
+	l.mu.Unlock()
+}
+
+// flush sends what was not sent yet.
+func (l *trail) flush() {
+	l.sendMu.Lock()
+	defer l.sendMu.Unlock()
+	l.mu.Lock()
+	l.armed = false
+	l.mu.Unlock()
+	for {
+		l.mu.Lock()
+		rest := l.records[l.sent:]
+		if len(rest) == 0 {
+			l.mu.Unlock()
+			return
+		}
+		batch := control.AuditBatch{First: l.first + uint64(l.sent), Lost: l.lost, Records: rest[:min(len(rest), trailBatch)]}
+		l.mu.Unlock()
+		if l.s.cfg.Push == nil || l.s.cfg.Push(control.EventAudit, batch) == 0 {
+			return // The daemon pulls when it is back.
+		}
+		l.mu.Lock()
+		// Meanwhile records may have been acknowledged or dropped.
+		if next := batch.First + uint64(len(batch.Records)); next > l.first {
+			l.sent = max(l.sent, int(next-l.first))
+		}
+		l.lost -= batch.Lost
+		l.mu.Unlock()
+	}
+}
+
+// pull sends everything again that was not acknowledged.
+func (l *trail) pull() {
+	l.sendMu.Lock()
+	l.mu.Lock()
+	l.sent = 0
+	l.mu.Unlock()
+	l.sendMu.Unlock()
+	l.flush()
+}
+
+// ack forgets the records up to last.
+func (l *trail) ack(last uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if last < l.first {
+		return
+	}
+	n := min(int(last-l.first+1), len(l.records))
+	l.records = append([]control.AuditRecord(nil), l.records[n:]...)
+	l.first += uint64(n)
+	l.sent = max(0, l.sent-n)
+}
