@@ -16,6 +16,7 @@ package platformtest
 
 import (
 	"os"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -61,7 +62,7 @@ func Run(t *testing.T, p gvplatform.Platform) {
 	cpuid.Initialize()
 	var first, exits atomic.Int64
 	// Everybody has a place: interrupts of the crowd's own are not expected.
-	crowd := platform.NewCrowd(1000, time.Second, ktime.Real)
+	crowd := platform.NewCrowd(platform.NewProcessors(runtime.NumCPU(), ktime.Real), 1000, time.Second)
 	f := &fixture{
 		Platform: platform.Wrap(p, platform.Hooks{
 			FirstSwitch: func(context.Context) *platform.Crowd { first.Add(1); return crowd },
