@@ -52,6 +52,9 @@ const (
 	tagMaxAgents
 )
 
+// required are the fields without which no token is issued.
+const required = 1<<tagID | 1<<tagIssuer | 1<<tagIssued | 1<<tagSubject | 1<<tagExpires | 1<<tagAudience
+
 // maxItems bounds a list.
 const maxItems = 256
 
@@ -99,6 +102,7 @@ func (b *Block) encode(authority bool) []byte {
 // parsePayload reads what encode writes, and nothing else.
 func parsePayload(payload []byte, authority bool) (Block, error) {
 	var b Block
+	var seen uint16 // a bit for each tag
 	r := reader{rest: payload}
 	for last := byte(0); len(r.rest) > 0; {
 		tag := r.byte()
@@ -110,8 +114,9 @@ func parsePayload(payload []byte, authority bool) (Block, error) {
 		if err := b.set(tag, value, authority); err != nil {
 			return b, err
 		}
+		seen |= 1 << tag // set knows tags up to tagMaxAgents.
 	}
-	if authority && (b.Issued.IsZero() || b.Expires.IsZero() || len(b.Audience) == 0 || b.Subject == "") {
+	if authority && (seen&required != required || len(b.Audience) == 0) {
 		return b, malformed("its first block does not say who it is for, where, and until when")
 	}
 	return b, nil
