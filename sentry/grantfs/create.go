@@ -74,6 +74,7 @@ func (fs *FS) create(ctx context.Context, rp *vfs.ResolvingPath, op string, dir 
 	if !fs.quota.takeInodes(inodes) {
 		return refused(linuxerr.EDQUOT)
 	}
+	defer fs.quota.lockTree()()
 	pop := w.pop(name)
 	pop.Path.Dir = rp.MustBeDir() // If dir is not, the inner file system says so.
 	if err := do(&w, &pop); err != nil {
@@ -123,7 +124,6 @@ func (fs *FS) LinkAt(ctx context.Context, rp *vfs.ResolvingPath, vd vfs.VirtualD
 		if !fs.belowRoot(old) {
 			return linuxerr.ENOENT
 		}
-		defer fs.quota.lockTree()()
 		oldpop := fs.pop(old, "")
 		return fs.vfs.LinkAt(ctx, rp.Credentials(), &oldpop, pop)
 	})

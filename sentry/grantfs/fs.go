@@ -147,13 +147,18 @@ func (fs *FS) pop(dir *vfs.Dentry, path string) vfs.PathOperation {
 	return op
 }
 
-// mode returns the type and mode bits of an inner file, without asking anybody
-// outside the kernel.
-func (fs *FS) mode(ctx context.Context, inner *vfs.Dentry) (linux.FileMode, error) {
+// identity returns of an inner file what never changes, its type and number, and
+// the mode bits, without asking anybody outside the kernel.
+func (fs *FS) identity(ctx context.Context, inner *vfs.Dentry) (linux.Statx, error) {
 	pop := fs.pop(inner, "")
-	st, err := fs.vfs.StatAt(ctx, fs.creds, &pop, &vfs.StatOptions{
-		Mask: linux.STATX_TYPE | linux.STATX_MODE, Sync: linux.AT_STATX_DONT_SYNC,
+	return fs.vfs.StatAt(ctx, fs.creds, &pop, &vfs.StatOptions{
+		Mask: linux.STATX_TYPE | linux.STATX_MODE | linux.STATX_INO, Sync: linux.AT_STATX_DONT_SYNC,
 	})
+}
+
+// mode returns the type and mode bits of an inner file, likewise.
+func (fs *FS) mode(ctx context.Context, inner *vfs.Dentry) (linux.FileMode, error) {
+	st, err := fs.identity(ctx, inner)
 	return linux.FileMode(st.Mode), err
 }
 

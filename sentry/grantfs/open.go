@@ -60,7 +60,7 @@ func (fs *FS) OpenAt(ctx context.Context, rp *vfs.ResolvingPath, opts vfs.OpenOp
 // open opens w.cur.
 func (w *walk) open(opts *vfs.OpenOptions) (*vfs.FileDescription, error) {
 	fs := w.fs
-	st, err := fs.stat(w.ctx, w.cur)
+	st, err := fs.identity(w.ctx, w.cur)
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +93,12 @@ func (w *walk) open(opts *vfs.OpenOptions) (*vfs.FileDescription, error) {
 		return nil, fs.refuse(w.op, w.cur, "", need, linuxerr.EACCES)
 	}
 
+	var n *node
+	if kind == regularFile { // Before it is open: who removes it shall see.
+		if n, err = fs.openNode(w.ctx, w.cur, &st); err != nil {
+			return nil, err
+		}
+	}
 	innerOpts := *opts
 	innerOpts.Flags &^= linux.O_EXCL
 	if kind != directory { // Which cannot be opened so; the inner file system says it.
@@ -112,21 +118,23 @@ func (w *walk) open(opts *vfs.OpenOptions) (*vfs.FileDescription, error) {
 		return err
 	}
 	if opts.Flags&linux.O_TRUNC != 0 && kind == regularFile {
-		if err := w.rp.Mount().CheckBeginWrite(); err != nil {
-			return nil, err
+		if err = w.rp.Mount().CheckBeginWrite(); err == nil {
+			err = fs.resize(w.ctx, w.cur, 0, open)
+			w.rp.Mount().EndWrite()
 		}
-		defer w.rp.Mount().EndWrite()
-		err = fs.resize(w.ctx, w.cur, 0, open)
 	} else {
 		err = open()
 	}
 	if err != nil {
+		if n != nil {
+			fs.putNode(w.ctx, n, w.cur)
+		}
 		if goneErr := fs.allows(need); goneErr != nil {
 			err = goneErr // It was woken, and says that it was interrupted.
 		}
 		return nil, err
 	}
-	return w.describe(inner, opts, kind, &st)
+	return w.describe(inner, opts, kind, n)
 }
 
 // create creates the last component of w.rp and opens it.
@@ -149,6 +157,7 @@ func (w *walk) create(opts *vfs.OpenOptions) (*vfs.FileDescription, error) {
 	if !fs.quota.takeInodes(1) {
 		return nil, fs.refuse(w.op, w.cur, name, need, linuxerr.EDQUOT)
 	}
+	defer fs.quota.lockTree()()
 	innerOpts := *opts
 	innerOpts.Flags |= linux.O_CREAT | linux.O_EXCL
 	pop := w.pop(name)
@@ -160,34 +169,35 @@ func (w *walk) create(opts *vfs.OpenOptions) (*vfs.FileDescription, error) {
 	fs.notify(w.ctx, w.cur, name, linux.IN_CREATE)
 	inner.Dentry().IncRef()
 	w.move(inner.Dentry())
-	st, err := fs.stat(w.ctx, w.cur)
+	st, err := fs.identity(w.ctx, w.cur)
 	if err != nil {
 		inner.DecRef(w.ctx)
 		return nil, err
 	}
-	fd, err := w.describe(inner, opts, regularFile, &st)
+	n, _ := fs.quota.node(&st)
+	fd, err := w.describe(inner, opts, regularFile, n)
 	if err == nil {
 		fd.SetCreated()
 	}
 	return fd, err
 }
 
-// describe makes an open file of inner, whose reference it takes, which is
-// w.cur.
-func (w *walk) describe(inner *vfs.FileDescription, opts *vfs.OpenOptions, k kind, st *linux.Statx) (*vfs.FileDescription, error) {
+// describe makes an open file of inner, which is w.cur. It takes the references
+// to inner and n, which is nil but for regular files.
+func (w *walk) describe(inner *vfs.FileDescription, opts *vfs.OpenOptions, k kind, n *node) (*vfs.FileDescription, error) {
 	fs := w.fs
 	d := fs.dentryOf(w.cur)
 	defer d.DecRef(w.ctx)
-	f := &file{fs: fs, inner: inner, kind: k, image: opts.FileExec, hint: fs.hints.Add(1)}
+	f := &file{fs: fs, inner: inner, kind: k, node: n, image: opts.FileExec, hint: fs.hints.Add(1)}
 	f.flags.Store(inner.StatusFlags())
 	fdOpts := inner.Options()
 	fdOpts.UseDentryMetadata = false
 	if err := f.vfsfd.Init(f, opts.Flags, w.rp.Credentials(), w.rp.Mount(), &d.vfsd, &fdOpts); err != nil {
 		inner.DecRef(w.ctx)
+		if n != nil {
+			fs.putNode(w.ctx, n, w.cur)
+		}
 		return nil, err
-	}
-	if k == regularFile {
-		f.node = fs.quota.node(st)
 	}
 	return &f.vfsfd, nil
 }

@@ -26,8 +26,8 @@ type ledger struct {
 	bytes  account // +checklocks:mu
 	inodes account // +checklocks:mu
 
-	// treeMu is held, while there is a limit, by what changes the number of
-	// links of a file.
+	// treeMu is held, while there is a limit, by what gives a file a name or
+	// takes it away.
 	treeMu sync.Mutex
 
 	nodesMu sync.Mutex
@@ -127,7 +127,7 @@ func (l *ledger) giveInodes(n uint64) {
 	l.inodes.give(n)
 }
 
-// lockTree keeps links from changing, if it matters, until the function it
+// lockTree keeps names from coming and going, if it matters, until the function it
 // returns is called.
 func (l *ledger) lockTree() (unlock func()) {
 	if !l.on.Load() {
@@ -137,18 +137,19 @@ func (l *ledger) lockTree() (unlock func()) {
 	return l.treeMu.Unlock
 }
 
-// node returns the node of a file with a reference.
-func (l *ledger) node(st *linux.Statx) *node {
+// node returns the node of a file with a reference. It is fresh if there was
+// none: if the file was not open.
+func (l *ledger) node(st *linux.Statx) (n *node, fresh bool) {
 	key := nodeKey{st.DevMajor, st.DevMinor, st.Ino}
 	l.nodesMu.Lock()
 	defer l.nodesMu.Unlock()
-	n := l.nodes[key]
+	n = l.nodes[key]
 	if n == nil {
-		n = &node{key: key}
+		n, fresh = &node{key: key}, true
 		l.nodes[key] = n
 	}
 	n.refs++
-	return n
+	return n, fresh
 }
 
 // put gives a reference back, and reports whether it was the last.
@@ -201,12 +202,15 @@ func (fs *FS) resize(ctx context.Context, inner *vfs.Dentry, size uint64, do fun
 	if err != nil {
 		return err
 	}
-	n := fs.quota.node(&st)
+	n, fresh := fs.quota.node(&st)
 	defer fs.putNode(ctx, n, inner)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if st, err = fs.stat(ctx, inner); err != nil {
 		return err
+	}
+	if fresh && st.Nlink == 0 && !n.orphan {
+		return do() // It was removed and given back before we came.
 	}
 	more := size - min(size, st.Size)
 	if !fs.quota.takeAllBytes(more) {
@@ -244,11 +248,34 @@ func (fs *FS) unlinked(ctx context.Context, inner *vfs.Dentry, last bool) {
 		fs.quota.giveInodes(1)
 		return
 	}
-	n := fs.quota.node(&st)
+	n, _ := fs.quota.node(&st)
 	n.mu.Lock()
 	n.orphan = true
 	n.mu.Unlock()
 	fs.putNode(ctx, n, inner)
+}
+
+// openNode returns the node of a regular file that is to be opened. A removed file
+// that nobody has open is given back, and cannot be opened any more: it would
+// grow for nothing.
+func (fs *FS) openNode(ctx context.Context, inner *vfs.Dentry, st *linux.Statx) (*node, error) {
+	n, fresh := fs.quota.node(st)
+	if !fresh || !fs.quota.on.Load() {
+		return n, nil
+	}
+	now, err := fs.stat(ctx, inner)
+	if err == nil && now.Nlink == 0 {
+		n.mu.Lock()
+		if !n.orphan { // Else it was removed since.
+			err = linuxerr.ENOENT
+		}
+		n.mu.Unlock()
+	}
+	if err != nil {
+		fs.putNode(ctx, n, inner)
+		return nil, err
+	}
+	return n, nil
 }
 
 // putNode gives back a reference to the node of inner.
