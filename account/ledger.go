@@ -47,8 +47,8 @@ const (
 )
 
 // Crossing is the news that a limit was reached. The same limit is reported
-// again only after usage has fallen below seven eighths of it, or after the
-// limit has changed.
+// again only after usage has fallen below seven eighths of it, or after a limit
+// of the resource has changed.
 type Crossing struct {
 	Resource Resource
 	Level    Level
@@ -156,8 +156,10 @@ func (l *Ledger) Limits(r Resource) (soft, hard uint64) {
 // further charges and takes nothing away.
 func (l *Ledger) SetLimits(r Resource, soft, hard uint64) {
 	e := &l.entries[r]
-	e.soft.Store(soft)
-	e.hard.Store(hard)
+	softSame, hardSame := e.soft.Swap(soft) == soft, e.hard.Swap(hard) == hard
+	if softSame && hardSame {
+		return
+	}
 	e.told.Store(0)
 	l.grew(e, r, e.used.Load())
 }

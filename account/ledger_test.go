@@ -86,10 +86,15 @@ func TestLedgerAgainstAModel(t *testing.T) {
 			},
 			"limit": func(t *rapid.T) {
 				limit := rapid.OneOf(rapid.Uint64Range(0, 1000), rapid.Just(Unlimited))
-				soft, hard = limit.Draw(t, "soft"), limit.Draw(t, "hard")
+				oldSoft, oldHard := soft, hard
+				if rapid.Bool().Draw(t, "change") {
+					soft, hard = limit.Draw(t, "soft"), limit.Draw(t, "hard")
+				}
 				l.SetLimits(r, soft, hard)
-				softTold, hardTold = false, false
-				settle()
+				if soft != oldSoft || hard != oldHard {
+					softTold, hardTold = false, false
+					settle()
+				}
 			},
 			"": func(t *rapid.T) {
 				if l.Used(r) != used || l.Peak(r) != peak || l.Refused(r) != refused {
