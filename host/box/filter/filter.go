@@ -104,10 +104,10 @@ func Specs() []Spec {
 // first is what each process calls most: the host's kernel remembers the
 // answer to a call whose arguments do not matter, so only the others count.
 var first = map[string][]uint32{
-	"systrap": {unix.SYS_FUTEX, unix.SYS_PTRACE, unix.SYS_EPOLL_PWAIT, unix.SYS_MMAP},
-	"ptrace":  {unix.SYS_FUTEX, unix.SYS_EPOLL_PWAIT, unix.SYS_MMAP},
-	"kvm":     {unix.SYS_IOCTL, unix.SYS_FUTEX, unix.SYS_EPOLL_PWAIT, unix.SYS_MMAP},
-	"gofer":   {unix.SYS_FUTEX, unix.SYS_OPENAT, unix.SYS_STATX},
+	"systrap": {unix.SYS_FUTEX, unix.SYS_EPOLL_PWAIT, unix.SYS_PTRACE, unix.SYS_MMAP, unix.SYS_IOCTL, unix.SYS_RECVMSG, unix.SYS_SENDMSG},
+	"ptrace":  {unix.SYS_FUTEX, unix.SYS_EPOLL_PWAIT, unix.SYS_MMAP, unix.SYS_RECVMSG, unix.SYS_SENDMSG},
+	"kvm":     {unix.SYS_IOCTL, unix.SYS_FUTEX, unix.SYS_EPOLL_PWAIT, unix.SYS_MMAP, unix.SYS_RECVMSG, unix.SYS_SENDMSG},
+	"gofer":   {unix.SYS_FUTEX, unix.SYS_OPENAT, unix.SYS_STATX, unix.SYS_RECVMSG, unix.SYS_SENDMSG},
 }
 
 func kernelName(platform string, c Class) string { return "kernel-" + platform + "-" + c.String() }

@@ -370,3 +370,19 @@ func TestTablesAreWhatLibseccompTakes(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkKernel is what a process does to get its program, short of
+// installing it.
+func BenchmarkKernel(b *testing.B) {
+	for b.Loop() {
+		raw, err := Kernel("systrap", Files)
+		if err != nil {
+			b.Fatal(err)
+		}
+		p, err := box.ReadProgram(raw)
+		if err != nil {
+			b.Fatal(err)
+		}
+		installed.Fill(p.Instructions)
+	}
+}
