@@ -109,7 +109,7 @@ func (fs *FS) checkMode(ctx context.Context, inner *vfs.Dentry, opts *vfs.SetSta
 	}
 	mode, err := fs.mode(ctx, inner)
 	if err == nil && privileged(linux.FileMode(opts.Stat.Mode), mode.IsDir()) {
-		err = fs.refuse("chmod", inner, "", abi.FSWrite, linuxerr.EPERM)
+		err = fs.refuse("chmod", inner, "", anyRight, linuxerr.EPERM)
 	}
 	return err
 }
@@ -213,7 +213,7 @@ func (fs *FS) changeXattr(ctx context.Context, rp *vfs.ResolvingPath, op string,
 // checkXattr refuses attributes that give a program privileges on the host.
 func (fs *FS) checkXattr(inner *vfs.Dentry, name string) error {
 	if strings.HasPrefix(name, linux.XATTR_SECURITY_PREFIX) || strings.HasPrefix(name, linux.XATTR_TRUSTED_PREFIX) {
-		return fs.refuse("setxattr", inner, "", abi.FSWrite, linuxerr.EPERM)
+		return fs.refuse("setxattr", inner, "", anyRight, linuxerr.EPERM)
 	}
 	return nil
 }

@@ -57,22 +57,22 @@ func (fs *FS) create(ctx context.Context, rp *vfs.ResolvingPath, op string, dir 
 		return do(&w, &pop) // The inner file system says what is wrong.
 	}
 	// mkdir -p and its like want to hear, first of all, that it is there already.
-	refused := func(err error) error {
+	refused := func(missing abi.Rights, err error) error {
 		if child, lookErr := w.lookup(name); lookErr == nil {
 			child.DecRef(ctx)
 			return linuxerr.EEXIST
 		}
-		return fs.refuse(op, w.cur, name, abi.FSCreate, err)
+		return fs.refuse(op, w.cur, name, missing, err)
 	}
 	if err := fs.allows(abi.FSCreate); err != nil {
-		return refused(err)
+		return refused(abi.FSCreate, err)
 	}
 	if err := rp.Mount().CheckBeginWrite(); err != nil {
-		return refused(err)
+		return refused(anyRight, err)
 	}
 	defer rp.Mount().EndWrite()
 	if !fs.quota.takeInodes(inodes) {
-		return refused(linuxerr.EDQUOT)
+		return refused(anyRight, linuxerr.EDQUOT)
 	}
 	defer fs.quota.lockTree()()
 	pop := w.pop(name)
@@ -101,7 +101,7 @@ func (fs *FS) MknodAt(ctx context.Context, rp *vfs.ResolvingPath, opts vfs.Mknod
 	return fs.create(ctx, rp, "mknod", false, 1, func(w *walk, pop *vfs.PathOperation) error {
 		t := opts.Mode.FileType()
 		if t == linux.ModeCharacterDevice || t == linux.ModeBlockDevice || privileged(opts.Mode, false) {
-			return fs.refuse("mknod", w.cur, rp.Component(), abi.FSCreate, linuxerr.EPERM)
+			return fs.refuse("mknod", w.cur, rp.Component(), anyRight, linuxerr.EPERM)
 		}
 		return fs.vfs.MknodAt(ctx, rp.Credentials(), pop, &opts)
 	})

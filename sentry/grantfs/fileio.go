@@ -175,7 +175,7 @@ func (f *file) charged(ctx context.Context, src usermem.IOSequence, offset int64
 		fits := src.NumBytes() - (want - got)
 		if fits <= 0 {
 			quota.giveBytes(uint64(got))
-			return 0, f.refuse("write", abi.FSWrite, linuxerr.EDQUOT)
+			return 0, f.refuse("write", anyRight, linuxerr.EDQUOT)
 		}
 		src = src.TakeFirst64(fits)
 	}
@@ -207,7 +207,7 @@ func (f *file) Allocate(ctx context.Context, mode, offset, length uint64) error 
 		}
 		more := end - min(end, st.Size)
 		if !quota.takeAllBytes(more) {
-			return f.refuse("fallocate", abi.FSWrite, linuxerr.EDQUOT)
+			return f.refuse("fallocate", anyRight, linuxerr.EDQUOT)
 		}
 		if err := allocate(); err != nil {
 			quota.giveBytes(more)

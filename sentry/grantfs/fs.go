@@ -35,9 +35,10 @@ type Options struct {
 	// operation fails. It must be quick and take no locks.
 	Live func() bool
 	// Denied, if not nil, is told of every refusal: of which operation, on
-	// which path, for want of which rights, and with which error. It is called
-	// with locks of the kernel held, and must neither block nor call into the
-	// file system.
+	// which path, for want of which rights, and with which error. No rights
+	// are named when none would help: the grant is revoked, its quota is used
+	// up, or nobody may do that. It is called with locks of the kernel held,
+	// and must neither block nor call into the file system.
 	Denied func(op, path string, right abi.Rights, errno unix.Errno)
 }
 

@@ -90,7 +90,7 @@ func (w *walk) open(opts *vfs.OpenOptions) (*vfs.FileDescription, error) {
 	}
 	if kind == device {
 		// The host's devices are no business of an agent's.
-		return nil, fs.refuse(w.op, w.cur, "", need, linuxerr.EACCES)
+		return nil, fs.refuse(w.op, w.cur, "", anyRight, linuxerr.EACCES)
 	}
 
 	var n *node
@@ -152,10 +152,10 @@ func (w *walk) create(opts *vfs.OpenOptions) (*vfs.FileDescription, error) {
 	}
 	defer w.rp.Mount().EndWrite()
 	if privileged(opts.Mode, false) {
-		return nil, fs.refuse(w.op, w.cur, name, need, linuxerr.EPERM)
+		return nil, fs.refuse(w.op, w.cur, name, anyRight, linuxerr.EPERM)
 	}
 	if !fs.quota.takeInodes(1) {
-		return nil, fs.refuse(w.op, w.cur, name, need, linuxerr.EDQUOT)
+		return nil, fs.refuse(w.op, w.cur, name, anyRight, linuxerr.EDQUOT)
 	}
 	defer fs.quota.lockTree()()
 	innerOpts := *opts

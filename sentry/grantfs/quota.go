@@ -8,8 +8,6 @@ import (
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
-
-	"aios.dev/aios/abi"
 )
 
 // A ledger limits by how much the files may grow through one grant. A file
@@ -209,12 +207,12 @@ func (fs *FS) resize(ctx context.Context, inner *vfs.Dentry, size uint64, do fun
 	if st, err = fs.stat(ctx, inner); err != nil {
 		return err
 	}
-	if fresh && st.Nlink == 0 && !n.orphan {
-		return do() // It was removed and given back before we came.
+	if fresh && removed(inner, &st) && !n.orphan {
+		return linuxerr.ENOENT // See openNode.
 	}
 	more := size - min(size, st.Size)
 	if !fs.quota.takeAllBytes(more) {
-		return fs.refuse("truncate", inner, "", abi.FSWrite, linuxerr.EDQUOT)
+		return fs.refuse("truncate", inner, "", anyRight, linuxerr.EDQUOT)
 	}
 	if err := do(); err != nil {
 		fs.quota.giveBytes(more)
@@ -255,6 +253,10 @@ func (fs *FS) unlinked(ctx context.Context, inner *vfs.Dentry, last bool) {
 	fs.putNode(ctx, n, inner)
 }
 
+// removed reports whether an inner file has no name any more, as far as can be
+// told: who serves the files may count links no more once there are none.
+func removed(inner *vfs.Dentry, st *linux.Statx) bool { return st.Nlink == 0 || inner.IsDead() }
+
 // openNode returns the node of a regular file that is to be opened. A removed file
 // that nobody has open is given back, and cannot be opened any more: it would
 // grow for nothing.
@@ -264,7 +266,7 @@ func (fs *FS) openNode(ctx context.Context, inner *vfs.Dentry, st *linux.Statx) 
 		return n, nil
 	}
 	now, err := fs.stat(ctx, inner)
-	if err == nil && now.Nlink == 0 {
+	if err == nil && removed(inner, &now) {
 		n.mu.Lock()
 		if !n.orphan { // Else it was removed since.
 			err = linuxerr.ENOENT

@@ -45,6 +45,9 @@ func (fs *FS) refuse(op string, inner *vfs.Dentry, name string, need abi.Rights,
 	if fs.deny == nil {
 		return err
 	}
+	if fs.gone() {
+		need = anyRight // No other right would help.
+	}
 	if e, ok := err.(*errors.Error); ok {
 		fs.deny(op, fs.pathOf(inner, name), need, unix.Errno(e.Errno()))
 	}
