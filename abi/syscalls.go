@@ -218,26 +218,3 @@ func FormatGroups(set uint64) string {
 	}
 	return strings.Join(names, "+")
 }
-
-// ErrnoName is the name of an errno that a group returns: "EPERM" for EPERM.
-func ErrnoName(e syscall.Errno) string {
-	switch e {
-	case 0:
-		return ""
-	case syscall.EPERM:
-		return "EPERM"
-	case syscall.EACCES:
-		return "EACCES"
-	case syscall.EAGAIN:
-		return "EAGAIN"
-	case syscall.ENOMEM:
-		return "ENOMEM"
-	case syscall.ENOSYS:
-		return "ENOSYS"
-	case syscall.ENETUNREACH:
-		return "ENETUNREACH"
-	case syscall.EAFNOSUPPORT:
-		return "EAFNOSUPPORT"
-	}
-	return e.Error()
-}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +33,12 @@ type wireError struct {
 	Resource string       `json:"resource,omitempty"`
 	Detail   string       `json:"detail,omitempty"`
 	Fix      string       `json:"fix,omitempty"`
+
+	Agent       string        `json:"agent,omitempty"`
+	Domain      string        `json:"domain,omitempty"`
+	Capability  string        `json:"capability,omitempty"`
+	Correlation string        `json:"correlation,omitempty"`
+	Delay       time.Duration `json:"delay,omitempty"` // until trying again may help
 }
 
 func toWire(err error) *wireError {
@@ -45,11 +52,33 @@ func toWire(err error) *wireError {
 			w.Detail = ""
 		}
 	}
+	scope := errdefs.ScopeOf(err)
+	w.Agent, w.Domain, w.Capability, w.Correlation = scope.Agent, scope.Domain, scope.Capability, scope.Correlation
+	w.Delay = errdefs.DelayOf(err)
 	return w
 }
 
 func (w *wireError) error() error {
-	return &errdefs.Error{Code: w.Code, Op: w.Op, Resource: w.Resource, Detail: w.Detail, Fix: w.Fix}
+	e := &errdefs.Error{Code: w.Code, Op: w.Op, Resource: w.Resource, Detail: w.Detail, Fix: w.Fix}
+	if !errdefs.Known(w.Code) { // Of another version.
+		e.Code, e.Detail = errdefs.Internal, strings.TrimSpace(string(w.Code)+" "+w.Detail)
+	}
+	var scope []errdefs.Option
+	add := func(value string, option func(string) errdefs.Option) {
+		if value != "" {
+			scope = append(scope, option(value))
+		}
+	}
+	add(w.Agent, errdefs.Agent)
+	add(w.Domain, errdefs.Domain)
+	add(w.Capability, errdefs.Capability)
+	if errdefs.ValidCorrelation(w.Correlation) {
+		scope = append(scope, errdefs.Correlation(w.Correlation))
+	}
+	if w.Delay > 0 {
+		scope = append(scope, errdefs.Delay(w.Delay))
+	}
+	return e.With(scope...)
 }
 
 // conn frames messages on a Unix stream socket. Reads belong to one

@@ -1,6 +1,7 @@
 package sentry
 
 import (
+	"path"
 	"slices"
 	"strings"
 
@@ -119,7 +120,13 @@ func (s *Kernel) delegate(c *capability.Capability, to string, ch capability.Cha
 		return nil, err
 	}
 	from := s.openGrantOf(c)
-	parent := c.Spec().Object.Name
+	spec := c.Spec()
+	parent := spec.Object.Name
+	if spec.Object.Class == abi.ClassFS && !by.Privileged && to != by.Name {
+		if ch, err = s.givenPlace(by.Name, spec, ch); err != nil {
+			return nil, err
+		}
+	}
 	made, err := s.space.Delegate(c, to, ch, move, by)
 	if err != nil {
 		return nil, err
@@ -137,6 +144,32 @@ func (s *Kernel) delegate(c *capability.Capability, to string, ch capability.Cha
 		return nil, err
 	}
 	return made, nil
+}
+
+// givenDir is where an agent finds the files that other agents gave it.
+const givenDir = "/granted"
+
+// givenPlace decides where files that one agent gives another appear: below a
+// directory that no program trusts, so that nobody can slip files into
+// another's path. An operator may put them anywhere.
+func (s *Kernel) givenPlace(giver string, spec capability.Spec, ch capability.Change) (capability.Change, error) {
+	if a := s.findAgent(giver); a != nil && a.name != "" {
+		giver = a.name
+	}
+	mine := path.Join(givenDir, giver)
+	object := spec.Object.Name
+	if ch.Object != nil {
+		object = *ch.Object
+	}
+	switch {
+	case ch.At == nil:
+		at := path.Join(mine, object)
+		ch.At = &at
+	case !strings.HasPrefix(path.Clean(*ch.At), mine+"/"):
+		return ch, errdefs.New(errdefs.CapabilityDenied, "an agent may place files in another only below "+mine,
+			errdefs.Resource("at=%s", *ch.At), errdefs.Fix("leave at= out, or begin it with %s/", mine))
+	}
+	return ch, nil
 }
 
 // openGrantOf returns the door of a grant of files, or nil.

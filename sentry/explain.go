@@ -2,7 +2,7 @@ package sentry
 
 import (
 	"cmp"
-	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -156,7 +156,9 @@ func (e *explainer) because(needs, id string) {
 	if id != "" {
 		e.ids = append(e.ids, id)
 	}
-	e.why = append(e.why, why)
+	if !slices.Contains(e.why, why) {
+		e.why = append(e.why, why)
+	}
 }
 
 // allowed is the answer when nobody objected.
@@ -172,7 +174,7 @@ func (e *explainer) allowed() Explanation {
 }
 
 func (e *explainer) refused(errno syscall.Errno, missing, why string) Explanation {
-	return Explanation{Why: fmt.Sprintf("%s: %s", abi.ErrnoName(errno), why), Missing: missing, Errno: errno}
+	return Explanation{Why: why, Missing: missing, Errno: errno}
 }
 
 // subject is what the sentences are about.

@@ -22,6 +22,7 @@ func (a *app) auditCmd() *cobra.Command {
 		Short: "Read and verify the trail of grants, refusals and revocations",
 		Long: `The daemon writes down every grant, delegation, refusal and revocation, each entry
 chained to the one before by a hash.`,
+		Example: "  aiosctl audit tail -f\n  aiosctl audit query --op denied\n  aiosctl audit verify",
 		Args: cobra.ArbitraryArgs,
 		RunE: group,
 	}
@@ -162,14 +163,22 @@ func (a *app) printEntry(e *apiv1.AuditEntry) error {
 	add("%s", v.Agent)
 	add("%s", v.Cap)
 	add("from %s", v.Parent)
-	add("%s", v.Spec)
-	add("to %s", v.Target)
+	if v.Op != "denied" { // Its reason says what was missing.
+		add("%s", v.Spec)
+	}
+	if v.Op == "denied" {
+		add("%s", v.Target)
+	} else {
+		add("to %s", v.Target)
+	}
 	add("%s", v.Errno)
 	add("(%s)", v.Reason)
 	if v.Count > 1 {
 		words = append(words, fmt.Sprintf("×%d", v.Count))
 	}
-	add("by %s", v.Actor)
+	if v.Actor != v.Agent {
+		add("by %s", v.Actor)
+	}
 	_, err := fmt.Fprintf(a.stdout, "%d %s %-9s %s\n", e.GetSeq(), time.Unix(0, e.GetTimeUnixNano()).In(a.zone).Format("2006-01-02 15:04:05.000"),
 		printable(v.Op), printable(strings.Join(words, " ")))
 	return err

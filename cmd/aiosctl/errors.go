@@ -1,15 +1,20 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
+	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/client"
 	"aios.dev/aios/errdefs"
 )
 
@@ -17,14 +22,17 @@ import (
 const errorWidth = 80
 
 func (a *app) errorsCmd() *cobra.Command {
-	var output string
+	var (
+		output string
+		recent bool
+	)
 	cmd := &cobra.Command{
 		Use:   "errors [flags] [CODE...]",
 		Short: "Explain error codes",
 		Long: `Errors explains the codes with which AIOS refuses: what one means, whose fault it
 is, whether trying again helps and what to do. Without a code it lists them all.
-It asks no daemon.`,
-		Example: "  aiosctl errors\n  aiosctl errors capability_denied\n  aiosctl errors -o json | jq '.[] | select(.retry.when == \"after-delay\") | .code'",
+It asks no daemon, unless for --recent: what the daemon has failed with of late.`,
+		Example: "  aiosctl errors\n  aiosctl errors capability_denied\n  aiosctl errors --recent\n  aiosctl errors -o json | jq '.[] | select(.retry.when == \"after-delay\") | .code'",
 		ValidArgsFunction: func(_ *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 			var out []string
 			for _, name := range codeNames() {
@@ -34,10 +42,16 @@ It asks no daemon.`,
 			}
 			return out, cobra.ShellCompDirectiveNoFileComp
 		},
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			json, err := a.wantsJSON(output)
 			if err != nil {
 				return err
+			}
+			if recent {
+				if len(args) > 0 {
+					return usage(cmd, "--recent takes no codes")
+				}
+				return a.recentErrors(cmd, json)
 			}
 			list := errdefs.Codes()
 			if len(args) > 0 {
@@ -54,8 +68,45 @@ It asks no daemon.`,
 			return a.explainCodes(list)
 		},
 	}
+	cmd.Flags().BoolVar(&recent, "recent", false, "list the failures that the daemon has seen of late")
 	outputFlag(cmd, &output, "json")
 	return cmd
+}
+
+// recentView is a failure, as often as it happened.
+type recentView struct {
+	Code        string     `json:"code"`
+	Message     string     `json:"message"`
+	Fix         string     `json:"fix,omitempty"`
+	Agent       string     `json:"agent,omitempty"`
+	Domain      string     `json:"domain,omitempty"`
+	Correlation string     `json:"correlation,omitempty"`
+	Count       uint64     `json:"count"`
+	First       *time.Time `json:"first,omitempty"`
+	Last        *time.Time `json:"last,omitempty"`
+}
+
+// recentErrors lists what the daemon remembers.
+func (a *app) recentErrors(cmd *cobra.Command, json bool) error {
+	return a.with(cmd, func(ctx context.Context, c *client.Client) error {
+		resp, err := c.ErrorsRecent(ctx, &apiv1.ErrorsRecentRequest{})
+		switch {
+		case err != nil:
+			return err
+		case json:
+			return a.printJSON(views(resp.GetErrors(), func(e *apiv1.ErrorRecord) recentView {
+				return recentView{
+					Code: e.GetCode(), Message: e.GetMessage(), Fix: e.GetFix(), Agent: e.GetAgent(), Domain: e.GetDomain(),
+					Correlation: e.GetCorrelation(), Count: e.GetCount(), First: viewTime(e.GetFirstUnixNano()), Last: viewTime(e.GetLastUnixNano()),
+				}
+			}))
+		}
+		var rows [][]string
+		for _, e := range resp.GetErrors() {
+			rows = append(rows, []string{a.age(e.GetLastUnixNano()), strconv.FormatUint(e.GetCount(), 10), e.GetCode(), dash(e.GetCorrelation()), e.GetMessage()})
+		}
+		return a.table([]string{"AGE", "TIMES", "CODE", "REQUEST", "MESSAGE"}, rows)
+	})
 }
 
 // codeForm is a code as people may type it in the form that codes have.

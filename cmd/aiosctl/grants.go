@@ -161,6 +161,7 @@ func (a *app) profileCmd() *cobra.Command {
 		Long: `A profile is a file of grants, one on a line. Your own go into
 ~/.config/aios/profiles/NAME.profile, those for all users of the host into
 /etc/aios/profiles; they come before the ones that AIOS brings.`,
+		Example: "  aiosctl profile ls\n  aiosctl profile show coder\n  aiosctl run --profile coder -- bash",
 		Args: cobra.ArbitraryArgs,
 		RunE: group,
 	}
