@@ -21,8 +21,8 @@
 //
 // Locks: Log.mu guards the queue and is never held during host I/O; segment
 // and head files belong to the writer goroutine alone. No other lock is taken
-// under Log.mu. Sizes are bytes. The package imports errdefs, ktime,
-// capability (for its Record) and the standard library; nothing above.
+// under Log.mu. Sizes are bytes. The package imports errdefs, ktime and the
+// standard library, and knows nothing of capabilities: those who record do.
 package audit
 
 import (

@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"aios.dev/aios/capability"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/ktime"
 )
@@ -405,17 +404,5 @@ func TestFollowSaysWhatItMissed(t *testing.T) {
 	})
 	if want := int(to.Segment) - 2; gaps != want || want < 3 {
 		t.Errorf("%d gaps, want %d", gaps, want)
-	}
-}
-
-// A record of a derivation tree loses nothing on its way into the log.
-func TestFromRecord(t *testing.T) {
-	r := capability.Record{Op: OpDenied, Actor: "operator", Agent: "a1", Target: "a2", Cap: "c1", Parent: "c0",
-		Spec: "fs:/d:ro", Reason: "why", Correlation: "r1", Count: 7}
-	e := FromRecord("d", r)
-	back := capability.Record{Op: e.Op, Actor: e.Actor, Agent: e.Agent, Target: e.Target, Cap: capability.ID(e.Cap),
-		Parent: capability.ID(e.Parent), Spec: e.Spec, Reason: e.Reason, Correlation: e.Correlation, Count: e.Count}
-	if back != r || e.Domain != "d" {
-		t.Errorf("%+v became %+v", r, e)
 	}
 }

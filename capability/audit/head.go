@@ -64,7 +64,7 @@ func mac(key, plain []byte) string {
 }
 
 // errNoHead is a log without its head.
-var errNoHead = errors.New("there is no head")
+var errNoHead = errdefs.New(errdefs.AuditBroken, "there is no head")
 
 // readHead reads the head of the log in dir. It accepts exactly what encode
 // writes, so that no byte of it can be changed unseen where there is a key.

@@ -81,23 +81,50 @@ type Log struct {
 	exited chan struct{} // closed when the writer is gone
 	w      *writer       // the writer goroutine's alone
 
-	mu      sync.Mutex
-	queue   []Entry
-	spare   []Entry // the slice that queue is swapped with
-	queued  int     // bytes in queue
-	room    chan struct{}
+	mu sync.Mutex
+	// What Append has taken and the writer has not; spare is the slice that it
+	// is swapped with, queued its size in bytes.
+	// +checklocks:mu
+	queue []Entry
+	// +checklocks:mu
+	spare []Entry
+	// +checklocks:mu
+	queued int
+	// Closed when there is room in the queue again.
+	// +checklocks:mu
+	room chan struct{}
+	// +checklocks:mu
 	repeats *repeats
-	waiters []chan error // of Sync, since the writer last looked
-	due     bool         // a batch is to be synced
-	retry   bool         // another attempt is to be made
-	counts  bool         // counts of repeats may be due
-	armed   bool         // a timer for counts is set
+	// Calls of Sync since the writer last looked.
+	// +checklocks:mu
+	waiters []chan error
+	// What the writer was woken for: a batch is to be synced, another attempt
+	// to be made, counts of repeats may be due.
+	// +checklocks:mu
+	due bool
+	// +checklocks:mu
+	retry bool
+	// +checklocks:mu
+	counts bool
+	// A timer for counts is set.
+	// +checklocks:mu
+	armed bool
+	// +checklocks:mu
 	closing bool
-	err     error // why the disk refuses; nil when it does not
+	// Why the disk refuses; nil when it does not.
+	// +checklocks:mu
+	err error
+	// How many entries were refused since the last gap, and why the first was.
+	// +checklocks:mu
 	refused uint64
-	refusal string        // the first reason of those
-	durable position      // how far the log is on disk, head included
-	moved   chan struct{} // closed when durable changes
+	// +checklocks:mu
+	refusal string
+	// How far the log is on disk, head included; moved is closed when that
+	// changes.
+	// +checklocks:mu
+	durable position
+	// +checklocks:mu
+	moved chan struct{}
 }
 
 // Append takes an entry for writing; Seq, Time and Mono are set here. It does
@@ -157,7 +184,9 @@ func (l *Log) Append(e Entry) error {
 	return nil
 }
 
-// refuse counts an entry that is not taken. l.mu is held.
+// refuse counts an entry that is not taken.
+//
+// +checklocks:l.mu
 func (l *Log) refuse(why string) {
 	if l.refused == 0 {
 		l.refusal = why
@@ -165,7 +194,9 @@ func (l *Log) refuse(why string) {
 	l.refused++
 }
 
-// push queues e, whatever the bounds. l.mu is held.
+// push queues e, whatever the bounds.
+//
+// +checklocks:l.mu
 func (l *Log) push(e Entry, now time.Time) {
 	e.Time, e.Mono = now.UTC().Round(0), now.Sub(l.start)
 	l.queue = append(l.queue, e)
@@ -181,7 +212,9 @@ func (l *Log) kick() {
 	}
 }
 
-// armCounts has the counts of repeats looked at once a window. l.mu is held.
+// armCounts has the counts of repeats looked at once a window.
+//
+// +checklocks:l.mu
 func (l *Log) armCounts() {
 	if l.armed || l.opt.RepeatWindow <= 0 || len(l.repeats.kinds) == 0 {
 		return

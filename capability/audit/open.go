@@ -43,8 +43,10 @@ func Open(dir string, opt Options) (*Log, error) {
 		first, err = l.setAside(err)
 	}
 	if err == nil {
+		l.mu.Lock()
 		l.durable = l.w.headed
 		l.push(first, opt.Clock.Now())
+		l.mu.Unlock()
 		go l.run()
 		if err = l.Sync(); err != nil {
 			l.Close() // The error is the same.
@@ -115,6 +117,11 @@ func (l *Log) resume() (Entry, error) {
 // begin makes a log where there is none. The head comes first, so that
 // segments without a head are always a sign of tampering.
 func (l *Log) begin() (Entry, error) {
+	first := Entry{Op: OpStart, Actor: "daemon", Reason: "a new log"}
+	if _, err := os.Lstat(l.opt.KeyFile); err == nil {
+		first.Code = string(errdefs.AuditGap)
+		first.Reason += ", although there is a key: a log that was here before is gone"
+	}
 	key, err := writerKey(l.opt.KeyFile, nil)
 	if err != nil {
 		return Entry{}, err
@@ -128,7 +135,7 @@ func (l *Log) begin() (Entry, error) {
 	if err := l.rotate(); err != nil {
 		return Entry{}, err
 	}
-	return Entry{Op: OpStart, Actor: "daemon", Reason: "a new log"}, nil
+	return first, nil
 }
 
 // takeUp makes e the end of the log: what is behind it goes.

@@ -115,10 +115,10 @@ func readHeader(path string) (header, error) {
 }
 
 // errTorn is a line that was not written to its end.
-var errTorn = errors.New("the line is incomplete")
+var errTorn = errdefs.New(errdefs.AuditBroken, "the line is incomplete")
 
 // errLong is a line that no writer wrote.
-var errLong = errors.New("the line is too long")
+var errLong = errdefs.New(errdefs.AuditBroken, "the line is too long")
 
 // lines reads lines and knows where they are.
 type lines struct {

@@ -330,6 +330,11 @@ func TestRewrittenLog(t *testing.T) {
 	if _, err := Open(dir, opt); !errors.Is(err, errdefs.AuditBroken) {
 		t.Errorf("opened for writing: %v", err)
 	}
+	must(t, os.RemoveAll(dir))
+	must(t, mustOpen(t, dir, opt).Close())
+	if e := query(t, dir, Filter{Limit: 1})[0]; e.Code != string(errdefs.AuditGap) || !strings.Contains(e.Reason, "is gone") {
+		t.Errorf("a log in place of one that was deleted begins with %v", e)
+	}
 	if _, err := Verify(dir, VerifyOptions{KeyFile: key + "-none"}); !errors.Is(err, errdefs.NotFound) {
 		t.Errorf("verified with a key that is not there: %v", err)
 	}

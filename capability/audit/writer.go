@@ -81,11 +81,11 @@ func (l *Log) turn() (closed bool) {
 		err = l.flush(closing)
 	case len(w.unsynced) > 0 && !w.planned && !failing:
 		w.planned = true
-		l.after(l.opt.BatchInterval, &l.due)
+		l.after(l.opt.BatchInterval, false)
 	}
 	if err != nil && !w.retrying && !closing {
 		w.retrying = true
-		l.after(l.opt.Retry, &l.retry)
+		l.after(l.opt.Retry, true)
 	}
 
 	l.mu.Lock()
@@ -111,17 +111,23 @@ func (l *Log) turn() (closed bool) {
 	return closing
 }
 
-// after sets a flag of l, later, and wakes the writer.
-func (l *Log) after(d time.Duration, flag *bool) {
+// after has the writer sync later; retry says that it is because of a failure.
+func (l *Log) after(d time.Duration, retry bool) {
 	l.opt.Clock.AfterFunc(d, func() {
 		l.mu.Lock()
-		*flag = true
+		if retry {
+			l.retry = true
+		} else {
+			l.due = true
+		}
 		l.mu.Unlock()
 		l.kick()
 	})
 }
 
-// pushGap records the entries that were refused. l.mu is held.
+// pushGap records the entries that were refused.
+//
+// +checklocks:l.mu
 func (l *Log) pushGap(now time.Time) {
 	if l.refused == 0 {
 		return

@@ -32,10 +32,14 @@ type Revocations struct {
 	path  string
 	clock ktime.Clock
 
-	mu   sync.RWMutex
-	file *os.File
-	size int64             // of the lines that are known to be whole
-	ids  map[ID]revocation // guarded by mu
+	mu sync.RWMutex
+	// +checklocks:mu
+	file *os.File // nil: all of it is to be written anew
+	// Of the lines that are known to be whole.
+	// +checklocks:mu
+	size int64
+	// +checklocks:mu
+	ids map[ID]revocation
 }
 
 type revocation struct{ expires, at int64 }
@@ -55,7 +59,7 @@ func digest(text string) string {
 // promised and is dropped; a damaged one is an error, since a token that was
 // revoked would work again.
 func OpenRevocations(path string, clock ktime.Clock) (*Revocations, error) {
-	r := &Revocations{path: path, clock: clock, ids: map[ID]revocation{}}
+	ids := map[ID]revocation{}
 	data, err := safefile.ReadSecret(path, 128*MaxRevocations)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, errdefs.Wrap(err, errdefs.HostIO, "open revocation list")
@@ -71,8 +75,9 @@ func OpenRevocations(path string, clock ktime.Clock) (*Revocations, error) {
 			return nil, errdefs.New(errdefs.HostIO, fmt.Sprintf("line %d is damaged", number), errdefs.Op("open revocation list"),
 				errdefs.Resource("%s", path), errdefs.Fix("restore it from a backup; without the line, the token that it named works again"))
 		}
-		r.ids[id] = v
+		ids[id] = v
 	}
+	r := &Revocations{path: path, clock: clock, ids: ids}
 	if err := r.Prune(); err != nil {
 		return nil, err
 	}
@@ -163,7 +168,9 @@ func (r *Revocations) Prune() error {
 	return r.rewrite()
 }
 
-// rewrite replaces the file by one that has what is in memory. r.mu is held.
+// rewrite replaces the file by one that has what is in memory.
+//
+// +checklocks:r.mu
 func (r *Revocations) rewrite() error {
 	var b bytes.Buffer
 	for id, v := range r.ids {

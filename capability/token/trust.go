@@ -24,13 +24,14 @@ type Trust struct {
 	path string
 	own  *Key
 
-	mu   sync.RWMutex
-	keys map[KeyID]ed25519.PublicKey // guarded by mu
+	mu sync.RWMutex
+	// +checklocks:mu
+	keys map[KeyID]ed25519.PublicKey
 }
 
 // OpenTrust reads the file at path; when there is none, only own is trusted.
 func OpenTrust(path string, own *Key) (*Trust, error) {
-	t := &Trust{path: path, own: own, keys: map[KeyID]ed25519.PublicKey{}}
+	keys := map[KeyID]ed25519.PublicKey{}
 	data, err := safefile.ReadSecret(path, 128*MaxTrusted)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, errdefs.Wrap(err, errdefs.HostIO, "open trusted keys")
@@ -42,9 +43,9 @@ func OpenTrust(path string, own *Key) (*Trust, error) {
 		if err != nil {
 			return nil, errdefs.Wrap(err, errdefs.InvalidArgument, "open trusted keys", errdefs.Resource("%s:%d", path, number))
 		}
-		t.keys[KeyIDOf(key)] = key
+		keys[KeyIDOf(key)] = key
 	}
-	return t, nil
+	return &Trust{path: path, own: own, keys: keys}, nil
 }
 
 // Key returns the trusted key with an ID: the Trust of a Policy.
