@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"aios.dev/aios/capability"
+	"aios.dev/aios/errdefs"
 )
 
 // Methods by which the daemon exercises authority in a kernel process.
@@ -187,8 +188,9 @@ type AuditBatch struct {
 
 // AuditRecord is one event of the audit trail.
 type AuditRecord struct {
-	Time  time.Time `json:"time"`
-	Errno string    `json:"errno,omitempty"` // of a refusal
+	Time  time.Time    `json:"time"`
+	Errno string       `json:"errno,omitempty"` // of a refusal
+	Code  errdefs.Code `json:"code,omitempty"`
 	capability.Record
 }
 

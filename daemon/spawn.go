@@ -16,6 +16,7 @@ import (
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/images"
+	"aios.dev/aios/seccomp"
 )
 
 // Defaults of an agent's limits.
@@ -151,6 +152,11 @@ func checkSpawn(req *apiv1.SpawnRequest) error {
 	}
 	if err := checkProcess(req.GetProcess()); err != nil {
 		return err
+	}
+	if len(req.GetSeccomp()) > 0 { // Here its lines are as they were written.
+		if _, err := seccomp.Parse(req.GetSeccomp(), seccomp.Surroundings{}); err != nil {
+			return errdefs.Wrap(err, errdefs.SeccompInvalid, "read seccomp profile")
+		}
 	}
 	for _, m := range req.GetMounts() {
 		if !filepath.IsAbs(m.GetSource()) || !filepath.IsAbs(m.GetTarget()) || filepath.Clean(m.GetTarget()) == "/" {

@@ -59,7 +59,7 @@ func (dom *domain) takeRecords(body json.RawMessage) {
 		}
 		e := audit.Entry{
 			Op: r.Op, Domain: dom.name, Actor: r.Actor, Agent: r.Agent, Target: r.Target, Cap: string(r.Cap), Parent: string(r.Parent),
-			Spec: r.Spec, Errno: r.Errno, Reason: r.Reason, Count: r.Count, Correlation: r.Correlation,
+			Spec: r.Spec, Errno: r.Errno, Code: string(r.Code), Reason: r.Reason, Count: r.Count, Correlation: r.Correlation,
 		}
 		if err := d.trail.Append(e); err != nil {
 			d.log.Error("audit trail", "err", err)

@@ -30,6 +30,9 @@ import (
 // A call that seccomp ends the process for ends it here: gVisor ends the thread
 // only.
 
+// seccompObject begins what a refusal by a profile is recorded to be about.
+const seccompObject = "seccomp profile: "
+
 // seccompFilter is an agent's profile, ready for use.
 type seccompFilter struct {
 	profile *seccomp.Profile
@@ -123,7 +126,7 @@ func (s *Kernel) taskCalls(task context.Context, ac *arch.Context64) {
 		return
 	}
 	s.gate.denials.note(Denial{
-		Agent: a.id, Operation: callName(call), Object: "seccomp profile: " + v.Action.String(), Errno: seccompErrno(v),
+		Agent: a.id, Operation: callName(call), Object: seccompObject + v.Action.String(), Errno: seccompErrno(v),
 	})
 	if v.Action == seccomp.KillProcess {
 		t.PrepareGroupExit(linux.WaitStatusTerminationSignal(linux.SIGSYS))

@@ -8,10 +8,15 @@ import (
 	"aios.dev/aios/abi"
 	"aios.dev/aios/capability"
 	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
 )
 
-// opDenied is the operation of a record of a refusal.
-const opDenied = "denied"
+// Operations of records that the derivation tree does not make: of a refusal,
+// and of a call that an agent's seccomp profile only wants to be seen.
+const (
+	opDenied = "denied"
+	opLogged = "logged"
+)
 
 // trailMax is how many audit records wait for a daemon; older ones are dropped
 // and counted. trailBatch is how many travel in one message.
@@ -56,6 +61,12 @@ func (l *trail) denied(d Denial) {
 		r.Reason = d.Why
 	}
 	rec := control.AuditRecord{Record: r}
+	if strings.HasPrefix(d.Object, seccompObject) {
+		rec.Code = errdefs.SyscallDenied
+		if strings.HasSuffix(d.Object, "SCMP_ACT_LOG") { // It went through.
+			rec.Op = opLogged
+		}
+	}
 	if d.Errno != 0 {
 		rec.Errno = abi.ErrnoName(d.Errno)
 	}

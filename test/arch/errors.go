@@ -12,9 +12,10 @@ import (
 // errorsPackage is where errors are made.
 const errorsPackage = "errdefs"
 
-// freeErrors are the trees whose errors no user of AIOS sees; nor are those of
+// freeErrors are the trees whose errors no user of AIOS sees, or that link
+// nothing of AIOS because they run inside agents; free, too, are those of
 // packages whose name ends in "test", which are test suites that others call.
-var freeErrors = []string{errorsPackage, "test", "tools"}
+var freeErrors = []string{errorsPackage, "test", "tools", "sdk"}
 
 // errorMakers are the functions that make an error without a code, by import
 // path and name.
