@@ -110,7 +110,7 @@ func (a *app) root() *cobra.Command {
 its own namespaces, files and limits. It starts the daemon when none runs.`,
 		Example: `  aiosctl run -- python3 -c 'print("hello")'
   aiosctl run -t -- bash
-  aiosctl spawn --name web -- python3 -m http.server
+  aiosctl spawn --name web --grant net:loopback -- python3 -m http.server
   aiosctl ps
   aiosctl doctor`,
 		Args:              cobra.ArbitraryArgs,

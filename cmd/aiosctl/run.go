@@ -178,7 +178,7 @@ when the program cannot be executed; 127 when it does not exist.`,
 		Example: `  aiosctl run -- python3 -c 'print(6*7)'
   aiosctl run -t -- bash
   echo hello | aiosctl run -- tr a-z A-Z
-  aiosctl run --memory 512M --pids 64 --mount .:/src -w /src -- make test
+  aiosctl run --grant fs:.:rw -w $PWD --limit memory=512M,pids=64,cpu=1.5 -- make test
   aiosctl run --image alpine --isolated -- sh -c 'id; hostname'`,
 		Args: f.program,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -209,7 +209,7 @@ func (a *app) spawnCmd() *cobra.Command {
 		Short: "Start an agent and print its ID",
 		Long: `Spawn starts an agent that goes on by itself and prints its ID. What it writes is
 kept for ` + "`aiosctl logs`" + `, and ` + "`aiosctl attach`" + ` joins it.`,
-		Example: `  aiosctl spawn --name web -- python3 -m http.server
+		Example: `  aiosctl spawn --name web --grant net:loopback -- python3 -m http.server
   aiosctl spawn -t -i --name shell -- bash
   id=$(aiosctl spawn -- sleep 60); aiosctl wait $id`,
 		Args: f.program,
