@@ -82,9 +82,8 @@ func TestMemoryHog(t *testing.T) {
 		in.spawn(t, "--name", "neighbour", "--", "sh", "-c", counter)
 		for name, program := range map[string]string{
 			"slow":     "a = []\nwhile True: a.append(bytearray(b'x') * (1 << 20))",
-			"at once":  "a = b'x' * (2 << 30)\nimport time\ntime.sleep(1000)",
+			"reserved": "import mmap\nm = mmap.mmap(-1, 100 << 20), mmap.mmap(-1, 120 << 20)\nwhile True:\n  for n in m:\n    for i in range(0, len(n), 4096): n[i] = 1",
 			"children": "import os, time\nfor _ in range(8):\n  if os.fork() == 0:\n    a = b'x' * (100 << 20)\n    time.sleep(1000)\ntime.sleep(1000)",
-			"shared":   "import mmap, time\nm = mmap.mmap(-1, 1 << 30)\nwhile True:\n  for i in range(0, 1 << 30, 4096): m[i] = 1\ntime.sleep(1000)",
 		} {
 			r := in.agent(t, "--keep", "--name", "hog", "--memory", "200M", "--", "python3", "-c", program)
 			if r.status != 137 || !strings.Contains(string(r.stderr), "memory limit") {
@@ -95,6 +94,15 @@ func TestMemoryHog(t *testing.T) {
 			}
 			in.ok(t, "rm", "-f", "hog")
 			in.countsOn(t, "neighbour")
+		}
+		// What can never be there is refused, with an error that programs know.
+		for name, program := range map[string]string{
+			"private": "try: b'x' * (2 << 30)\nexcept MemoryError: print('refused')",
+			"shared":  "import mmap\ntry: mmap.mmap(-1, 1 << 30)\nexcept OSError as e: print('refused' if e.errno == 12 else e)",
+		} {
+			if r := in.agent(t, "--memory", "200M", "--", "python3", "-c", program); r.status != 0 || string(r.stdout) != "refused\n" {
+				t.Errorf("%s: %s", name, r)
+			}
 		}
 		// Files of the agent are bounded too, by an error that programs know.
 		r := in.agent(t, "--memory", "100M", "--", "sh", "-c", "head -c 400000000 /dev/zero > /tmp/big; echo status $?; rm /tmp/big; echo works > /tmp/small && cat /tmp/small")

@@ -144,7 +144,7 @@ func TestImage(t *testing.T) {
 			t.Errorf("%s", list)
 		}
 		r := in.agent(t, "--image", "small", "-u", "worker", "--", "sh", "-c", "id -u; ls /; ls /usr 2>&1 | head -n 1; echo $HOME")
-		if !strings.HasPrefix(string(r.stdout), "77\nbin\ndev\netc\nproc\nsys\n") || !strings.HasSuffix(string(r.stdout), "/work\n") {
+		if !strings.HasPrefix(string(r.stdout), "77\naios\nbin\ndev\netc\nproc\nsys\n") || !strings.HasSuffix(string(r.stdout), "/work\n") {
 			t.Errorf("%s", r)
 		}
 		in.spawn(t, "--name", "user", "--image", "small", "--", "sh", "-c", "while :; do :; done")

@@ -59,7 +59,7 @@ func TestOrdinaryUser(t *testing.T) {
 		if got := string(in.ok(t, "exec", "counter", "--", "id", "-u")); got != "0\n" {
 			t.Errorf("%q", got)
 		}
-		if r := in.agent(t, "--memory", "100M", "--", "python3", "-c", "a = b'x' * (1 << 30); import time; time.sleep(1000)"); r.status != 137 {
+		if r := in.agent(t, "--memory", "100M", "--", "python3", "-c", "a = [b'x' * (1 << 20 | i) for i in range(1000)]"); r.status != 137 {
 			t.Errorf("a memory hog: %s", r)
 		}
 		in.ok(t, "rm", "-f", "counter")
