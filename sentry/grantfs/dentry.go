@@ -155,6 +155,9 @@ func (fs *FS) pathOf(inner *vfs.Dentry, name string) string {
 	if name != "" {
 		path = append(path, name)
 	}
+	if len(path) == 1 && fs.name == "" {
+		return "/"
+	}
 	return strings.Join(path, "/")
 }
 
@@ -174,7 +177,11 @@ func (fs *FS) relative(inner *vfs.Dentry) (path string, ok bool) {
 
 // IsDescendant implements vfs.FilesystemImpl.IsDescendant.
 func (fs *FS) IsDescendant(vfsroot, vd vfs.VirtualDentry) bool {
-	top, inner := vfsroot.Dentry().Impl().(*dentry).inner, vd.Dentry().Impl().(*dentry).inner
+	root, ok := vfsroot.Dentry().Impl().(*dentry)
+	if !ok || root.fs != fs {
+		return false
+	}
+	top, inner := root.inner, vd.Dentry().Impl().(*dentry).inner
 	return top == inner || fs.mnt.Filesystem().Impl().IsDescendant(fs.at(top), fs.at(inner))
 }
 

@@ -61,13 +61,16 @@ type file struct {
 	mu sync.Mutex
 
 	// waitMu protects what follows. FS.filesMu may be taken while it is held.
-	waitMu  sync.Mutex
-	waiters map[*waiter.Entry]struct{}   // +checklocks:waitMu; they wait for events
-	bsd     bool                         // +checklocks:waitMu; a BSD lock was taken
-	posix   map[fslock.UniqueID]struct{} // +checklocks:waitMu; who took POSIX locks
+	waitMu sync.Mutex
+	// Those who wait for events.
+	waiters map[*waiter.Entry]struct{} // +checklocks:waitMu
+	// A BSD lock was taken.
+	bsd bool // +checklocks:waitMu
+	// Who took POSIX locks.
+	posix map[fslock.UniqueID]struct{} // +checklocks:waitMu
 
 	// maps are what was mapped of the file.
-	maps []*mapping // +checklocks:FS.mapsMu
+	maps []*mapping // under FS.mapsMu
 }
 
 // reads is the right to read this file.

@@ -186,33 +186,35 @@ func (f *file) charged(ctx context.Context, src usermem.IOSequence, offset int64
 
 // Allocate implements vfs.FileDescriptionImpl.Allocate.
 func (f *file) Allocate(ctx context.Context, mode, offset, length uint64) error {
-	return f.do("fallocate", abi.FSWrite, func() error {
-		allocate := func() error { return f.inner.Allocate(ctx, mode, offset, length) }
-		quota := &f.fs.quota
-		if f.node == nil || !quota.on.Load() {
-			return allocate()
-		}
-		if mode != 0 {
-			return linuxerr.EOPNOTSUPP // It may take room beyond the end of the file.
-		}
-		f.node.mu.Lock()
-		defer f.node.mu.Unlock()
-		st, err := f.inner.Stat(ctx, vfs.StatOptions{Mask: linux.STATX_SIZE})
-		if err != nil {
-			return err
-		}
-		end := offset + length
-		if end < offset || end > math.MaxInt64 {
-			return linuxerr.EFBIG
-		}
-		more := end - min(end, st.Size)
-		if !quota.takeAllBytes(more) {
-			return f.refuse("fallocate", anyRight, linuxerr.EDQUOT)
-		}
-		if err := allocate(); err != nil {
-			quota.giveBytes(more)
-			return err
-		}
-		return nil
-	})
+	p, err := f.begin("fallocate", abi.FSWrite)
+	if err != nil {
+		return err
+	}
+	defer f.end(p)
+	quota := &f.fs.quota
+	if f.node == nil || !quota.on.Load() {
+		return f.inner.Allocate(ctx, mode, offset, length)
+	}
+	if mode != 0 {
+		return linuxerr.EOPNOTSUPP // It may take room beyond the end of the file.
+	}
+	f.node.mu.Lock()
+	defer f.node.mu.Unlock()
+	st, err := f.inner.Stat(ctx, vfs.StatOptions{Mask: linux.STATX_SIZE})
+	if err != nil {
+		return err
+	}
+	end := offset + length
+	if end < offset || end > math.MaxInt64 {
+		return linuxerr.EFBIG
+	}
+	more := end - min(end, st.Size)
+	if !quota.takeAllBytes(more) {
+		return f.refuse("fallocate", anyRight, linuxerr.EDQUOT)
+	}
+	if err := f.inner.Allocate(ctx, mode, offset, length); err != nil {
+		quota.giveBytes(more)
+		return err
+	}
+	return nil
 }

@@ -66,19 +66,16 @@ func (f *file) wake() {
 // SupportsLocks implements vfs.FileDescriptionImpl.SupportsLocks.
 func (f *file) SupportsLocks() bool { return f.inner.SupportsLocks() }
 
-// lock takes a lock by take, outside the gate while it has to wait, and notes by
-// note that it has it.
-func (f *file) lock(ctx context.Context, take func(ctx context.Context) error, note func()) error {
+// lock takes a lock by take, outside the gate while it has to wait. owner is that
+// of a POSIX lock, nil for a BSD lock.
+func (f *file) lock(ctx context.Context, owner fslock.UniqueID, take func(ctx context.Context) error) error {
 	p, err := f.begin("lock", anyRight)
 	if err != nil {
 		return err
 	}
 	b := &blocker{Context: ctx, fs: f.fs, hint: f.hint, pass: p}
 	defer func() { f.end(b.pass) }()
-	f.waitMu.Lock()
-	note() // Before it is taken: a revocation must not miss it.
-	f.attach()
-	f.waitMu.Unlock()
+	f.holds(owner) // Before it is taken: a revocation must not miss it.
 	err = take(b)
 	if err != nil {
 		if goneErr := f.fs.allows(anyRight); goneErr != nil {
@@ -88,11 +85,24 @@ func (f *file) lock(ctx context.Context, take func(ctx context.Context) error, n
 	return err
 }
 
+// holds notes who takes a lock.
+func (f *file) holds(owner fslock.UniqueID) {
+	f.waitMu.Lock()
+	defer f.waitMu.Unlock()
+	switch {
+	case owner == nil:
+		f.bsd = true
+	case f.posix == nil:
+		f.posix = map[fslock.UniqueID]struct{}{owner: {}}
+	default:
+		f.posix[owner] = struct{}{}
+	}
+	f.attach()
+}
+
 // LockBSD implements vfs.FileDescriptionImpl.LockBSD.
 func (f *file) LockBSD(ctx context.Context, _ fslock.UniqueID, ownerPID int32, t fslock.LockType, block bool) error {
-	return f.lock(ctx,
-		func(ctx context.Context) error { return f.inner.LockBSD(ctx, ownerPID, t, block) },
-		func() { f.bsd = true })
+	return f.lock(ctx, nil, func(ctx context.Context) error { return f.inner.LockBSD(ctx, ownerPID, t, block) })
 }
 
 // UnlockBSD implements vfs.FileDescriptionImpl.UnlockBSD. What is given up needs
@@ -101,14 +111,7 @@ func (f *file) UnlockBSD(ctx context.Context, _ fslock.UniqueID) error { return 
 
 // LockPOSIX implements vfs.FileDescriptionImpl.LockPOSIX.
 func (f *file) LockPOSIX(ctx context.Context, uid fslock.UniqueID, ownerPID int32, t fslock.LockType, r fslock.LockRange, block bool) error {
-	return f.lock(ctx,
-		func(ctx context.Context) error { return f.inner.LockPOSIX(ctx, uid, ownerPID, t, r, block) },
-		func() {
-			if f.posix == nil {
-				f.posix = map[fslock.UniqueID]struct{}{}
-			}
-			f.posix[uid] = struct{}{}
-		})
+	return f.lock(ctx, uid, func(ctx context.Context) error { return f.inner.LockPOSIX(ctx, uid, ownerPID, t, r, block) })
 }
 
 // UnlockPOSIX implements vfs.FileDescriptionImpl.UnlockPOSIX.

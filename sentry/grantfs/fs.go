@@ -1,6 +1,7 @@
 package grantfs
 
 import (
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -64,15 +65,17 @@ type FS struct {
 	quota ledger
 
 	revokeMu sync.Mutex // held while rights are taken away
-	// revoked wakes operations that block inside the inner file system.
-	revoked waiter.Queue
+	// changed wakes operations that block inside the inner file system when
+	// rights are taken away.
+	changed waiter.Queue
 
 	// watched says that some file has, or had, an inotify watch.
 	watched atomic.Bool
 	hints   atomic.Uint32
 
 	dentriesMu sync.Mutex
-	dentries   map[*vfs.Dentry]*dentry // +checklocks:dentriesMu; by inner dentry
+	// By inner dentry.
+	dentries map[*vfs.Dentry]*dentry // +checklocks:dentriesMu
 
 	mapsMu sync.Mutex
 	maps   map[mapKey]*mapping // +checklocks:mapsMu
@@ -102,7 +105,7 @@ func New(ctx context.Context, vfsObj *vfs.VirtualFilesystem, creds *auth.Credent
 	}
 	mountOpts := inner.Mount().Options()
 	fs := &FS{
-		vfs: vfsObj, creds: creds, name: opts.Name, live: opts.Live, deny: opts.Denied,
+		vfs: vfsObj, creds: creds, name: strings.TrimSuffix(opts.Name, "/"), live: opts.Live, deny: opts.Denied,
 		mnt:      vfsObj.NewDisconnectedMount(inner.Mount().Filesystem(), inner.Dentry(), &mountOpts),
 		root:     inner.Dentry(),
 		dentries: map[*vfs.Dentry]*dentry{},

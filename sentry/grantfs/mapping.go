@@ -26,7 +26,7 @@ type mapKey struct {
 type mapping struct {
 	mapKey
 	fs   *FS
-	refs int // +checklocks:FS.mapsMu; files
+	refs int // files that use it; under FS.mapsMu
 
 	mu sync.Mutex
 	// spaces are the memories that map it.

@@ -109,7 +109,7 @@ func (w *walk) open(opts *vfs.OpenOptions) (*vfs.FileDescription, error) {
 		ctx := w.ctx
 		if kind == special {
 			// Opening a FIFO waits for its other end.
-			b := &blocker{Context: ctx, fs: fs, pass: w.pass}
+			b := &blocker{Context: ctx, fs: fs, need: need, pass: w.pass}
 			defer func() { w.pass = b.pass }()
 			ctx = b
 		}

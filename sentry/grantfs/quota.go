@@ -29,7 +29,8 @@ type ledger struct {
 	treeMu sync.Mutex
 
 	nodesMu sync.Mutex
-	nodes   map[nodeKey]*node // +checklocks:nodesMu; of open regular files
+	// Of open regular files.
+	nodes map[nodeKey]*node // +checklocks:nodesMu
 }
 
 type account struct{ limit, used uint64 }
@@ -56,7 +57,7 @@ type nodeKey struct {
 // A node is a regular file that is open through the grant, by whatever name.
 type node struct {
 	key  nodeKey
-	refs int // +checklocks:ledger.nodesMu
+	refs int // under ledger.nodesMu
 
 	mu sync.Mutex // held while the size changes, if there is a limit
 	// orphan says that the grant removed the last link.
@@ -64,7 +65,7 @@ type node struct {
 }
 
 func (l *ledger) init(bytes, inodes uint64) {
-	l.nodes = map[nodeKey]*node{}
+	l.nodes = map[nodeKey]*node{} // +checklocksignore: nobody else has it yet.
 	l.limit(bytes, inodes)
 }
 
@@ -127,6 +128,8 @@ func (l *ledger) giveInodes(n uint64) {
 
 // lockTree keeps names from coming and going, if it matters, until the function it
 // returns is called.
+//
+// +checklocksignore: the caller unlocks.
 func (l *ledger) lockTree() (unlock func()) {
 	if !l.on.Load() {
 		return func() {}

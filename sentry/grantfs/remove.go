@@ -77,6 +77,8 @@ func (w *walk) remove(name string, events uint32, do func() error) error {
 // The VFS would have d locked while the file is removed; but the inner file
 // system locks what comes before that lock. So what is mounted there meanwhile
 // is unmounted after the removal, as when somebody else removes the file.
+//
+// +checklocksignore: the VFS locks and unlocks.
 func (w *walk) checkMounted(inner *vfs.Dentry) error {
 	d := w.fs.known(inner)
 	if d == nil {

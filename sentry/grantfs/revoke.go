@@ -48,7 +48,7 @@ func (fs *FS) Usage() (bytes, inodes uint64) { return fs.quota.usage() }
 
 // enforce makes what the state says true of everything that began before.
 func (fs *FS) enforce() {
-	fs.revoked.Notify(waiter.EventHUp)
+	fs.changed.Notify(waiter.EventHUp)
 	fs.gate.drain()
 	fs.mapsMu.Lock()
 	for _, m := range fs.maps {

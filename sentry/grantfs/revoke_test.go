@@ -127,6 +127,32 @@ func TestOpenOfFIFOIsWoken(t *testing.T) {
 	}
 }
 
+// TestBlockedWhileNarrowed takes rights away from who is blocked: those it needs,
+// and others.
+func TestBlockedWhileNarrowed(t *testing.T) {
+	w := newWorld(t)
+	agent := w.agent()
+	fs := w.grant("/g", "/", Options{Rights: allRights})
+	must(t, agent.mknod("/g/p", linux.S_IFIFO|0o666))
+	opening := agent.blocked(func(u user) error { return u.opens("/g/p", linux.O_RDONLY) })
+	fs.SetRights(allRights &^ abi.FSDelete)
+	select {
+	case err := <-opening:
+		t.Fatalf("the loss of another right ended it: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	fs.SetRights(abi.FSExec)
+	wantWoken(t, "open a FIFO without the right to read it", opening)
+	// Without a change it opens when the other end does.
+	must(t, w.raw().mknod("/q", linux.S_IFIFO|0o666))
+	w.grant("/h", "/", Options{Rights: allRights})
+	opening = agent.blocked(func(u user) error { return u.opens("/h/q", linux.O_RDONLY) })
+	w.raw().mustOpen("/q", linux.O_WRONLY)
+	if err := <-opening; err != nil {
+		t.Errorf("open a FIFO with a writer: %v", err)
+	}
+}
+
 // TestLocksMeet checks that grants of one file lock the same thing, and that a
 // revocation unlocks.
 func TestLocksMeet(t *testing.T) {
