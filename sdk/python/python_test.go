@@ -1,5 +1,3 @@
-// Package python runs the tests of aios.py with the others, and holds it to
-// what the kernel knows.
 package python
 
 import (

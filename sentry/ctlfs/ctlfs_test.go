@@ -14,6 +14,7 @@ import (
 
 	"aios.dev/aios/abi"
 	"aios.dev/aios/capability"
+	"aios.dev/aios/sdk/python"
 	"aios.dev/aios/sentry/ctlfs/command"
 )
 
@@ -31,7 +32,7 @@ func TestTreeIsAsDescribed(t *testing.T) {
 		}
 		return out
 	}
-	if got, want := names("/"), []string{".", "..", "self", "ctl", "help", "version"}; !slices.Equal(got, want) {
+	if got, want := names("/"), []string{".", "..", "self", "lib", "ctl", "help", "version"}; !slices.Equal(got, want) {
 		t.Errorf("/aios holds %q, want %q", got, want)
 	}
 	if got, want := names("/self"), []string{".", "..", "id", "name", "domain", "caps", "tree", "limits", "stats"}; !slices.Equal(got, want) {
@@ -43,6 +44,7 @@ func TestTreeIsAsDescribed(t *testing.T) {
 		"/self/domain": "default\n",
 		"/self/stats":  `{"memory":{"now":1}}` + "\n",
 		"/self/limits": "fs bytes=1073741824\nmem bytes=67108864\nagent\n",
+		"/lib/aios.py": string(python.Module),
 		"/help":        command.Help(),
 		"/version":     abi.Version + " device=1\n",
 	} {

@@ -6,6 +6,8 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/kernfs"
 	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
+
+	"aios.dev/aios/sdk/python"
 )
 
 // Name is the name under which the file system is registered.
@@ -94,6 +96,9 @@ var rootDir = number(new(uint64), Mountpoint, directoryEntry("",
 		fileEntry("tree", (*session).tree),
 		fileEntry("limits", (*session).limits),
 		fileEntry("stats", (*session).stats),
+	),
+	directoryEntry("lib",
+		fileEntry("aios.py", func(*session) ([]byte, error) { return python.Module, nil }),
 	),
 	&entry{name: "ctl", mode: linux.ModeRegular | 0o666, command: true},
 	fileEntry("help", (*session).help),
