@@ -46,6 +46,14 @@ const (
 	Hard                  // a charge was refused, or usage measured above the hard limit
 )
 
+// String is "soft" or "hard".
+func (l Level) String() string {
+	if l == Hard {
+		return "hard"
+	}
+	return "soft"
+}
+
 // Crossing is the news that a limit was reached. The same limit is reported
 // again only after usage has fallen below seven eighths of it, or after a limit
 // of the resource has changed.

@@ -173,6 +173,20 @@ func (a Answer) Error() error {
 	return a.Err.error()
 }
 
+// EventLimit is the event that an agent reached a limit; its body is a
+// LimitEvent.
+const EventLimit = "limit"
+
+// LimitEvent says that an agent came near a limit or reached it.
+type LimitEvent struct {
+	ID       string    `json:"id"`
+	Resource string    `json:"resource"`
+	Level    string    `json:"level"` // soft, hard
+	Used     uint64    `json:"used"`
+	Limit    uint64    `json:"limit"`
+	Time     time.Time `json:"time"`
+}
+
 // EventAudit is the event that there are audit records; its body is an
 // AuditBatch, which the daemon acknowledges with MethodAuditAck once it has
 // written it.

@@ -16,6 +16,12 @@ func (dom *domain) onEvent(method string, body json.RawMessage) {
 	case control.EventAudit:
 		dom.takeRecords(body)
 		return
+	case control.EventLimit:
+		var e control.LimitEvent
+		if json.Unmarshal(body, &e) == nil {
+			dom.d.limitReached(e)
+		}
+		return
 	case control.EventAsk:
 		var q control.Ask
 		if json.Unmarshal(body, &q) == nil {
@@ -42,6 +48,17 @@ func (dom *domain) onEvent(method string, body json.RawMessage) {
 		f.finish(toExit(e.Exit))
 		r.mu.Unlock()
 	}
+}
+
+// limitReached writes down that an agent is at a limit, or close to one.
+func (d *System) limitReached(e control.LimitEvent) {
+	d.mu.Lock()
+	r := d.agents[e.ID]
+	d.mu.Unlock()
+	if r == nil {
+		return
+	}
+	d.log.Warn("agent at a limit", "agent", r.label(), "resource", e.Resource, "level", e.Level, "used", e.Used, "limit", e.Limit)
 }
 
 // unheard is how long the record of an agent that was to be removed is kept

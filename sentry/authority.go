@@ -188,18 +188,6 @@ func (s *Kernel) promised() control.Promised {
 	return sum
 }
 
-// allowed reports whether a holds a live capability of the class with these
-// rights on the object.
-func (a *Agent) allowed(class abi.Class, object string, rights abi.Rights) (*capability.Capability, bool) {
-	for _, c := range a.s.space.List(a.id) {
-		spec := c.Spec()
-		if c.Live() && spec.Rights.Has(rights) && spec.Object.Contains(capability.Object{Class: class, Name: object}) {
-			return c, true
-		}
-	}
-	return nil, false
-}
-
 // gathers reports whether the agent is coming or going: whatever is minted or
 // revoked then is so by the one goroutine that brings or ends it.
 func (a *Agent) gathers() bool { return !a.endowed.Load() }

@@ -83,6 +83,10 @@ func (a *app) report(err error) {
 	if fix := errdefs.FixOf(err); fix != "" {
 		fmt.Fprintf(a.stderr, "fix: %s\n", printableLines(fix))
 	}
+	// What is not the caller's own fault is worth looking up.
+	if id := errdefs.ScopeOf(err).Correlation; id != "" && errdefs.InfoOf(errdefs.CodeOf(err)).Blame != errdefs.BlameCaller {
+		fmt.Fprintf(a.stderr, "request: %s, by which the daemon's log and the audit trail tell it\n", id)
+	}
 }
 
 // warn prints remarks that do not change the outcome.

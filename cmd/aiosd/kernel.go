@@ -11,10 +11,12 @@ import (
 	"gvisor.dev/gvisor/pkg/fd"
 	"gvisor.dev/gvisor/pkg/log"
 
+	"aios.dev/aios/account"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/host/box"
 	"aios.dev/aios/host/box/filter"
+	"aios.dev/aios/ktime"
 	"aios.dev/aios/platform/drivers"
 	"aios.dev/aios/sentry"
 )
@@ -70,8 +72,9 @@ func bootKernel() (*kernelProcess, error) {
 	k, err := sentry.Boot(sentry.Config{
 		Domain: cfg.Domain, Driver: driver, Device: device,
 		CPUs: cfg.CPUs, MemoryBytes: cfg.MemoryBytes, ImagesOnly: cfg.ImagesOnly,
-		OnExit: func(e control.ExitEvent) { p.server.Push(control.EventExit, e) },
-		Push:   func(event string, body any) int { return p.server.Push(event, body) },
+		OnExit:  func(e control.ExitEvent) { p.server.Push(control.EventExit, e) },
+		Push:    func(event string, body any) int { return p.server.Push(event, body) },
+		OnLimit: p.limits(),
 	})
 	if err != nil {
 		return nil, err
@@ -93,6 +96,30 @@ func bootKernel() (*kernelProcess, error) {
 		return h
 	}, k.Handlers(func() { os.Exit(0) }))
 	return p, nil
+}
+
+// limitQueue is how many crossings of limits wait for the daemon; more are
+// not told. They are for people: what bites does so without it.
+const limitQueue = 64
+
+// limits returns what tells the daemon of limits that are reached, without
+// holding up the task that reached one.
+func (p *kernelProcess) limits() func(string, account.Crossing) {
+	queue := make(chan control.LimitEvent, limitQueue)
+	go func() {
+		for e := range queue {
+			p.server.Push(control.EventLimit, e)
+		}
+	}()
+	return func(agent string, c account.Crossing) {
+		e := control.LimitEvent{
+			ID: agent, Resource: c.Resource.String(), Level: c.Level.String(), Used: c.Used, Limit: c.Limit, Time: ktime.Real.Now(),
+		}
+		select {
+		case queue <- e:
+		default:
+		}
+	}
 }
 
 // keptFiles are the descriptors that the process was started with and needs.

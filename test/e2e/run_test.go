@@ -30,6 +30,7 @@ func (in *install) share(t testing.TB, files map[string][]byte) string {
 	must(t, err)
 	must(t, os.Chmod(dir, 0o755))
 	for name, data := range files {
+		must(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
 		must(t, os.WriteFile(filepath.Join(dir, name), data, 0o644))
 	}
 	return dir

@@ -1,0 +1,67 @@
+package daemon
+
+import (
+	"slices"
+	"testing"
+
+	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/control"
+	"aios.dev/aios/host/cgroup"
+)
+
+func TestGroupFollowsWhatIsPromised(t *testing.T) {
+	const host = 16 << 30
+	most := float64(host) * groupMemoryShare
+	for name, test := range map[string]struct {
+		p    control.Promised
+		want cgroup.Limits
+	}{
+		"nobody": {control.Promised{}, cgroup.Limits{MemoryBytes: ownMemory, PidsMax: ownPids}},
+		"two": {
+			control.Promised{Agents: 2, MemoryBytes: 1 << 30, Tasks: 100, MilliCPU: 1500},
+			cgroup.Limits{MemoryBytes: 1<<30 + ownMemory + 2*agentMemory, PidsMax: 100*taskPids + ownPids, CPUMilli: 1500 + ownCPU},
+		},
+		"more than there is": {
+			control.Promised{Agents: 2, MemoryBytes: host, Tasks: 1 << 20, CPUUnlimited: true},
+			cgroup.Limits{MemoryBytes: int64(most), PidsMax: groupPidsMax},
+		},
+		"one without limits": {
+			control.Promised{Agents: 2, MemoryBytes: 1 << 20, Tasks: 1, MilliCPU: 100, MemoryUnlimited: true, TasksUnlimited: true, CPUUnlimited: true},
+			cgroup.Limits{MemoryBytes: int64(most), PidsMax: groupPidsMax},
+		},
+	} {
+		if got := groupLimits(test.p, host); got != test.want {
+			t.Errorf("%s: %+v, want %+v", name, got, test.want)
+		}
+	}
+}
+
+func TestSelfGrants(t *testing.T) {
+	specs := func(texts ...string) []string { return texts }
+	for name, test := range map[string]struct {
+		given []string
+		milli uint64
+		want  []string
+		fails bool
+	}{
+		"nothing asked": {nil, 0, specs("mem:self,bytes=1G", "proc:self:spawn+exec+signal,count=7", "cpu:self", "io:self"), false},
+		"a limit":       {nil, 500, specs("mem:self,bytes=1G", "proc:self:spawn+exec+signal,count=7", "cpu:self,cpu=0.5", "io:self"), false},
+		"granted":       {specs("mem:self:map,bytes=5M", "proc:self:spawn"), 0, specs("cpu:self", "io:self"), false},
+		"debug is no processes": {specs("proc:self:debug"), 0,
+			specs("mem:self,bytes=1G", "proc:self:spawn+exec+signal,count=7", "cpu:self", "io:self"), false},
+		"both": {specs("cpu:self,cpu=1"), 500, nil, true},
+	} {
+		given, err := parseGrants(test.given)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := selfGrants(&apiv1.Limits{MemoryBytes: 1 << 30, Processes: 7, MilliCpu: test.milli}, given)
+		var texts []string
+		for _, s := range got {
+			texts = append(texts, s.String())
+		}
+		if (err != nil) != test.fails || !slices.Equal(texts, test.want) {
+			t.Errorf("%s: %q, %v, want %q", name, texts, err, test.want)
+		}
+	}
+}
