@@ -119,9 +119,11 @@ func (s *Kernel) delegate(c *capability.Capability, to string, ch capability.Cha
 	if err := a.mustLive(); err != nil {
 		return nil, err
 	}
-	from := s.openGrantOf(c)
+	from, open := s.holdGrantOf(c) // Before it is moved away, if it is.
+	if open {
+		defer from.dir.DecRef(a.ctx)
+	}
 	spec := c.Spec()
-	parent := spec.Object.Name
 	if spec.Object.Class == abi.ClassFS && !by.Privileged && to != by.Name {
 		if ch, err = s.givenPlace(by.Name, spec, ch); err != nil {
 			return nil, err
@@ -134,10 +136,10 @@ func (s *Kernel) delegate(c *capability.Capability, to string, ch capability.Cha
 	if made.Spec().Object.Class != abi.ClassFS {
 		return made, nil
 	}
-	if from == nil {
-		err = errdefs.New(errdefs.CapabilityRevoked, "what it opens is gone", errdefs.Resource("%s", c.ID()))
+	if open {
+		err = a.openDerived(made, from)
 	} else {
-		err = a.openDerived(made, from, parent)
+		err = errdefs.New(errdefs.CapabilityRevoked, "what it opens is gone", errdefs.Resource("%s", c.ID()))
 	}
 	if err != nil {
 		s.space.Revoke(made, true, by, "it could not be opened: "+err.Error())
@@ -172,12 +174,13 @@ func (s *Kernel) givenPlace(giver string, spec capability.Spec, ch capability.Ch
 	return ch, nil
 }
 
-// openGrantOf returns the door of a grant of files, or nil.
-func (s *Kernel) openGrantOf(c *capability.Capability) *fileGrant {
-	if a, ok := s.byID.Load(c.Holder()); ok {
-		return a.(*Agent).grantOf(c.ID())
+// holdGrantOf returns the directory of a grant of files, with a reference; ok
+// is false if it is none, or has ended.
+func (s *Kernel) holdGrantOf(c *capability.Capability) (d heldDir, ok bool) {
+	if a, known := s.byID.Load(c.Holder()); known {
+		return a.(*Agent).hold(c)
 	}
-	return nil
+	return heldDir{}, false
 }
 
 // CapExport derives a capability whose image will be in another domain.

@@ -28,7 +28,11 @@ type fileGrant struct {
 	inner vfs.VirtualDentry // the directory
 	at    string
 
-	once sync.Once
+	// mu is held while the mount is put in its place or taken away; then
+	// locks of the VFS are taken.
+	mu sync.Mutex
+	// over is set once the grant has ended.
+	over bool // +checklocks:mu
 }
 
 var _ capability.Narrower = (*fileGrant)(nil)
@@ -45,15 +49,22 @@ func (a *Agent) openGrant(c *capability.Capability, key string) error {
 	return a.mountGrant(c, key, dir)
 }
 
-// openDerived mounts what c speaks of, which is in the directory of from.
-func (a *Agent) openDerived(c *capability.Capability, from *fileGrant, parent string) error {
-	rel, err := below(parent, c.Spec().Object.Name)
+// heldDir is a directory that an agent has by a grant, named name there.
+type heldDir struct {
+	name string
+	key  string
+	dir  vfs.VirtualDentry // with a reference
+}
+
+// openDerived mounts what c speaks of, which is in the directory from.
+func (a *Agent) openDerived(c *capability.Capability, from heldDir) error {
+	rel, err := below(from.name, c.Spec().Object.Name)
 	if err != nil {
 		return err
 	}
 	// Links cannot lead out of the giver's directory: it is the root here.
 	dir, err := a.s.k.VFS().GetDentryAt(a.ctx, a.s.creds, &vfs.PathOperation{
-		Root: from.inner, Start: from.inner, Path: fspath.Parse(rel),
+		Root: from.dir, Start: from.dir, Path: fspath.Parse(rel),
 	}, &vfs.GetDentryOptions{CheckSearchable: true})
 	if err != nil {
 		return errdefs.Wrap(err, errdefs.InvalidArgument, "open", errdefs.Resource("%s", c.Spec().Object.Name),
@@ -108,14 +119,28 @@ func (a *Agent) mountGrant(c *capability.Capability, key string, dir vfs.Virtual
 		g.Revoke(c)
 		return c.Err()
 	}
+	if c.Spec() != spec { // It was narrowed before it had a door.
+		g.Narrowed(c)
+	}
+	return g.place(c)
+}
+
+// place mounts g in the agent's namespace, unless it has ended meanwhile.
+func (g *fileGrant) place(c *capability.Capability) error {
+	a := g.a
 	mntns := a.mounts()
 	if mntns == nil {
 		return errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", a.id))
 	}
 	defer mntns.DecRef(a.ctx)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.over {
+		return c.Err()
+	}
 	b := &rootBuilder{s: a.s, ctx: a.ctx, root: mntns.Root(a.ctx)}
 	defer b.root.DecRef(a.ctx)
-	g.mount.IncRef() // place takes one.
+	g.mount.IncRef() // b.place takes one.
 	return b.place(g.mount, g.at)
 }
 
@@ -138,16 +163,20 @@ func checkTarget(at string) error {
 
 // Revoke implements capability.Door.Revoke.
 func (g *fileGrant) Revoke(c *capability.Capability) {
-	g.once.Do(func() {
-		g.fs.Revoke()
-		a := g.a
-		a.grantsMu.Lock()
-		delete(a.grants, c.ID())
-		a.grantsMu.Unlock()
-		g.unmount()
-		g.mount.DecRef(a.ctx)
-		g.inner.DecRef(a.ctx)
-	})
+	g.fs.Revoke()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.over {
+		return
+	}
+	g.over = true
+	a := g.a
+	a.grantsMu.Lock()
+	delete(a.grants, c.ID()) // Before the references are given back; see hold.
+	a.grantsMu.Unlock()
+	g.unmount()
+	g.mount.DecRef(a.ctx)
+	g.inner.DecRef(a.ctx)
 }
 
 // unmount takes the mount out of the agent's namespace, if it is where it was
@@ -186,6 +215,19 @@ func (a *Agent) grantOf(id capability.ID) *fileGrant {
 	a.grantsMu.Lock()
 	defer a.grantsMu.Unlock()
 	return a.grants[id]
+}
+
+// hold returns the directory of a grant of files, with a reference; ok is
+// false if the grant has ended.
+func (a *Agent) hold(c *capability.Capability) (d heldDir, ok bool) {
+	a.grantsMu.Lock()
+	defer a.grantsMu.Unlock()
+	g := a.grants[c.ID()]
+	if g == nil {
+		return heldDir{}, false
+	}
+	g.inner.IncRef()
+	return heldDir{name: c.Object().Name, key: g.key, dir: g.inner}, true
 }
 
 // fileDenied returns what grantfs calls when it refuses something.
