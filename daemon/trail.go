@@ -25,7 +25,7 @@ type domainTrail struct {
 	mu sync.Mutex
 	// The highest number that was appended to the trail.
 	last uint64 // +checklocks:mu
-	// An acknowledgement is under way.
+	// An acknowledgement is on its way.
 	acking bool // +checklocks:mu
 }
 
@@ -69,28 +69,31 @@ func (dom *domain) takeRecords(body json.RawMessage) {
 	}
 	if !dom.trail.acking {
 		dom.trail.acking = true
-		go dom.ackRecords()
+		d.clock.AfterFunc(ackDelay, dom.ackRecords)
 	}
 }
 
+// ackDelay is how long records wait in the kernel process for others to be
+// acknowledged with. The trail is synced by itself sooner; to have it synced
+// for every message costs more than the agents that the messages are about.
+const ackDelay = 100 * time.Millisecond
+
 // ackRecords lets the kernel process forget what is on disk.
 func (dom *domain) ackRecords() {
-	for {
-		dom.trail.mu.Lock()
-		last := dom.trail.last
-		dom.trail.mu.Unlock()
-		err := dom.d.trail.Sync()
-		dom.trail.mu.Lock()
-		again := dom.trail.last != last && err == nil
-		dom.trail.acking = again
-		dom.trail.mu.Unlock()
-		if err != nil {
-			return
-		}
-		dom.notify(control.MethodAuditAck, control.AuditAck{Last: last})
-		if !again {
-			return
-		}
+	dom.trail.mu.Lock()
+	last := dom.trail.last
+	dom.trail.mu.Unlock()
+	err := dom.d.trail.Sync()
+	dom.trail.mu.Lock()
+	again := dom.trail.last != last && err == nil
+	dom.trail.acking = again
+	dom.trail.mu.Unlock()
+	if err != nil {
+		return // The next message tries again.
+	}
+	dom.notify(control.MethodAuditAck, control.AuditAck{Last: last})
+	if again {
+		dom.d.clock.AfterFunc(ackDelay, dom.ackRecords)
 	}
 }
 
