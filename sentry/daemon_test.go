@@ -46,6 +46,14 @@ func (d *testDaemon) push(event string, body any) int {
 	return 1
 }
 
+// forget drops the records that nobody asks for any more.
+func (d *testDaemon) forget() {
+	theKernel.trail.flush()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.records = nil
+}
+
 // recorded waits for a record of agent that ok accepts.
 func (d *testDaemon) recorded(t testing.TB, agent string, ok func(control.AuditRecord) bool) {
 	t.Helper()
