@@ -63,11 +63,14 @@ func (s *Kernel) gateCall(nr uintptr, inner kernel.SyscallFn) kernel.SyscallFn {
 		}
 	}
 	inner = s.meterCall(call, s.guardCall(call, inner))
-	if call.Rule == abi.RuleClone3 {
+	switch call.Rule {
+	case abi.RuleClone3:
 		inner = s.gateClone3(call, inner)
+	case abi.RuleProtect:
+		inner = s.tellProtect(call, inner)
 	}
 	if call.Group == abi.GroupSpawn {
-		inner = s.countClone(inner)
+		inner = s.countClone(call, inner)
 	}
 	switch {
 	case call.May()&^abi.MaskNone() == 0:
@@ -137,11 +140,22 @@ func (s *Kernel) deny(t *kernel.Task, operation string, group abi.Group, what st
 	return linuxerr.ErrorFromUnix(info.Errno)
 }
 
+// overLimit notes a call that would have taken more than the agent was granted:
+// it has the right to the call, but no more of what it takes.
+func (s *Kernel) overLimit(t *kernel.Task, call abi.Syscall, what string) {
+	info := call.Group.Info()
+	s.gate.denials.note(Denial{
+		Agent: t.ContainerID(), Operation: call.Name, Object: what, Errno: info.Errno,
+		Capability: info.Needs.String(), Why: "it has as much as it was granted by " + info.Needs.String(),
+	})
+}
+
 // countClone keeps the agent's limit of tasks, and notes its processes.
-func (s *Kernel) countClone(inner kernel.SyscallFn) kernel.SyscallFn {
+func (s *Kernel) countClone(call abi.Syscall, inner kernel.SyscallFn) kernel.SyscallFn {
 	return func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
 		a := s.agentOf(t)
 		if !a.beginClone() {
+			s.overLimit(t, call, "one more process or thread")
 			return 0, nil, linuxerr.EAGAIN
 		}
 		tid, ctrl, err := inner(t, sysno, args)

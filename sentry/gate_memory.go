@@ -1,6 +1,8 @@
 package sentry
 
 import (
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/sentry/arch"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
@@ -25,6 +27,9 @@ func (a *Agent) setGuard(g memoryGuard) {
 	a.gate.guard.Store(&g)
 }
 
+// moreMemory is what a call wanted that the guard refused.
+const moreMemory = "more memory than its limit"
+
 // guardCall asks the agent's guard before a call that takes memory.
 func (s *Kernel) guardCall(call abi.Syscall, inner kernel.SyscallFn) kernel.SyscallFn {
 	var growth func(args arch.SyscallArguments) uint64
@@ -39,13 +44,14 @@ func (s *Kernel) guardCall(call abi.Syscall, inner kernel.SyscallFn) kernel.Sysc
 			return args[2].Uint64() - args[1].Uint64()
 		}
 	case "brk":
-		return s.guardBrk(inner)
+		return s.guardBrk(call, inner)
 	default:
 		return inner
 	}
 	return func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
 		if g := s.guardOf(t); g != nil {
 			if n := growth(args); n > 0 && !g.MayMap(t, n) {
+				s.overLimit(t, call, moreMemory)
 				return 0, nil, linuxerr.ENOMEM
 			}
 		}
@@ -55,15 +61,32 @@ func (s *Kernel) guardCall(call abi.Syscall, inner kernel.SyscallFn) kernel.Sysc
 
 // guardBrk is for brk, which is given an address, and answers with where the
 // break is in the end.
-func (s *Kernel) guardBrk(inner kernel.SyscallFn) kernel.SyscallFn {
+func (s *Kernel) guardBrk(call abi.Syscall, inner kernel.SyscallFn) kernel.SyscallFn {
 	return func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
 		if g := s.guardOf(t); g != nil && args[0].Value != 0 {
 			now, _, _ := inner(t, sysno, arch.SyscallArguments{})
 			if args[0].Value > now && !g.MayMap(t, uint64(args[0].Value-now)) {
+				s.overLimit(t, call, moreMemory)
 				return now, nil, nil
 			}
 		}
 		return inner(t, sysno, args)
+	}
+}
+
+// tellProtect notes that memory was not made executable. Where that needs a
+// right to the file that is mapped, the door of files has said so when it was
+// mapped, and the memory manager keeps it: neither asks here.
+func (s *Kernel) tellProtect(call abi.Syscall, inner kernel.SyscallFn) kernel.SyscallFn {
+	return func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
+		n, ctrl, err := inner(t, sysno, args)
+		if args[2].Int()&linux.PROT_EXEC != 0 && linuxerr.Equals(linuxerr.EACCES, err) {
+			s.gate.denials.note(Denial{
+				Agent: t.ContainerID(), Operation: call.Name, Object: "files that may not be executed", Errno: unix.EACCES,
+				Why: "it maps what was granted, or mounted, without the right to execute",
+			})
+		}
+		return n, ctrl, err
 	}
 }
 
