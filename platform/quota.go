@@ -87,11 +87,13 @@ func (g *Crowd) Quota() uint64 {
 // all if that is zero, everything if it is Unlimited.
 func (g *Crowd) SetQuota(milli uint64) {
 	g.mu.Lock()
-	defer func() {
-		over := g.overLocked()
-		g.mu.Unlock()
-		interruptAll(over)
-	}()
+	g.setQuotaLocked(milli)
+	over := g.overLocked()
+	g.mu.Unlock()
+	interruptAll(over)
+}
+
+func (g *Crowd) setQuotaLocked(milli uint64) {
 	if milli == g.quota.milli {
 		return
 	}

@@ -26,7 +26,7 @@ import (
 // bootAuthority makes the derivation tree.
 func (s *Kernel) bootAuthority() error {
 	s.trail.init(s)
-	s.images = make(map[capability.ID]*capability.Capability)
+	s.images = make(map[capability.ID]*capability.Capability) // +checklocksignore: the kernel boots.
 	s.space = capability.NewSpace(capability.Options{
 		Clock:   s.cfg.Clock,
 		Audit:   s.trail.add,

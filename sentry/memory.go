@@ -37,7 +37,8 @@ import (
 type memoryAccount struct {
 	// growth is by how many bytes the agent can have grown since the last
 	// look, room how much calls for the next.
-	growth, room atomic.Int64
+	growth atomic.Int64
+	room   atomic.Int64
 	// rest is what the last count found that is not anonymous memory of a
 	// process, in bytes, and what reads and writes can have added since.
 	rest atomic.Int64

@@ -23,8 +23,8 @@ func (a *app) auditCmd() *cobra.Command {
 		Long: `The daemon writes down every grant, delegation, refusal and revocation, each entry
 chained to the one before by a hash.`,
 		Example: "  aiosctl audit tail -f\n  aiosctl audit query --op denied\n  aiosctl audit verify",
-		Args: cobra.ArbitraryArgs,
-		RunE: group,
+		Args:    cobra.ArbitraryArgs,
+		RunE:    group,
 	}
 	cmd.AddCommand(a.auditTailCmd(), a.auditQueryCmd(), a.auditVerifyCmd())
 	return cmd

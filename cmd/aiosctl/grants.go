@@ -162,8 +162,8 @@ func (a *app) profileCmd() *cobra.Command {
 ~/.config/aios/profiles/NAME.profile, those for all users of the host into
 /etc/aios/profiles; they come before the ones that AIOS brings.`,
 		Example: "  aiosctl profile ls\n  aiosctl profile show coder\n  aiosctl run --profile coder -- bash",
-		Args: cobra.ArbitraryArgs,
-		RunE: group,
+		Args:    cobra.ArbitraryArgs,
+		RunE:    group,
 	}
 	cmd.AddCommand(a.profileLsCmd(), a.profileShowCmd())
 	return cmd
