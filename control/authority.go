@@ -140,6 +140,7 @@ const EventAsk = "ask"
 const (
 	AskDelegate = "delegate" // to an agent that is not in this domain
 	AskRevoke   = "revoke"   // images in other domains
+	AskEnded    = "ended"    // images here, whose originals have no use any more
 )
 
 // Ask is a question to the daemon.

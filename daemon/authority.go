@@ -319,6 +319,7 @@ func (d *System) delegate(ctx context.Context, from, to *domain, r control.CapRe
 		err := from.call(ctx, control.MethodCapDelegate, r, &made)
 		return made, err
 	}
+	d.crossed.Store(true)
 	target := r.To
 	r.To = to.name + "/" + target
 	var node control.Cap
@@ -503,6 +504,9 @@ func (dom *domain) answer(q control.Ask) {
 	var made *control.Cap
 	var err error
 	switch {
+	case q.Kind == control.AskEnded:
+		d.revokeOriginals(ctx, q.Exports, q.Actor)
+		return // Nobody waits.
 	case q.Kind == control.AskRevoke:
 		_, err = d.revokeImages(ctx, q.Exports, q.Actor)
 	case q.Kind == control.AskDelegate && q.Cap != nil:

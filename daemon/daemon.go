@@ -36,6 +36,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -64,6 +65,7 @@ type System struct {
 	known    sync.Map // images.Image by name; what the store would say
 	trail    *audit.Log
 	recent   *errdefs.Recorder
+	crossed  atomic.Bool // something may have been delegated between domains
 	started  time.Time
 	stop     func() // ends Run
 
@@ -211,6 +213,8 @@ func (d *System) recover() {
 		d.log.Warn("removing host cgroups that were left behind", "err", err)
 	}
 	d.sweepDomains()
+	d.crossed.Store(len(d.liveDomains()) > 0) // Under an earlier daemon, perhaps.
+	d.revokeOrphans()
 	for _, r := range records {
 		r.mu.Lock()
 		adopted, final := r.domain != nil, r.state.Final()

@@ -16,6 +16,7 @@ import (
 
 	"aios.dev/aios/abi"
 	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/capability/audit"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/host/box"
@@ -248,6 +249,12 @@ func (d *System) domainDied(dom *domain) {
 	} else {
 		d.log.Info("domain ended", "domain", dom.name, "pid", info.PID)
 	}
+	if len(lost) > 0 {
+		d.record(audit.Entry{
+			Op: "domain.died", Domain: dom.name, Target: strings.Join(labels, " "), Count: uint64(len(lost)),
+			Reason: "whatever was granted in it is gone with it",
+		})
+	}
 	for _, r := range lost {
 		d.lose(r, "the kernel process of domain "+dom.name+" died")
 	}
@@ -255,6 +262,7 @@ func (d *System) domainDied(dom *domain) {
 		os.Remove(d.domainPath(dom.name, ".log"))
 	}
 	dom.bury()
+	d.revokeOrphans()
 }
 
 // lose marks an agent lost and reports whether it was not final before.

@@ -18,6 +18,7 @@ import (
 
 	"aios.dev/aios/abi"
 	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/capability/audit"
 	"aios.dev/aios/config"
 	"aios.dev/aios/control"
 	"aios.dev/aios/images"
@@ -39,7 +40,14 @@ func newSystem(t testing.TB, dir string, clock ktime.Clock) *System {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
+	// Of its own: tests have several daemons over one directory.
+	trail, err := audit.Open(t.TempDir(), audit.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { trail.Close() })
 	return &System{
+		trail: trail,
 		paths: paths, instance: instanceOf(paths.StateDir), clock: clock, images: store,
 		log:     slog.New(slog.NewTextHandler(io.Discard, nil)),
 		started: clock.Now(),

@@ -204,21 +204,33 @@ func (a *Agent) loseAll(reason string) {
 	}
 }
 
-// exportsOf picks the dead capabilities whose images live in other domains,
-// and forgets the images among them.
+// exportsOf picks the dead capabilities whose images live in other domains.
 func (s *Kernel) exportsOf(dead []*capability.Capability) []control.Export {
+	s.forgetImages(dead)
 	var out []control.Export
 	for _, c := range dead {
 		if r := c.Remote(); r != "" {
 			out = append(out, control.Export{Origin: c.ID(), Remote: r})
 		}
+	}
+	return out
+}
+
+// forgetImages forgets the images among dead capabilities, and has their
+// originals ended, which give back what was taken for them.
+func (s *Kernel) forgetImages(dead []*capability.Capability) {
+	var ended []control.Export
+	for _, c := range dead {
 		if o := c.Origin(); o != "" {
 			s.imagesMu.Lock()
 			delete(s.images, o)
 			s.imagesMu.Unlock()
+			ended = append(ended, control.Export{Origin: o})
 		}
 	}
-	return out
+	if len(ended) > 0 && s.cfg.Push != nil {
+		s.cfg.Push(control.EventAsk, control.Ask{Kind: control.AskEnded, Exports: ended, Actor: control.Actor{Name: "kernel"}})
+	}
 }
 
 // agentNamed returns the running agent with that ID or name.

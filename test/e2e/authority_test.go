@@ -427,3 +427,43 @@ func TestLimitsBind(t *testing.T) {
 		}
 	})
 }
+
+// TestDeadDomain kills one of two domains between which something was
+// delegated: neither half outlives the other.
+func TestDeadDomain(t *testing.T) {
+	onEach(t, func(t *testing.T, in *install) {
+		dir := in.share(t, map[string][]byte{"f": []byte("x\n")})
+		in.spawn(t, "--name", "giver", "--domain", "one", "--grant", "fs:"+dir+":rw,quota=1M,at=/d", "--", "sleep", "1000")
+		in.spawn(t, "--name", "taker", "--domain", "two", "--", "sleep", "1000")
+		c := in.capOf(t, "giver", "fs:")
+		lend := func() {
+			in.ok(t, "cap", "delegate", c.ID, "taker", "--at", "/d", "--limit", "quota=600K")
+			in.ok(t, "exec", "taker", "--", "cat", "/d/f")
+		}
+		lend()
+		if r := in.run(t, "cap", "delegate", c.ID, "taker", "--at", "/e", "--limit", "quota=600K"); r.status != 125 {
+			t.Errorf("more than there is: %s", r)
+		}
+		in.ok(t, "cap", "revoke", in.capOf(t, "taker", "fs:").ID)
+		eventually(t, "the giver has it back", 10*time.Second, func() (bool, string) {
+			c := in.capOf(t, "giver", "fs:")
+			return c.Left == "", c.Left
+		})
+		lend()
+		kill9(t, in.process(t, "kernel", "two"))
+		eventually(t, "the giver has it back from a dead domain", 10*time.Second, func() (bool, string) {
+			c := in.capOf(t, "giver", "fs:")
+			return c.Left == "", c.Left
+		})
+		in.spawn(t, "--name", "next", "--domain", "two", "--", "sleep", "1000")
+		in.ok(t, "cap", "delegate", c.ID, "next", "--at", "/d", "--limit", "quota=600K")
+		in.ok(t, "exec", "next", "--", "cat", "/d/f")
+		kill9(t, in.process(t, "serve"))
+		in.ok(t, "ps")
+		kill9(t, in.process(t, "kernel", "one"))
+		eventually(t, "what a dead domain gave is gone", 10*time.Second, func() (bool, string) {
+			r := in.run(t, "exec", "next", "--", "cat", "/d/f")
+			return r.status != 0, r.String()
+		})
+	})
+}
