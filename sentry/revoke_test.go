@@ -1,6 +1,7 @@
 package sentry
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -50,26 +51,49 @@ func hostDir(t testing.TB) (dir, key string) {
 	return dir, key
 }
 
-// writeHost writes a file of the host.
-func writeHost(t testing.TB, name, text string) {
-	t.Helper()
-	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// racer is the program in testdata that uses grants, compiled once.
-var racer = sync.OnceValues(func() (string, error) {
+// racerImage makes the image "racer" known, once, and returns the program in
+// testdata that uses grants, which is in it beside a shell.
+var racerImage = sync.OnceValues(func() ([]byte, error) {
 	dir, err := os.MkdirTemp("", "aios-racer")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
+	defer os.RemoveAll(dir)
 	prog := filepath.Join(dir, "racer")
-	if out, err := exec.Command("gcc", "-O1", "-static", "-pthread", "-o", prog, "testdata/racer.c").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("gcc: %w: %s", err, out)
+	if out, err := exec.Command("gcc", "-O1", "-static", "-o", prog, "testdata/racer.c").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("gcc: %w: %s", err, out)
 	}
-	return prog, nil
+	racer, err := os.ReadFile(prog)
+	if err != nil {
+		return nil, err
+	}
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		return nil, err
+	}
+	return racer, mountImage(dir, "racer", func(root string) error {
+		for _, d := range []string{"bin", "proc", "sys", "dev"} {
+			if err := os.Mkdir(filepath.Join(root, d), 0o755); err != nil {
+				return err
+			}
+		}
+		for _, applet := range strings.Fields("cat cut dd echo grep head ls mkdir mv nc readlink rm sh sleep sort stat touch true usleep wc") {
+			if err := os.Symlink("busybox", filepath.Join(root, "bin", applet)); err != nil {
+				return err
+			}
+		}
+		return errors.Join(
+			os.WriteFile(filepath.Join(root, "bin", "busybox"), busybox, 0o755),
+			os.WriteFile(filepath.Join(root, "bin", "racer"), racer, 0o755))
+	})
 })
+
+// ofRacer makes an agent of that image.
+func ofRacer(t testing.TB) func(*control.SpawnRequest) {
+	t.Helper()
+	racerProgram(t)
+	return func(r *control.SpawnRequest) { r.Root.Base = "racer" }
+}
 
 // racerProgram returns the program.
 func racerProgram(t testing.TB) []byte {
@@ -77,15 +101,28 @@ func racerProgram(t testing.TB) []byte {
 	if _, err := exec.LookPath("gcc"); err != nil {
 		t.Skip("it needs gcc")
 	}
-	prog, err := racer()
+	prog, err := racerImage()
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := os.ReadFile(prog)
-	if err != nil {
+	return prog
+}
+
+// racerDir is a directory of the host with what the program expects.
+func racerDir(t testing.TB) (dir, key string) {
+	t.Helper()
+	prog := racerProgram(t)
+	dir, key = hostDir(t)
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(dir, "f"), []byte(strings.Repeat("0123456789abcdef", 512)), 0o644),
+		os.Mkdir(filepath.Join(dir, "sub"), 0o755),
+		os.WriteFile(filepath.Join(dir, "sub", "in"), []byte("in sub\n"), 0o644),
+		os.Symlink("f", filepath.Join(dir, "l")),
+		os.WriteFile(filepath.Join(dir, "prog"), prog, 0o755),
+	); err != nil {
 		t.Fatal(err)
 	}
-	return raw
+	return dir, key
 }
 
 // give grants a running agent one thing more.

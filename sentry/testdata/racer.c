@@ -3,7 +3,8 @@
 //
 //	racer DIR SHARED WORKERS MAILBOX PEER
 //	racer yes           exits with 42
-//	racer spin SHARED ROUND OP
+//	racer spin SHARED ROUND
+//	racer hold DIR      uses DIR in the ways that standard input asks for
 //
 // DIR is where the grant appears, SHARED a file outside of it that both the
 // program and whoever revokes have before their eyes; see struct shared. The
@@ -26,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
@@ -70,7 +72,7 @@ static aio_context_t aio;
 static int fds[RING], nfds;        // of DIR/f or its like, for reading and writing
 static char *maps[RING], *wmaps[RING]; // the latter shared and writable
 static int nmaps, nwmaps;
-static int top = -1, prog = -1, watch = -1, dgram = -1, bound = -1;
+static int top = -1, prog = -1, watch = -1, dgram = -1, bound = -1, stream = -1;
 static int cwd; // it is in the grant
 static pid_t spinner;
 static char name[32], other[32];
@@ -78,7 +80,13 @@ static unsigned cur; // the object that an operation is to use
 
 static sigjmp_buf bus;
 
-static void on_bus(int sig) { siglongjmp(bus, sig); }
+static int caught; // the signal
+
+static void on_bus(int sig)
+{
+	caught = sig;
+	siglongjmp(bus, sig);
+}
 
 static unsigned rnd(unsigned n)
 {
@@ -607,8 +615,92 @@ static int spin(const char *file, uint32_t round)
 	}
 }
 
+// held does one thing with what hold has open, and returns 0 or what came of it.
+static int held(const char *what)
+{
+	errno = caught = 0;
+	for (unsigned i = 0; i < NOPS; i++)
+		if (!strcmp(ops[i].name, what))
+			return ops[i].f() ? 0 : caught ? -caught : errno;
+	return -1000;
+}
+
+// waiting blocks in a child until it is let go, and says why that was.
+static void waiting(const char *what)
+{
+	struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
+	int s[2], r = -1, wd;
+	if (fork())
+		return;
+	errno = 0;
+	int fd = open("f", O_RDWR);
+	if (!strcmp(what, "flock"))
+		r = flock(fd, LOCK_EX);
+	else if (!strcmp(what, "setlkw"))
+		r = fcntl(fd, F_SETLKW, &l);
+	else if (!strcmp(what, "ofdlkw"))
+		r = fcntl(fd, F_OFD_SETLKW, &l);
+	else if (!strcmp(what, "inotify")) {
+		s[0] = inotify_init();
+		inotify_add_watch(s[0], "f", IN_DELETE_SELF);
+		r = read(s[0], buf, sizeof buf) > 0 && (((struct inotify_event *)buf)->mask & IN_IGNORED) ? 0 : -1;
+	} else if (!strcmp(what, "epoll")) {
+		struct epoll_event e = {.events = EPOLLIN};
+		s[0] = inotify_init();
+		wd = epoll_create1(0);
+		inotify_add_watch(s[0], "f", IN_DELETE_SELF);
+		epoll_ctl(wd, EPOLL_CTL_ADD, s[0], &e);
+		r = epoll_wait(wd, &e, 1, -1) == 1 ? 0 : -1;
+	} else if (!strcmp(what, "recv")) {
+		r = recv(stream, buf, 1, 0) > 0 ? 1 : 0; // The end, or an error: both let it go.
+		errno = 0;
+	}
+	printf("%s let go: %d\n", what, r == 0 ? 0 : errno);
+	fflush(stdout);
+	_exit(0);
+}
+
+static int hold(const char *where)
+{
+	char line[64], what[32];
+	struct sockaddr_un a = {.sun_family = AF_UNIX, .sun_path = "stream"};
+	dir = where;
+	strcpy(name, "held");
+	strcpy(other, "oheld");
+	id = 1; // It has no spinner.
+	aio_ok = syscall(SYS_io_setup, 8, &aio) == 0;
+	tmp = open("/tmp/held", O_RDWR | O_CREAT, 0600);
+	memset(buf, 'z', sizeof buf);
+	write(tmp, buf, 4096);
+	mail = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	gather();
+	stream = socket(AF_UNIX, SOCK_STREAM, 0);
+	int l = socket(AF_UNIX, SOCK_STREAM, 0);
+	if (bind(l, (void *)&a, sizeof a) || listen(l, 1) || connect(stream, (void *)&a, sizeof a))
+		perror("stream");
+	puts("holds");
+	fflush(stdout);
+	while (fgets(line, sizeof line, stdin)) {
+		if (sscanf(line, "wait %31s", what) == 1)
+			waiting(what);
+		else if (sscanf(line, "lock %31s", what) == 1) {
+			struct flock k = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
+			printf("locked %d %d\n", flock(fd_(), LOCK_EX), fcntl(fd_(), F_OFD_SETLK, &k));
+		} else if (sscanf(line, "%31s", what) == 1)
+			printf("%s: %d\n", what, held(what));
+		fflush(stdout);
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
+	struct sigaction sa = {.sa_handler = on_bus};
+	sigaction(SIGBUS, &sa, NULL);
+	sigaction(SIGSEGV, &sa, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	if (argc == 3 && !strcmp(argv[1], "hold"))
+		return hold(argv[2]);
 	if (argc == 2 && !strcmp(argv[1], "yes"))
 		return 42;
 	if (argc == 4 && !strcmp(argv[1], "spin"))
@@ -631,10 +723,6 @@ int main(int argc, char **argv)
 		perror(argv[4]);
 		return 1;
 	}
-	struct sigaction sa = {.sa_handler = on_bus};
-	sigaction(SIGBUS, &sa, NULL);
-	sigaction(SIGSEGV, &sa, NULL);
-	signal(SIGPIPE, SIG_IGN);
 	for (id = 0; id < n; id++) {
 		me = (void *)((char *)sh + (1 + id) * PAGE);
 		if (fork() == 0)
