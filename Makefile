@@ -74,8 +74,9 @@ fuzz: ## run every fuzz target for FUZZTIME
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$dir"; done
 
 .PHONY: soak
-soak: build vm-test ## the long runs: the emulated machine, fuzzing, ten thousand spawns, ten minutes of two clients
-	$(MAKE) fuzz FUZZTIME=5m
+soak: build vm-test ## the long runs: the emulated machine, races and fuzzing for an hour each, ten thousand spawns
+	$(MAKE) fuzz FUZZTIME=1h
+	AIOS_SOAK=1 $(RACEENV) $(GO) test -race -timeout 6h ./capability ./sentry
 	AIOS_SOAK=1 $(GO) test -timeout 2h ./test/e2e
 	$(GO) run ./tools/bench -only sustain,density -sustain 10m
 
