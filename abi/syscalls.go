@@ -2,6 +2,7 @@ package abi
 
 import (
 	"math/bits"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -217,4 +218,16 @@ func FormatGroups(set uint64) string {
 		}
 	}
 	return strings.Join(names, "+")
+}
+
+// SysNames are the objects of class sys, sorted.
+func SysNames() []string {
+	var names []string
+	for _, g := range groups {
+		if g.Needs.Class == ClassSys {
+			names = append(names, g.Needs.Object)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }

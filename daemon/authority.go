@@ -74,19 +74,18 @@ func selfGrants(l *apiv1.Limits, given []capability.Spec) ([]capability.Spec, er
 	var out []capability.Spec
 	for _, own := range []struct {
 		class  abi.Class
-		needs  abi.Rights // what makes a given one count
-		rights abi.Rights
+		rights abi.Rights // a given one that speaks of any of them counts
 		limits capability.Limits
 		asked  bool
 		flag   string
 	}{
-		{abi.ClassMem, abi.MemMap, abi.MemMap | abi.MemExec, capability.Limits{Bytes: l.GetMemoryBytes()}, false, "memory"},
-		{abi.ClassProc, abi.ProcSpawn, abi.ProcSpawn | abi.ProcExec | abi.ProcSignal, capability.Limits{Count: uint64(l.GetProcesses())}, false, "pids"},
-		{abi.ClassCPU, abi.CPURun, abi.CPURun, capability.Limits{MilliCPU: l.GetMilliCpu()}, l.GetMilliCpu() != 0, "cpu"},
-		{abi.ClassIO, abi.IORead, abi.ClassIO.All(), capability.Limits{BytesPerSec: l.GetIoBytesPerSec(), OpsPerSec: l.GetIoOpsPerSec()},
+		{abi.ClassMem, abi.MemMap | abi.MemExec, capability.Limits{Bytes: l.GetMemoryBytes()}, false, "memory"},
+		{abi.ClassProc, abi.ProcSpawn | abi.ProcExec | abi.ProcSignal, capability.Limits{Count: uint64(l.GetProcesses())}, false, "pids"},
+		{abi.ClassCPU, abi.CPURun, capability.Limits{MilliCPU: l.GetMilliCpu()}, l.GetMilliCpu() != 0, "cpu"},
+		{abi.ClassIO, abi.ClassIO.All(), capability.Limits{BytesPerSec: l.GetIoBytesPerSec(), OpsPerSec: l.GetIoOpsPerSec()},
 			l.GetIoBytesPerSec() != 0 || l.GetIoOpsPerSec() != 0, "bps or ops"},
 	} {
-		i := slices.IndexFunc(given, func(s capability.Spec) bool { return s.Object.Class == own.class && s.Rights.Has(own.needs) })
+		i := slices.IndexFunc(given, func(s capability.Spec) bool { return s.Object.Class == own.class && s.Rights&own.rights != 0 })
 		if i >= 0 && own.asked {
 			return nil, errdefs.New(errdefs.InvalidArgument, "both a limit of "+own.flag+" and the grant "+given[i].String()+" are given",
 				errdefs.Fix("give one of them"))
@@ -120,6 +119,16 @@ func (dom *domain) openGrants(ctx context.Context, specs []capability.Spec) ([]c
 					return nil, err
 				}
 				s.Object.Name = r.id
+			}
+		case abi.ClassSys:
+			if names := abi.SysNames(); !slices.Contains(names, s.Object.Name) {
+				return nil, errdefs.New(errdefs.CapabilityInvalid, "there is no such group of system calls", errdefs.Op("grant"),
+					errdefs.Resource("%s", s), errdefs.Fix("grant sys: and one of "+strings.Join(names, ", ")))
+			}
+		case abi.ClassMem:
+			if b := s.Limits.Bytes; b != 0 && b < leastMemory && s.Rights.Has(abi.MemMap) {
+				return nil, errdefs.New(errdefs.CapabilityInvalid, "no program runs in so little memory", errdefs.Op("grant"),
+					errdefs.Resource("%s", s), errdefs.Fix("give at least 1M; a number without a unit is bytes"))
 			}
 		case abi.ClassEvent, abi.ClassSvc:
 			return nil, errdefs.New(errdefs.Unsupported, "this version has no door for "+s.Object.Class.String(), errdefs.Op("grant"),

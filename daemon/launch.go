@@ -251,5 +251,5 @@ func openDir(dir string) (*os.File, error) {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		code = errdefs.InvalidArgument
 	}
-	return nil, errdefs.Wrap(err, code, "mount", errdefs.Fix("name a directory of the host"))
+	return nil, errdefs.Wrap(err, code, "mount", errdefs.Fix("name a directory of the host; for a file, the one that it is in"))
 }
