@@ -3,6 +3,10 @@
 // answer to, who may speak to the daemon, and the bounds within which they
 // speak. The messages themselves are in api/v1.
 //
+// Key types: Door is whom a server admits, users of the host or bearers of
+// tokens; Peer a user at the other end; Address a place where bearers are
+// served.
+//
 // A daemon builds its server with ServerOptions and returns *errdefs.Error
 // from its handlers; a client dials with DialOptions and gets the same
 // *errdefs.Error back. Neither sees a gRPC status.
@@ -17,6 +21,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 )
@@ -44,6 +50,9 @@ const (
 	// cut off pingTimeout later; this ends connections stuck inside a frame.
 	pingAfter   = 20 * time.Second
 	pingTimeout = 20 * time.Second
+	// idleAfter is how long a connection of bearers may stay open without a
+	// call.
+	idleAfter = time.Minute
 	// maxStreams bounds the calls in flight on one connection.
 	maxStreams = 4096
 	// Flow-control windows: what may be in flight of one stream, and of all
@@ -55,29 +64,45 @@ const (
 // ServerOptions returns what a daemon's grpc.Server is built with: the
 // admission of root and the given users only (none given: the user the
 // process runs as), the translation of errors, and the bounds.
-func ServerOptions(uids ...uint32) []grpc.ServerOption {
-	return []grpc.ServerOption{
-		grpc.Creds(peerCreds{}),
-		grpc.InTapHandle(admit(uids)),
+func ServerOptions(uids ...uint32) []grpc.ServerOption { return Door{UIDs: uids}.ServerOptions() }
+
+// ServerOptions returns what a server behind this door is built with.
+func (d Door) ServerOptions() []grpc.ServerOption {
+	streams, idle := uint32(maxStreams), time.Duration(0)
+	opts := []grpc.ServerOption{
+		grpc.Creds(d.creds()),
+		grpc.InTapHandle(d.admit()),
 		grpc.UnaryInterceptor(serverUnary),
 		grpc.StreamInterceptor(serverStream),
 		grpc.MaxRecvMsgSize(MaxRequest),
 		grpc.MaxSendMsgSize(MaxResponse),
-		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
 		grpc.ConnectionTimeout(handshakeTimeout),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingAfter / 4, PermitWithoutStream: true}),
 	}
+	if d.TokensOnly {
+		streams, idle = tokenStreams, idleAfter
+		opts = append(opts, grpc.MaxHeaderListSize(tokenHeaders))
+	}
+	return append(opts, grpc.MaxConcurrentStreams(streams),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout, MaxConnectionIdle: idle}))
 }
 
 // DialOptions returns what a client's connection is built with. The server
 // must be run by root or by the client's own user; a client that is root
 // accepts any.
-func DialOptions() []grpc.DialOption {
+func DialOptions() []grpc.DialOption { return dialOptions(peerCreds{}) }
+
+// TokenDialOptions is DialOptions for a connection that shows a token at an
+// address that was named by its user, who knows whose it is.
+func TokenDialOptions(token string) []grpc.DialOption {
+	return append(dialOptions(insecure.NewCredentials()), WithToken(token))
+}
+
+func dialOptions(creds credentials.TransportCredentials) []grpc.DialOption {
 	return []grpc.DialOption{
-		grpc.WithTransportCredentials(peerCreds{}),
+		grpc.WithTransportCredentials(creds),
 		grpc.WithUnaryInterceptor(clientUnary),
 		grpc.WithStreamInterceptor(clientStream),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxResponse), grpc.MaxCallSendMsgSize(MaxRequest)),

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/tap"
 
 	"aios.dev/aios/errdefs"
 )
@@ -105,23 +104,23 @@ func peerOf(c net.Conn) (Peer, error) {
 	}, nil
 }
 
-// admit returns the check that runs before a call's message is even read.
-func admit(uids []uint32) tap.ServerInHandle {
+// admitPeer returns the check of who has connected.
+func admitPeer(uids []uint32) func(context.Context) error {
 	allowed := slices.Clone(uids)
 	if len(allowed) == 0 {
 		allowed = []uint32{uint32(os.Geteuid())}
 	}
-	return func(ctx context.Context, _ *tap.Info) (context.Context, error) {
+	return func(ctx context.Context) error {
 		p, ok := PeerFrom(ctx)
 		if ok && (p.UID == 0 || slices.Contains(allowed, p.UID)) {
-			return ctx, nil
+			return nil
 		}
 		who := "an unknown user"
 		if ok {
 			who = "user " + strconv.FormatUint(uint64(p.UID), 10)
 		}
-		return ctx, ToStatus(errdefs.New(errdefs.Denied, who+" may not use this daemon; it serves root and the user it runs as",
+		return errdefs.New(errdefs.Denied, who+" may not use this daemon; it serves root and the user it runs as",
 			errdefs.Op("connect to daemon"),
-			errdefs.Fix("run the command as that user, or start a daemon of your own: unset AIOS_STATE_DIR and --state-dir")))
+			errdefs.Fix("run the command as that user, or start a daemon of your own: unset AIOS_STATE_DIR and --state-dir"))
 	}
 }

@@ -37,6 +37,13 @@ type Client struct {
 // Options says how to reach a daemon.
 type Options struct {
 	Paths config.Paths
+	// Address is where another daemon serves bearers of tokens, or, without a
+	// Token, the socket of one; "" is the socket of Paths. No daemon is started
+	// for it.
+	Address string
+	// Token is shown with every call, which then does what the token allows. It
+	// starts no daemon.
+	Token string
 	// NoStart makes Dial fail with DaemonUnreachable instead of starting a
 	// daemon when none runs.
 	NoStart bool
@@ -49,12 +56,19 @@ type Options struct {
 
 // Dial connects to the daemon, and starts one first when none runs.
 func Dial(ctx context.Context, o Options) (*Client, error) {
+	if o.Address != "" {
+		return dialAddress(ctx, o)
+	}
+	opts := api.DialOptions()
+	if o.Token != "" {
+		opts = append(opts, api.WithToken(o.Token))
+	}
 	conn, err := connect(ctx, o.Paths.Socket)
 	if err != nil {
 		if !absent(err) {
 			return nil, unreachable(err, o.Paths.Socket)
 		}
-		if o.NoStart {
+		if o.NoStart || o.Token != "" {
 			return nil, errdefs.New(errdefs.DaemonUnreachable, "no daemon runs", errdefs.Op("connect to daemon"),
 				errdefs.Resource("at %s", o.Paths.Socket), errdefs.Fix("start one with `aiosctl daemon start`"))
 		}
@@ -62,12 +76,33 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 			return nil, err
 		}
 	}
-	return over(conn, o.Paths.Socket)
+	return over(conn, api.Address{Network: "unix", Name: o.Paths.Socket}, opts)
+}
+
+// dialAddress connects to a daemon that somebody else runs.
+func dialAddress(ctx context.Context, o Options) (*Client, error) {
+	a, err := api.ParseAddress(o.Address)
+	if err != nil {
+		return nil, err
+	}
+	opts := api.DialOptions()
+	if o.Token != "" {
+		opts = api.TokenDialOptions(o.Token)
+	} else if a.Network != "unix" {
+		return nil, errdefs.New(errdefs.TokenInvalid, "there is no token, and a daemon serves only bearers of one over TCP", errdefs.Op("connect to daemon"),
+			errdefs.Resource("at %s", a), errdefs.Fix("show a token: --token-file FILE or AIOS_TOKEN"))
+	}
+	conn, err := connectTo(ctx, a)
+	if err != nil {
+		return nil, errdefs.New(errdefs.DaemonUnreachable, "", errdefs.Op("connect to daemon"), errdefs.Resource("at %s", a), errdefs.Cause(err),
+			errdefs.Fix("the daemon's operator says with `aiosctl token key` where bearers of tokens are served"))
+	}
+	return over(conn, a, opts)
 }
 
 // over builds a Client whose first connection is conn; should it break, later
-// calls dial path again.
-func over(conn net.Conn, path string) (*Client, error) {
+// calls dial the address again.
+func over(conn net.Conn, a api.Address, opts []grpc.DialOption) (*Client, error) {
 	first := make(chan net.Conn, 1)
 	first <- conn
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
@@ -75,10 +110,10 @@ func over(conn net.Conn, path string) (*Client, error) {
 		case c := <-first:
 			return c, nil
 		default:
-			return connect(ctx, path)
+			return connectTo(ctx, a)
 		}
 	}
-	cc, err := grpc.NewClient("passthrough:///aios", append(api.DialOptions(), grpc.WithContextDialer(dial))...)
+	cc, err := grpc.NewClient("passthrough:///aios", append(opts, grpc.WithContextDialer(dial))...)
 	if err != nil {
 		conn.Close()
 		return nil, errdefs.Wrap(err, errdefs.Internal, "connect to daemon")
@@ -92,8 +127,12 @@ func over(conn net.Conn, path string) (*Client, error) {
 func (c *Client) Close() error { return c.conn.Close() }
 
 func connect(ctx context.Context, path string) (net.Conn, error) {
+	return connectTo(ctx, api.Address{Network: "unix", Name: path})
+}
+
+func connectTo(ctx context.Context, a api.Address) (net.Conn, error) {
 	var d net.Dialer
-	return d.DialContext(ctx, "unix", path)
+	return d.DialContext(ctx, a.Network, a.Name)
 }
 
 // absent reports whether err of a connect means that nobody listens.

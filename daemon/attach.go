@@ -37,6 +37,7 @@ func (d *System) Attach(rpc grpc.BidiStreamingServer[apiv1.AttachRequest, apiv1.
 	}
 	a := &attachment{d: d, rpc: rpc, stream: control.NewStream(ours)}
 	defer a.stream.Close()
+	defer context.AfterFunc(rpc.Context(), func() { a.stream.Close() })()
 	started, err := a.begin(first, theirs)
 	if err != nil {
 		return err

@@ -25,7 +25,7 @@ func actor(ctx context.Context) control.Actor {
 		a.Name = fmt.Sprintf("uid:%d", p.UID)
 	}
 	if b := bearerFrom(ctx); b != nil {
-		a.Name = "token:" + b.Subject
+		a.Name = b.actor()
 	}
 	return a
 }
@@ -34,6 +34,19 @@ func actor(ctx context.Context) control.Actor {
 // first, with the defaults where it asked for nothing, then directories, then
 // the rest.
 func (dom *domain) grantsOf(ctx context.Context, req *apiv1.SpawnRequest) ([]control.Grant, error) {
+	given, err := givenBy(req)
+	if err != nil {
+		return nil, err
+	}
+	own, err := selfGrants(req.GetLimits(), given)
+	if err != nil {
+		return nil, err
+	}
+	return dom.openGrants(ctx, slices.Concat(own, given))
+}
+
+// givenBy is what a spawn asks for explicitly.
+func givenBy(req *apiv1.SpawnRequest) ([]capability.Spec, error) {
 	texts := slices.Clone(req.GetGrants())
 	for _, m := range req.GetMounts() {
 		s := capability.Spec{
@@ -45,15 +58,7 @@ func (dom *domain) grantsOf(ctx context.Context, req *apiv1.SpawnRequest) ([]con
 		}
 		texts = append(texts, s.String())
 	}
-	given, err := parseGrants(texts)
-	if err != nil {
-		return nil, err
-	}
-	own, err := selfGrants(req.GetLimits(), given)
-	if err != nil {
-		return nil, err
-	}
-	return dom.openGrants(ctx, slices.Concat(own, given))
+	return parseGrants(texts)
 }
 
 func parseGrants(texts []string) ([]capability.Spec, error) {

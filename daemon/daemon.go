@@ -9,19 +9,22 @@
 //     and which file systems it has been given.
 //   - record is what is known of one agent, kept in memory and in a file, so
 //     that a daemon that was killed finds its agents again.
+//   - bearer is on whose behalf a call is made that shows a token.
 //
 // What is kept where, below the state directory:
 //
 //	agents/ID.json     the record          agents/ID.log     what it wrote
 //	domains/NAME.json  PID, socket, options domains/NAME.log what the kernel process wrote
 //	images/            see package images
+//	tokens/            the signing key, what is trusted and revoked, where bearers are served
 //
 // A kernel process outlives the daemon. When the daemon starts, it connects to
 // every domain it finds a file of and asks for the agents; agents that no
 // domain knows any more are lost.
 //
 // Lock order: domain.startMu, then System.mu, then domain.mu; record.mu is a
-// leaf. No lock but startMu is held across a call to a kernel process.
+// leaf, and so is tokenUses.mu. No lock but startMu is held across a call to a
+// kernel process.
 package daemon
 
 import (
@@ -68,6 +71,11 @@ type System struct {
 	crossed  atomic.Bool // something may have been delegated between domains
 	started  time.Time
 	stop     func() // ends Run
+
+	keysMu  sync.Mutex // held while the files are opened
+	keys    atomic.Pointer[keyring]
+	uses    tokenUses
+	bearers bearerDoor
 
 	platformOnce sync.Once
 	platformName string // what "auto" means here
@@ -127,8 +135,11 @@ func Run(paths config.Paths) error {
 	if err != nil {
 		return errdefs.Wrap(err, errdefs.HostIO, "listen", errdefs.Resource("%s", paths.Socket))
 	}
-	server := grpc.NewServer(append(api.ServerOptions(), d.failures()...)...)
+	server := grpc.NewServer(d.serverOptions(api.Door{Bearer: d.admitBearer})...)
 	apiv1.RegisterControlServer(server, d)
+	d.openDoor()
+	defer d.flushTallies()
+	defer d.closeDoor()
 	d.stop = sync.OnceFunc(func() { go stopServer(server) })
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)

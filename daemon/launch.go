@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -252,4 +253,30 @@ func openDir(dir string) (*os.File, error) {
 		code = errdefs.InvalidArgument
 	}
 	return nil, errdefs.Wrap(err, code, "mount", errdefs.Fix("name a directory of the host; for a file, the one that it is in"))
+}
+
+// openDirAsNamed is openDir of a path in which no symbolic link is followed.
+// The bearer of a token is given what is below a certain path; an agent that
+// can write there must not lead it elsewhere.
+func openDirAsNamed(dir string) (*os.File, error) {
+	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := unix.Open("/", flags, 0)
+	for _, name := range strings.FieldsFunc(dir, func(r rune) bool { return r == '/' }) {
+		if err != nil {
+			break
+		}
+		var next int
+		next, err = unix.Openat(fd, name, flags, 0)
+		unix.Close(fd)
+		fd = next
+	}
+	if err == nil {
+		return os.NewFile(uintptr(fd), dir), nil
+	}
+	code := errdefs.HostIO
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		code = errdefs.InvalidArgument
+	}
+	return nil, errdefs.Wrap(&fs.PathError{Op: "open", Path: dir, Err: err}, code, "mount",
+		errdefs.Fix("with a token, name a directory of the host by a path without symbolic links"))
 }

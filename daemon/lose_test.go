@@ -24,7 +24,7 @@ func TestLostAgentsAreForgottenAsAsked(t *testing.T) {
 	} {
 		r := newRecord(id, spec, defaultDomain, d.clock.Now())
 		r.hear() // A client waits.
-		if err := d.reserve(r); err != nil {
+		if err := d.reserve(nil, r); err != nil {
 			t.Fatal(err)
 		}
 		if err := d.create(r); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"aios.dev/aios/abi"
 	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/capability/token"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 )
@@ -25,6 +26,7 @@ type record struct {
 	created time.Time
 	domName string              // immutable
 	spec    *apiv1.SpawnRequest // immutable
+	tokens  []token.ID          // immutable: of the blocks of the token it was spawned with
 	done    chan struct{}       // closed when the state is final
 	settled chan struct{}       // closed after that, when the files and the name say so too
 
@@ -166,6 +168,15 @@ func (r *record) proto() *apiv1.Agent {
 	return a
 }
 
+// tokenNames are the IDs of the token that the agent was spawned with.
+func (r *record) tokenNames() []string {
+	var out []string
+	for _, id := range r.tokens {
+		out = append(out, id.String())
+	}
+	return out
+}
+
 func toExit(e control.Exit) *apiv1.Exit {
 	return &apiv1.Exit{Code: e.Code, Signal: e.Signal, Reason: e.Reason}
 }
@@ -201,7 +212,7 @@ func (d *System) save(r *record) error {
 }
 
 func (d *System) encode(r *record) ([]byte, error) {
-	m := &apiv1.InspectResponse{Agent: r.proto(), Spec: r.spec}
+	m := &apiv1.InspectResponse{Agent: r.proto(), Spec: r.spec, Tokens: r.tokenNames()}
 	r.mu.Lock()
 	m.ImageDigest = r.digest
 	r.mu.Unlock()
@@ -275,6 +286,11 @@ func fromProto(m *apiv1.InspectResponse) *record {
 	a := m.GetAgent()
 	r := newRecord(a.GetId(), m.GetSpec(), a.GetDomain(), time.Unix(0, a.GetCreatedUnixNano()))
 	r.name = a.GetName()
+	for _, t := range m.GetTokens() {
+		if id, err := token.ParseID(t); err == nil {
+			r.tokens = append(r.tokens, id)
+		}
+	}
 	r.digest = m.GetImageDigest() // +checklocksignore: nobody else knows r yet.
 	if s := abi.State(a.GetState()); s.Final() {
 		r.finish(s, a.GetExit(), time.Unix(0, a.GetEndedUnixNano()))

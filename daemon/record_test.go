@@ -136,7 +136,7 @@ func TestNamesAreReservedOnce(t *testing.T) {
 		for range 20 {
 			wg.Go(func() {
 				r := newRecord(string(abi.NewAgentID()), &apiv1.SpawnRequest{Name: "web"}, "dom", time.Unix(1, 0))
-				err := d.reserve(r)
+				err := d.reserve(nil, r)
 				switch errdefs.CodeOf(err) {
 				case "":
 					won.Add(1)

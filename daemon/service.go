@@ -111,7 +111,7 @@ func (d *System) Inspect(ctx context.Context, req *apiv1.InspectRequest) (*apiv1
 	if err != nil {
 		return nil, err
 	}
-	resp := &apiv1.InspectResponse{Agent: r.proto(), Spec: r.spec, LogPath: d.logPath(r.id)}
+	resp := &apiv1.InspectResponse{Agent: r.proto(), Spec: r.spec, LogPath: d.logPath(r.id), Tokens: r.tokenNames()}
 	r.mu.Lock()
 	resp.ImageDigest = r.digest
 	r.mu.Unlock()

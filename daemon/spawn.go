@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,6 +14,7 @@ import (
 
 	"aios.dev/aios/abi"
 	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/capability/token"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/images"
@@ -58,7 +60,11 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 	if stream != nil {
 		r.hear() // Its end may come before the client's stream is set up.
 	}
-	if err := d.reserve(r); err != nil {
+	b := bearerFrom(ctx)
+	if b != nil {
+		r.tokens = b.IDs
+	}
+	if err := d.reserve(b, r); err != nil {
 		return nil, nil, err
 	}
 	alone := func() {} // ends the domain if it has nobody else
@@ -191,10 +197,16 @@ func checkProcess(p *apiv1.Process) error {
 	return nil
 }
 
-// reserve makes the record known under its ID and name.
-func (d *System) reserve(r *record) error {
+// reserve makes the record known under its ID and name. b is the bearer who
+// spawns, or nil.
+func (d *System) reserve(b *bearer, r *record) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if b != nil { // Here, so that two at once do not both get the last place.
+		if err := b.AllowSpawn(r.name, r.spec.GetLabels(), d.alive); err != nil {
+			return err
+		}
+	}
 	if r.name != "" {
 		if other := d.names[r.name]; other != nil {
 			return errdefs.New(errdefs.AgentNameTaken, "agent "+other.id+" has that name",
@@ -205,6 +217,20 @@ func (d *System) reserve(r *record) error {
 	}
 	d.agents[r.id] = r
 	return nil
+}
+
+// alive counts the agents that have not ended and were spawned with the token
+// that ends with a block, or with one made from it.
+//
+// +checklocks:d.mu
+func (d *System) alive(block token.ID) int {
+	n := 0
+	for _, r := range d.agents {
+		if slices.Contains(r.tokens, block) && !r.final() {
+			n++
+		}
+	}
+	return n
 }
 
 // limitsOf returns the limits that an agent asked for, with the defaults where
@@ -379,6 +405,10 @@ func (dom *domain) gofer(ctx context.Context, dir string, readonly bool) (string
 	if readonly {
 		mode = "ro:"
 	}
+	if bearerFrom(ctx) != nil {
+		// What a link led to when somebody else asked is not what was examined.
+		mode = "token-" + mode
+	}
 	return dom.serve(ctx, mode+dir, dir, readonly, false)
 }
 
@@ -390,7 +420,11 @@ func (dom *domain) serve(ctx context.Context, key, dir string, readonly, image b
 	if dom.mounts[key] {
 		return key, nil
 	}
-	root, err := openDir(dir)
+	open := openDir
+	if bearerFrom(ctx) != nil && !image {
+		open = openDirAsNamed
+	}
+	root, err := open(dir)
 	if err != nil {
 		return "", err
 	}

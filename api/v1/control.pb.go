@@ -1,7 +1,10 @@
 // The control protocol of AIOS, version 1: what a client may ask of the daemon.
 //
 // Transport: gRPC over a Unix socket. The daemon checks the peer's credentials
-// and serves root and the user it runs as, nobody else.
+// and serves root and the user it runs as, nobody else. At an address that its
+// operator has set, it serves whoever bears a token, and does what that allows:
+// the metadata key "authorization" is "Bearer " and the token. A token that is
+// shown on the first socket restricts the call likewise.
 //
 // Errors: every failure is a gRPC status with a google.rpc.ErrorInfo detail
 // whose domain is "aios" and whose reason is a code of package errdefs; its
@@ -1326,6 +1329,7 @@ type InspectResponse struct {
 	Domain        *Domain                `protobuf:"bytes,4,opt,name=domain,proto3" json:"domain,omitempty"`
 	LogPath       string                 `protobuf:"bytes,5,opt,name=log_path,json=logPath,proto3" json:"log_path,omitempty"`
 	ImageDigest   string                 `protobuf:"bytes,6,opt,name=image_digest,json=imageDigest,proto3" json:"image_digest,omitempty"`
+	Tokens        []string               `protobuf:"bytes,7,rep,name=tokens,proto3" json:"tokens,omitempty"` // IDs of the token it was spawned with
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1400,6 +1404,13 @@ func (x *InspectResponse) GetImageDigest() string {
 		return x.ImageDigest
 	}
 	return ""
+}
+
+func (x *InspectResponse) GetTokens() []string {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
 }
 
 type WaitRequest struct {
@@ -5034,11 +5045,12 @@ func (x *AuditVerifyResponse) GetNotes() []string {
 type TokenIssueRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Subject       string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
-	Audience      string                 `protobuf:"bytes,2,opt,name=audience,proto3" json:"audience,omitempty"` // "": this daemon
+	Audience      []string               `protobuf:"bytes,2,rep,name=audience,proto3" json:"audience,omitempty"` // none: this daemon
 	LifetimeNano  int64                  `protobuf:"varint,3,opt,name=lifetime_nano,json=lifetimeNano,proto3" json:"lifetime_nano,omitempty"`
-	Operations    []string               `protobuf:"bytes,4,rep,name=operations,proto3" json:"operations,omitempty"` // "*": all
-	Agents        []string               `protobuf:"bytes,5,rep,name=agents,proto3" json:"agents,omitempty"`         // patterns; none: all
-	Grants        []string               `protobuf:"bytes,6,rep,name=grants,proto3" json:"grants,omitempty"`         // that its holder may hand to agents
+	Operations    []string               `protobuf:"bytes,4,rep,name=operations,proto3" json:"operations,omitempty"`                 // "*": all
+	Agents        []string               `protobuf:"bytes,5,rep,name=agents,proto3" json:"agents,omitempty"`                         // patterns
+	Grants        []string               `protobuf:"bytes,6,rep,name=grants,proto3" json:"grants,omitempty"`                         // that its bearer may hand to agents
+	MaxAgents     uint32                 `protobuf:"varint,7,opt,name=max_agents,json=maxAgents,proto3" json:"max_agents,omitempty"` // alive at once; 0: no bound
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5080,11 +5092,11 @@ func (x *TokenIssueRequest) GetSubject() string {
 	return ""
 }
 
-func (x *TokenIssueRequest) GetAudience() string {
+func (x *TokenIssueRequest) GetAudience() []string {
 	if x != nil {
 		return x.Audience
 	}
-	return ""
+	return nil
 }
 
 func (x *TokenIssueRequest) GetLifetimeNano() int64 {
@@ -5115,11 +5127,19 @@ func (x *TokenIssueRequest) GetGrants() []string {
 	return nil
 }
 
+func (x *TokenIssueRequest) GetMaxAgents() uint32 {
+	if x != nil {
+		return x.MaxAgents
+	}
+	return 0
+}
+
 type TokenIssueResponse struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Token           string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	Id              string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	ExpiresUnixNano int64                  `protobuf:"varint,3,opt,name=expires_unix_nano,json=expiresUnixNano,proto3" json:"expires_unix_nano,omitempty"`
+	Audience        []string               `protobuf:"bytes,4,rep,name=audience,proto3" json:"audience,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -5173,6 +5193,13 @@ func (x *TokenIssueResponse) GetExpiresUnixNano() int64 {
 		return x.ExpiresUnixNano
 	}
 	return 0
+}
+
+func (x *TokenIssueResponse) GetAudience() []string {
+	if x != nil {
+		return x.Audience
+	}
+	return nil
 }
 
 type TokenRevokeRequest struct {
@@ -5229,6 +5256,7 @@ func (x *TokenRevokeRequest) GetReason() string {
 
 type TokenRevokeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ended         uint32                 `protobuf:"varint,1,opt,name=ended,proto3" json:"ended,omitempty"` // calls that were under way with it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5261,6 +5289,13 @@ func (x *TokenRevokeResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use TokenRevokeResponse.ProtoReflect.Descriptor instead.
 func (*TokenRevokeResponse) Descriptor() ([]byte, []int) {
 	return file_api_v1_control_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *TokenRevokeResponse) GetEnded() uint32 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
 }
 
 type TokenKeyRequest struct {
@@ -5304,7 +5339,10 @@ type TokenKeyResponse struct {
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	KeyId         string                 `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
 	Audience      string                 `protobuf:"bytes,3,opt,name=audience,proto3" json:"audience,omitempty"` // this daemon's name in tokens
-	Socket        string                 `protobuf:"bytes,4,opt,name=socket,proto3" json:"socket,omitempty"`     // where bearers of tokens are served
+	Listen        string                 `protobuf:"bytes,4,opt,name=listen,proto3" json:"listen,omitempty"`     // the address where bearers are to be served, "" if none is set
+	Failed        string                 `protobuf:"bytes,5,opt,name=failed,proto3" json:"failed,omitempty"`     // why they are not
+	Trusted       []string               `protobuf:"bytes,6,rep,name=trusted,proto3" json:"trusted,omitempty"`   // keys besides its own
+	Revoked       uint32                 `protobuf:"varint,7,opt,name=revoked,proto3" json:"revoked,omitempty"`  // how many revocations are kept
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5360,16 +5398,37 @@ func (x *TokenKeyResponse) GetAudience() string {
 	return ""
 }
 
-func (x *TokenKeyResponse) GetSocket() string {
+func (x *TokenKeyResponse) GetListen() string {
 	if x != nil {
-		return x.Socket
+		return x.Listen
 	}
 	return ""
 }
 
+func (x *TokenKeyResponse) GetFailed() string {
+	if x != nil {
+		return x.Failed
+	}
+	return ""
+}
+
+func (x *TokenKeyResponse) GetTrusted() []string {
+	if x != nil {
+		return x.Trusted
+	}
+	return nil
+}
+
+func (x *TokenKeyResponse) GetRevoked() uint32 {
+	if x != nil {
+		return x.Revoked
+	}
+	return 0
+}
+
 type TokenTrustRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"` // to remove one, its ID will do
 	Remove        bool                   `protobuf:"varint,2,opt,name=remove,proto3" json:"remove,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5463,6 +5522,190 @@ func (x *TokenTrustResponse) GetKeyId() string {
 	return ""
 }
 
+type TokenCheckRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenCheckRequest) Reset() {
+	*x = TokenCheckRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenCheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenCheckRequest) ProtoMessage() {}
+
+func (x *TokenCheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenCheckRequest.ProtoReflect.Descriptor instead.
+func (*TokenCheckRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *TokenCheckRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+type TokenCheckResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"` // of the refusal; "": it is accepted
+	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenCheckResponse) Reset() {
+	*x = TokenCheckResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenCheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenCheckResponse) ProtoMessage() {}
+
+func (x *TokenCheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenCheckResponse.ProtoReflect.Descriptor instead.
+func (*TokenCheckResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *TokenCheckResponse) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *TokenCheckResponse) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+type TokenListenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // unix:/PATH, tcp:LOOPBACK:PORT, or "off"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenListenRequest) Reset() {
+	*x = TokenListenRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenListenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenListenRequest) ProtoMessage() {}
+
+func (x *TokenListenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenListenRequest.ProtoReflect.Descriptor instead.
+func (*TokenListenRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *TokenListenRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type TokenListenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // with the port that was chosen for port 0
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenListenResponse) Reset() {
+	*x = TokenListenResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenListenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenListenResponse) ProtoMessage() {}
+
+func (x *TokenListenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenListenResponse.ProtoReflect.Descriptor instead.
+func (*TokenListenResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *TokenListenResponse) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 type ErrorsRecentRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -5471,7 +5714,7 @@ type ErrorsRecentRequest struct {
 
 func (x *ErrorsRecentRequest) Reset() {
 	*x = ErrorsRecentRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[86]
+	mi := &file_api_v1_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5483,7 +5726,7 @@ func (x *ErrorsRecentRequest) String() string {
 func (*ErrorsRecentRequest) ProtoMessage() {}
 
 func (x *ErrorsRecentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[86]
+	mi := &file_api_v1_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5496,7 +5739,7 @@ func (x *ErrorsRecentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorsRecentRequest.ProtoReflect.Descriptor instead.
 func (*ErrorsRecentRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{86}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{90}
 }
 
 type ErrorRecord struct {
@@ -5516,7 +5759,7 @@ type ErrorRecord struct {
 
 func (x *ErrorRecord) Reset() {
 	*x = ErrorRecord{}
-	mi := &file_api_v1_control_proto_msgTypes[87]
+	mi := &file_api_v1_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5528,7 +5771,7 @@ func (x *ErrorRecord) String() string {
 func (*ErrorRecord) ProtoMessage() {}
 
 func (x *ErrorRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[87]
+	mi := &file_api_v1_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5541,7 +5784,7 @@ func (x *ErrorRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorRecord.ProtoReflect.Descriptor instead.
 func (*ErrorRecord) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{87}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *ErrorRecord) GetCode() string {
@@ -5616,7 +5859,7 @@ type ErrorsRecentResponse struct {
 
 func (x *ErrorsRecentResponse) Reset() {
 	*x = ErrorsRecentResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[88]
+	mi := &file_api_v1_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5628,7 +5871,7 @@ func (x *ErrorsRecentResponse) String() string {
 func (*ErrorsRecentResponse) ProtoMessage() {}
 
 func (x *ErrorsRecentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[88]
+	mi := &file_api_v1_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5641,7 +5884,7 @@ func (x *ErrorsRecentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorsRecentResponse.ProtoReflect.Descriptor instead.
 func (*ErrorsRecentResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{88}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *ErrorsRecentResponse) GetErrors() []*ErrorRecord {
@@ -5761,14 +6004,15 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x18\n" +
 	"\athreads\x18\x04 \x01(\rR\athreads\x12\x12\n" +
 	"\x04argv\x18\x05 \x03(\tR\x04argv\x12\x14\n" +
-	"\x05state\x18\x06 \x01(\tR\x05state\"\xfe\x01\n" +
+	"\x05state\x18\x06 \x01(\tR\x05state\"\x96\x02\n" +
 	"\x0fInspectResponse\x12$\n" +
 	"\x05agent\x18\x01 \x01(\v2\x0e.aios.v1.AgentR\x05agent\x12)\n" +
 	"\x04spec\x18\x02 \x01(\v2\x15.aios.v1.SpawnRequestR\x04spec\x123\n" +
 	"\tprocesses\x18\x03 \x03(\v2\x15.aios.v1.AgentProcessR\tprocesses\x12'\n" +
 	"\x06domain\x18\x04 \x01(\v2\x0f.aios.v1.DomainR\x06domain\x12\x19\n" +
 	"\blog_path\x18\x05 \x01(\tR\alogPath\x12!\n" +
-	"\fimage_digest\x18\x06 \x01(\tR\vimageDigest\"<\n" +
+	"\fimage_digest\x18\x06 \x01(\tR\vimageDigest\x12\x16\n" +
+	"\x06tokens\x18\a \x03(\tR\x06tokens\"<\n" +
 	"\vWaitRequest\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x17\n" +
 	"\aexec_id\x18\x02 \x01(\x05R\x06execId\"1\n" +
@@ -6039,35 +6283,51 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x04last\x18\x05 \x01(\x04R\x04last\x12\x12\n" +
 	"\x04head\x18\x06 \x01(\tR\x04head\x12\x16\n" +
 	"\x06broken\x18\a \x01(\tR\x06broken\x12\x14\n" +
-	"\x05notes\x18\b \x03(\tR\x05notes\"\xbe\x01\n" +
+	"\x05notes\x18\b \x03(\tR\x05notes\"\xdd\x01\n" +
 	"\x11TokenIssueRequest\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x1a\n" +
-	"\baudience\x18\x02 \x01(\tR\baudience\x12#\n" +
+	"\baudience\x18\x02 \x03(\tR\baudience\x12#\n" +
 	"\rlifetime_nano\x18\x03 \x01(\x03R\flifetimeNano\x12\x1e\n" +
 	"\n" +
 	"operations\x18\x04 \x03(\tR\n" +
 	"operations\x12\x16\n" +
 	"\x06agents\x18\x05 \x03(\tR\x06agents\x12\x16\n" +
-	"\x06grants\x18\x06 \x03(\tR\x06grants\"f\n" +
+	"\x06grants\x18\x06 \x03(\tR\x06grants\x12\x1d\n" +
+	"\n" +
+	"max_agents\x18\a \x01(\rR\tmaxAgents\"\x82\x01\n" +
 	"\x12TokenIssueResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12*\n" +
-	"\x11expires_unix_nano\x18\x03 \x01(\x03R\x0fexpiresUnixNano\"<\n" +
+	"\x11expires_unix_nano\x18\x03 \x01(\x03R\x0fexpiresUnixNano\x12\x1a\n" +
+	"\baudience\x18\x04 \x03(\tR\baudience\"<\n" +
 	"\x12TokenRevokeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x15\n" +
-	"\x13TokenRevokeResponse\"\x11\n" +
-	"\x0fTokenKeyRequest\"o\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"+\n" +
+	"\x13TokenRevokeResponse\x12\x14\n" +
+	"\x05ended\x18\x01 \x01(\rR\x05ended\"\x11\n" +
+	"\x0fTokenKeyRequest\"\xbb\x01\n" +
 	"\x10TokenKeyResponse\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x15\n" +
 	"\x06key_id\x18\x02 \x01(\tR\x05keyId\x12\x1a\n" +
 	"\baudience\x18\x03 \x01(\tR\baudience\x12\x16\n" +
-	"\x06socket\x18\x04 \x01(\tR\x06socket\"=\n" +
+	"\x06listen\x18\x04 \x01(\tR\x06listen\x12\x16\n" +
+	"\x06failed\x18\x05 \x01(\tR\x06failed\x12\x18\n" +
+	"\atrusted\x18\x06 \x03(\tR\atrusted\x12\x18\n" +
+	"\arevoked\x18\a \x01(\rR\arevoked\"=\n" +
 	"\x11TokenTrustRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
 	"\x06remove\x18\x02 \x01(\bR\x06remove\"+\n" +
 	"\x12TokenTrustResponse\x12\x15\n" +
-	"\x06key_id\x18\x01 \x01(\tR\x05keyId\"\x15\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x05keyId\")\n" +
+	"\x11TokenCheckRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\":\n" +
+	"\x12TokenCheckResponse\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\".\n" +
+	"\x12TokenListenRequest\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\"/\n" +
+	"\x13TokenListenResponse\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\"\x15\n" +
 	"\x13ErrorsRecentRequest\"\x81\x02\n" +
 	"\vErrorRecord\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
@@ -6080,7 +6340,7 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x0ffirst_unix_nano\x18\b \x01(\x03R\rfirstUnixNano\x12$\n" +
 	"\x0elast_unix_nano\x18\t \x01(\x03R\flastUnixNano\"D\n" +
 	"\x14ErrorsRecentResponse\x12,\n" +
-	"\x06errors\x18\x01 \x03(\v2\x14.aios.v1.ErrorRecordR\x06errors2\x86\x12\n" +
+	"\x06errors\x18\x01 \x03(\v2\x14.aios.v1.ErrorRecordR\x06errors2\x97\x13\n" +
 	"\aControl\x12<\n" +
 	"\aVersion\x12\x17.aios.v1.VersionRequest\x1a\x18.aios.v1.VersionResponse\x129\n" +
 	"\x06Doctor\x12\x16.aios.v1.DoctorRequest\x1a\x17.aios.v1.DoctorResponse\x12?\n" +
@@ -6121,7 +6381,10 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\vTokenRevoke\x12\x1b.aios.v1.TokenRevokeRequest\x1a\x1c.aios.v1.TokenRevokeResponse\x12?\n" +
 	"\bTokenKey\x12\x18.aios.v1.TokenKeyRequest\x1a\x19.aios.v1.TokenKeyResponse\x12E\n" +
 	"\n" +
-	"TokenTrust\x12\x1a.aios.v1.TokenTrustRequest\x1a\x1b.aios.v1.TokenTrustResponse\x12K\n" +
+	"TokenTrust\x12\x1a.aios.v1.TokenTrustRequest\x1a\x1b.aios.v1.TokenTrustResponse\x12E\n" +
+	"\n" +
+	"TokenCheck\x12\x1a.aios.v1.TokenCheckRequest\x1a\x1b.aios.v1.TokenCheckResponse\x12H\n" +
+	"\vTokenListen\x12\x1b.aios.v1.TokenListenRequest\x1a\x1c.aios.v1.TokenListenResponse\x12K\n" +
 	"\fErrorsRecent\x12\x1c.aios.v1.ErrorsRecentRequest\x1a\x1d.aios.v1.ErrorsRecentResponseB\x1cZ\x1aaios.dev/aios/api/v1;apiv1b\x06proto3"
 
 var (
@@ -6136,7 +6399,7 @@ func file_api_v1_control_proto_rawDescGZIP() []byte {
 	return file_api_v1_control_proto_rawDescData
 }
 
-var file_api_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
+var file_api_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 95)
 var file_api_v1_control_proto_goTypes = []any{
 	(*VersionRequest)(nil),       // 0: aios.v1.VersionRequest
 	(*VersionResponse)(nil),      // 1: aios.v1.VersionResponse
@@ -6224,21 +6487,25 @@ var file_api_v1_control_proto_goTypes = []any{
 	(*TokenKeyResponse)(nil),     // 83: aios.v1.TokenKeyResponse
 	(*TokenTrustRequest)(nil),    // 84: aios.v1.TokenTrustRequest
 	(*TokenTrustResponse)(nil),   // 85: aios.v1.TokenTrustResponse
-	(*ErrorsRecentRequest)(nil),  // 86: aios.v1.ErrorsRecentRequest
-	(*ErrorRecord)(nil),          // 87: aios.v1.ErrorRecord
-	(*ErrorsRecentResponse)(nil), // 88: aios.v1.ErrorsRecentResponse
-	nil,                          // 89: aios.v1.SpawnRequest.LabelsEntry
-	nil,                          // 90: aios.v1.Agent.LabelsEntry
+	(*TokenCheckRequest)(nil),    // 86: aios.v1.TokenCheckRequest
+	(*TokenCheckResponse)(nil),   // 87: aios.v1.TokenCheckResponse
+	(*TokenListenRequest)(nil),   // 88: aios.v1.TokenListenRequest
+	(*TokenListenResponse)(nil),  // 89: aios.v1.TokenListenResponse
+	(*ErrorsRecentRequest)(nil),  // 90: aios.v1.ErrorsRecentRequest
+	(*ErrorRecord)(nil),          // 91: aios.v1.ErrorRecord
+	(*ErrorsRecentResponse)(nil), // 92: aios.v1.ErrorsRecentResponse
+	nil,                          // 93: aios.v1.SpawnRequest.LabelsEntry
+	nil,                          // 94: aios.v1.Agent.LabelsEntry
 }
 var file_api_v1_control_proto_depIdxs = []int32{
 	3,  // 0: aios.v1.DoctorResponse.findings:type_name -> aios.v1.Finding
 	8,  // 1: aios.v1.SpawnRequest.process:type_name -> aios.v1.Process
 	7,  // 2: aios.v1.SpawnRequest.mounts:type_name -> aios.v1.Mount
 	9,  // 3: aios.v1.SpawnRequest.limits:type_name -> aios.v1.Limits
-	89, // 4: aios.v1.SpawnRequest.labels:type_name -> aios.v1.SpawnRequest.LabelsEntry
+	93, // 4: aios.v1.SpawnRequest.labels:type_name -> aios.v1.SpawnRequest.LabelsEntry
 	15, // 5: aios.v1.ListResponse.agents:type_name -> aios.v1.Agent
 	14, // 6: aios.v1.Agent.exit:type_name -> aios.v1.Exit
-	90, // 7: aios.v1.Agent.labels:type_name -> aios.v1.Agent.LabelsEntry
+	94, // 7: aios.v1.Agent.labels:type_name -> aios.v1.Agent.LabelsEntry
 	15, // 8: aios.v1.InspectResponse.agent:type_name -> aios.v1.Agent
 	10, // 9: aios.v1.InspectResponse.spec:type_name -> aios.v1.SpawnRequest
 	17, // 10: aios.v1.InspectResponse.processes:type_name -> aios.v1.AgentProcess
@@ -6269,7 +6536,7 @@ var file_api_v1_control_proto_depIdxs = []int32{
 	56, // 35: aios.v1.CapRenewRequest.capability:type_name -> aios.v1.CapRef
 	53, // 36: aios.v1.CapRenewResponse.capability:type_name -> aios.v1.Capability
 	56, // 37: aios.v1.CapRevokeRequest.capability:type_name -> aios.v1.CapRef
-	87, // 38: aios.v1.ErrorsRecentResponse.errors:type_name -> aios.v1.ErrorRecord
+	91, // 38: aios.v1.ErrorsRecentResponse.errors:type_name -> aios.v1.ErrorRecord
 	0,  // 39: aios.v1.Control.Version:input_type -> aios.v1.VersionRequest
 	2,  // 40: aios.v1.Control.Doctor:input_type -> aios.v1.DoctorRequest
 	5,  // 41: aios.v1.Control.Shutdown:input_type -> aios.v1.ShutdownRequest
@@ -6304,44 +6571,48 @@ var file_api_v1_control_proto_depIdxs = []int32{
 	80, // 70: aios.v1.Control.TokenRevoke:input_type -> aios.v1.TokenRevokeRequest
 	82, // 71: aios.v1.Control.TokenKey:input_type -> aios.v1.TokenKeyRequest
 	84, // 72: aios.v1.Control.TokenTrust:input_type -> aios.v1.TokenTrustRequest
-	86, // 73: aios.v1.Control.ErrorsRecent:input_type -> aios.v1.ErrorsRecentRequest
-	1,  // 74: aios.v1.Control.Version:output_type -> aios.v1.VersionResponse
-	4,  // 75: aios.v1.Control.Doctor:output_type -> aios.v1.DoctorResponse
-	6,  // 76: aios.v1.Control.Shutdown:output_type -> aios.v1.ShutdownResponse
-	11, // 77: aios.v1.Control.Spawn:output_type -> aios.v1.SpawnResponse
-	13, // 78: aios.v1.Control.List:output_type -> aios.v1.ListResponse
-	18, // 79: aios.v1.Control.Inspect:output_type -> aios.v1.InspectResponse
-	20, // 80: aios.v1.Control.Wait:output_type -> aios.v1.WaitResponse
-	22, // 81: aios.v1.Control.Signal:output_type -> aios.v1.SignalResponse
-	24, // 82: aios.v1.Control.Pause:output_type -> aios.v1.PauseResponse
-	26, // 83: aios.v1.Control.Resume:output_type -> aios.v1.ResumeResponse
-	28, // 84: aios.v1.Control.Remove:output_type -> aios.v1.RemoveResponse
-	34, // 85: aios.v1.Control.Attach:output_type -> aios.v1.AttachResponse
-	36, // 86: aios.v1.Control.Logs:output_type -> aios.v1.LogsResponse
-	38, // 87: aios.v1.Control.ImageImport:output_type -> aios.v1.ImageImportResponse
-	42, // 88: aios.v1.Control.ImageList:output_type -> aios.v1.ImageListResponse
-	44, // 89: aios.v1.Control.ImageInspect:output_type -> aios.v1.ImageInspectResponse
-	46, // 90: aios.v1.Control.ImageRemove:output_type -> aios.v1.ImageRemoveResponse
-	50, // 91: aios.v1.Control.DomainList:output_type -> aios.v1.DomainListResponse
-	52, // 92: aios.v1.Control.DomainStop:output_type -> aios.v1.DomainStopResponse
-	55, // 93: aios.v1.Control.CapList:output_type -> aios.v1.CapListResponse
-	59, // 94: aios.v1.Control.CapGrant:output_type -> aios.v1.CapGrantResponse
-	61, // 95: aios.v1.Control.CapDelegate:output_type -> aios.v1.CapDelegateResponse
-	63, // 96: aios.v1.Control.CapAttenuate:output_type -> aios.v1.CapAttenuateResponse
-	65, // 97: aios.v1.Control.CapSeal:output_type -> aios.v1.CapSealResponse
-	67, // 98: aios.v1.Control.CapRenew:output_type -> aios.v1.CapRenewResponse
-	69, // 99: aios.v1.Control.CapRevoke:output_type -> aios.v1.CapRevokeResponse
-	71, // 100: aios.v1.Control.CapExplain:output_type -> aios.v1.CapExplainResponse
-	73, // 101: aios.v1.Control.Account:output_type -> aios.v1.AccountResponse
-	75, // 102: aios.v1.Control.AuditQuery:output_type -> aios.v1.AuditEntry
-	77, // 103: aios.v1.Control.AuditVerify:output_type -> aios.v1.AuditVerifyResponse
-	79, // 104: aios.v1.Control.TokenIssue:output_type -> aios.v1.TokenIssueResponse
-	81, // 105: aios.v1.Control.TokenRevoke:output_type -> aios.v1.TokenRevokeResponse
-	83, // 106: aios.v1.Control.TokenKey:output_type -> aios.v1.TokenKeyResponse
-	85, // 107: aios.v1.Control.TokenTrust:output_type -> aios.v1.TokenTrustResponse
-	88, // 108: aios.v1.Control.ErrorsRecent:output_type -> aios.v1.ErrorsRecentResponse
-	74, // [74:109] is the sub-list for method output_type
-	39, // [39:74] is the sub-list for method input_type
+	86, // 73: aios.v1.Control.TokenCheck:input_type -> aios.v1.TokenCheckRequest
+	88, // 74: aios.v1.Control.TokenListen:input_type -> aios.v1.TokenListenRequest
+	90, // 75: aios.v1.Control.ErrorsRecent:input_type -> aios.v1.ErrorsRecentRequest
+	1,  // 76: aios.v1.Control.Version:output_type -> aios.v1.VersionResponse
+	4,  // 77: aios.v1.Control.Doctor:output_type -> aios.v1.DoctorResponse
+	6,  // 78: aios.v1.Control.Shutdown:output_type -> aios.v1.ShutdownResponse
+	11, // 79: aios.v1.Control.Spawn:output_type -> aios.v1.SpawnResponse
+	13, // 80: aios.v1.Control.List:output_type -> aios.v1.ListResponse
+	18, // 81: aios.v1.Control.Inspect:output_type -> aios.v1.InspectResponse
+	20, // 82: aios.v1.Control.Wait:output_type -> aios.v1.WaitResponse
+	22, // 83: aios.v1.Control.Signal:output_type -> aios.v1.SignalResponse
+	24, // 84: aios.v1.Control.Pause:output_type -> aios.v1.PauseResponse
+	26, // 85: aios.v1.Control.Resume:output_type -> aios.v1.ResumeResponse
+	28, // 86: aios.v1.Control.Remove:output_type -> aios.v1.RemoveResponse
+	34, // 87: aios.v1.Control.Attach:output_type -> aios.v1.AttachResponse
+	36, // 88: aios.v1.Control.Logs:output_type -> aios.v1.LogsResponse
+	38, // 89: aios.v1.Control.ImageImport:output_type -> aios.v1.ImageImportResponse
+	42, // 90: aios.v1.Control.ImageList:output_type -> aios.v1.ImageListResponse
+	44, // 91: aios.v1.Control.ImageInspect:output_type -> aios.v1.ImageInspectResponse
+	46, // 92: aios.v1.Control.ImageRemove:output_type -> aios.v1.ImageRemoveResponse
+	50, // 93: aios.v1.Control.DomainList:output_type -> aios.v1.DomainListResponse
+	52, // 94: aios.v1.Control.DomainStop:output_type -> aios.v1.DomainStopResponse
+	55, // 95: aios.v1.Control.CapList:output_type -> aios.v1.CapListResponse
+	59, // 96: aios.v1.Control.CapGrant:output_type -> aios.v1.CapGrantResponse
+	61, // 97: aios.v1.Control.CapDelegate:output_type -> aios.v1.CapDelegateResponse
+	63, // 98: aios.v1.Control.CapAttenuate:output_type -> aios.v1.CapAttenuateResponse
+	65, // 99: aios.v1.Control.CapSeal:output_type -> aios.v1.CapSealResponse
+	67, // 100: aios.v1.Control.CapRenew:output_type -> aios.v1.CapRenewResponse
+	69, // 101: aios.v1.Control.CapRevoke:output_type -> aios.v1.CapRevokeResponse
+	71, // 102: aios.v1.Control.CapExplain:output_type -> aios.v1.CapExplainResponse
+	73, // 103: aios.v1.Control.Account:output_type -> aios.v1.AccountResponse
+	75, // 104: aios.v1.Control.AuditQuery:output_type -> aios.v1.AuditEntry
+	77, // 105: aios.v1.Control.AuditVerify:output_type -> aios.v1.AuditVerifyResponse
+	79, // 106: aios.v1.Control.TokenIssue:output_type -> aios.v1.TokenIssueResponse
+	81, // 107: aios.v1.Control.TokenRevoke:output_type -> aios.v1.TokenRevokeResponse
+	83, // 108: aios.v1.Control.TokenKey:output_type -> aios.v1.TokenKeyResponse
+	85, // 109: aios.v1.Control.TokenTrust:output_type -> aios.v1.TokenTrustResponse
+	87, // 110: aios.v1.Control.TokenCheck:output_type -> aios.v1.TokenCheckResponse
+	89, // 111: aios.v1.Control.TokenListen:output_type -> aios.v1.TokenListenResponse
+	92, // 112: aios.v1.Control.ErrorsRecent:output_type -> aios.v1.ErrorsRecentResponse
+	76, // [76:113] is the sub-list for method output_type
+	39, // [39:76] is the sub-list for method input_type
 	39, // [39:39] is the sub-list for extension type_name
 	39, // [39:39] is the sub-list for extension extendee
 	0,  // [0:39] is the sub-list for field type_name
@@ -6380,7 +6651,7 @@ func file_api_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_control_proto_rawDesc), len(file_api_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   91,
+			NumMessages:   95,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

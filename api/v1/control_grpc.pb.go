@@ -1,7 +1,10 @@
 // The control protocol of AIOS, version 1: what a client may ask of the daemon.
 //
 // Transport: gRPC over a Unix socket. The daemon checks the peer's credentials
-// and serves root and the user it runs as, nobody else.
+// and serves root and the user it runs as, nobody else. At an address that its
+// operator has set, it serves whoever bears a token, and does what that allows:
+// the metadata key "authorization" is "Bearer " and the token. A token that is
+// shown on the first socket restricts the call likewise.
 //
 // Errors: every failure is a gRPC status with a google.rpc.ErrorInfo detail
 // whose domain is "aios" and whose reason is a code of package errdefs; its
@@ -65,6 +68,8 @@ const (
 	Control_TokenRevoke_FullMethodName  = "/aios.v1.Control/TokenRevoke"
 	Control_TokenKey_FullMethodName     = "/aios.v1.Control/TokenKey"
 	Control_TokenTrust_FullMethodName   = "/aios.v1.Control/TokenTrust"
+	Control_TokenCheck_FullMethodName   = "/aios.v1.Control/TokenCheck"
+	Control_TokenListen_FullMethodName  = "/aios.v1.Control/TokenListen"
 	Control_ErrorsRecent_FullMethodName = "/aios.v1.Control/ErrorsRecent"
 )
 
@@ -134,13 +139,21 @@ type ControlClient interface {
 	AuditQuery(ctx context.Context, in *AuditQueryRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AuditEntry], error)
 	// AuditVerify checks the chain of hashes from end to end.
 	AuditVerify(ctx context.Context, in *AuditVerifyRequest, opts ...grpc.CallOption) (*AuditVerifyResponse, error)
-	// TokenIssue signs a bearer token; TokenRevoke ends one and what was
-	// derived from it; TokenKey is the public key by which others verify;
-	// TokenTrust accepts tokens of another daemon's key.
+	// TokenIssue signs a bearer token.
 	TokenIssue(ctx context.Context, in *TokenIssueRequest, opts ...grpc.CallOption) (*TokenIssueResponse, error)
+	// TokenRevoke ends a token and all that were made from it. When it returns,
+	// nothing goes on that was asked for with one of them.
 	TokenRevoke(ctx context.Context, in *TokenRevokeRequest, opts ...grpc.CallOption) (*TokenRevokeResponse, error)
+	// TokenKey is the public key by which others verify, and what this daemon
+	// accepts.
 	TokenKey(ctx context.Context, in *TokenKeyRequest, opts ...grpc.CallOption) (*TokenKeyResponse, error)
+	// TokenTrust accepts tokens of another daemon's key, or no longer.
 	TokenTrust(ctx context.Context, in *TokenTrustRequest, opts ...grpc.CallOption) (*TokenTrustResponse, error)
+	// TokenCheck says whether this daemon would accept a token now.
+	TokenCheck(ctx context.Context, in *TokenCheckRequest, opts ...grpc.CallOption) (*TokenCheckResponse, error)
+	// TokenListen serves bearers of tokens at an address, now and whenever the
+	// daemon runs.
+	TokenListen(ctx context.Context, in *TokenListenRequest, opts ...grpc.CallOption) (*TokenListenResponse, error)
 	// ErrorsRecent returns the failures that the daemon has seen of late.
 	ErrorsRecent(ctx context.Context, in *ErrorsRecentRequest, opts ...grpc.CallOption) (*ErrorsRecentResponse, error)
 }
@@ -523,6 +536,26 @@ func (c *controlClient) TokenTrust(ctx context.Context, in *TokenTrustRequest, o
 	return out, nil
 }
 
+func (c *controlClient) TokenCheck(ctx context.Context, in *TokenCheckRequest, opts ...grpc.CallOption) (*TokenCheckResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TokenCheckResponse)
+	err := c.cc.Invoke(ctx, Control_TokenCheck_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) TokenListen(ctx context.Context, in *TokenListenRequest, opts ...grpc.CallOption) (*TokenListenResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TokenListenResponse)
+	err := c.cc.Invoke(ctx, Control_TokenListen_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) ErrorsRecent(ctx context.Context, in *ErrorsRecentRequest, opts ...grpc.CallOption) (*ErrorsRecentResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ErrorsRecentResponse)
@@ -599,13 +632,21 @@ type ControlServer interface {
 	AuditQuery(*AuditQueryRequest, grpc.ServerStreamingServer[AuditEntry]) error
 	// AuditVerify checks the chain of hashes from end to end.
 	AuditVerify(context.Context, *AuditVerifyRequest) (*AuditVerifyResponse, error)
-	// TokenIssue signs a bearer token; TokenRevoke ends one and what was
-	// derived from it; TokenKey is the public key by which others verify;
-	// TokenTrust accepts tokens of another daemon's key.
+	// TokenIssue signs a bearer token.
 	TokenIssue(context.Context, *TokenIssueRequest) (*TokenIssueResponse, error)
+	// TokenRevoke ends a token and all that were made from it. When it returns,
+	// nothing goes on that was asked for with one of them.
 	TokenRevoke(context.Context, *TokenRevokeRequest) (*TokenRevokeResponse, error)
+	// TokenKey is the public key by which others verify, and what this daemon
+	// accepts.
 	TokenKey(context.Context, *TokenKeyRequest) (*TokenKeyResponse, error)
+	// TokenTrust accepts tokens of another daemon's key, or no longer.
 	TokenTrust(context.Context, *TokenTrustRequest) (*TokenTrustResponse, error)
+	// TokenCheck says whether this daemon would accept a token now.
+	TokenCheck(context.Context, *TokenCheckRequest) (*TokenCheckResponse, error)
+	// TokenListen serves bearers of tokens at an address, now and whenever the
+	// daemon runs.
+	TokenListen(context.Context, *TokenListenRequest) (*TokenListenResponse, error)
 	// ErrorsRecent returns the failures that the daemon has seen of late.
 	ErrorsRecent(context.Context, *ErrorsRecentRequest) (*ErrorsRecentResponse, error)
 	mustEmbedUnimplementedControlServer()
@@ -719,6 +760,12 @@ func (UnimplementedControlServer) TokenKey(context.Context, *TokenKeyRequest) (*
 }
 func (UnimplementedControlServer) TokenTrust(context.Context, *TokenTrustRequest) (*TokenTrustResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TokenTrust not implemented")
+}
+func (UnimplementedControlServer) TokenCheck(context.Context, *TokenCheckRequest) (*TokenCheckResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TokenCheck not implemented")
+}
+func (UnimplementedControlServer) TokenListen(context.Context, *TokenListenRequest) (*TokenListenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TokenListen not implemented")
 }
 func (UnimplementedControlServer) ErrorsRecent(context.Context, *ErrorsRecentRequest) (*ErrorsRecentResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ErrorsRecent not implemented")
@@ -1324,6 +1371,42 @@ func _Control_TokenTrust_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_TokenCheck_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TokenCheckRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).TokenCheck(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_TokenCheck_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).TokenCheck(ctx, req.(*TokenCheckRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_TokenListen_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TokenListenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).TokenListen(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_TokenListen_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).TokenListen(ctx, req.(*TokenListenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_ErrorsRecent_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ErrorsRecentRequest)
 	if err := dec(in); err != nil {
@@ -1468,6 +1551,14 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TokenTrust",
 			Handler:    _Control_TokenTrust_Handler,
+		},
+		{
+			MethodName: "TokenCheck",
+			Handler:    _Control_TokenCheck_Handler,
+		},
+		{
+			MethodName: "TokenListen",
+			Handler:    _Control_TokenListen_Handler,
 		},
 		{
 			MethodName: "ErrorsRecent",

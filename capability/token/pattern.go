@@ -54,7 +54,7 @@ var ops = []Op{
 	{OpAudit, false, "read and verify the audit trail, of all agents"},
 	{OpImage, false, "list, import and remove images"},
 	{OpDomain, false, "list and stop domains"},
-	{OpToken, false, "issue and revoke tokens; trust other daemons' keys"},
+	{OpToken, false, "see the daemon's key and what it trusts; check and revoke tokens"},
 	{OpDaemon, false, "see what the host offers and recent errors; stop the daemon"},
 }
 

@@ -20,6 +20,9 @@ func (a *app) daemon(ctx context.Context) (*daemonView, error) {
 		return nil, err
 	}
 	v := &daemonView{StateDir: p.StateDir, Socket: p.Socket}
+	if at := a.address(); at != "" {
+		v.StateDir, v.Socket = "", at
+	}
 	c, err := a.dial(ctx, true)
 	if errdefs.CodeOf(err) == errdefs.DaemonUnreachable {
 		return v, nil

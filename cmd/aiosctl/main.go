@@ -37,6 +37,9 @@ type app struct {
 	clock          ktime.Clock
 	zone           *time.Location // of times shown to people
 	stateDir       string         // --state-dir
+	connectTo      string         // --connect
+	tokenFile      string         // --token-file
+	tokenless      bool           // no token is shown
 	// dial connects to the daemon; noStart does not start one.
 	dial func(ctx context.Context, noStart bool) (*client.Client, error)
 }
@@ -54,11 +57,29 @@ func main() {
 
 // connect dials the daemon of the state directory that was asked for.
 func (a *app) connect(ctx context.Context, noStart bool) (*client.Client, error) {
-	p, err := config.Resolve(a.stateDir)
-	if err != nil {
-		return nil, err
+	o := client.Options{Address: a.address(), NoStart: noStart}
+	var err error
+	if o.Address == "" {
+		if o.Paths, err = config.Resolve(a.stateDir); err != nil {
+			return nil, err
+		}
 	}
-	return client.Dial(ctx, client.Options{Paths: p, NoStart: noStart})
+	if !a.tokenless {
+		if o.Token, err = a.secret(); err != nil {
+			return nil, err
+		}
+	}
+	return client.Dial(ctx, o)
+}
+
+// address is that of another daemon than the one of the state directory, "" for
+// that.
+func (a *app) address() string {
+	if a.connectTo != "" {
+		return a.connectTo
+	}
+	s, _ := a.getenv("AIOS_CONNECT")
+	return s
 }
 
 // main runs one command line and returns the exit status.
@@ -126,6 +147,8 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.PersistentFlags().StringVar(&a.stateDir, "state-dir", a.stateDir, "keep everything in `DIR` ($"+config.StateDirEnv+")")
+	root.PersistentFlags().StringVar(&a.connectTo, "connect", a.connectTo, "use the daemon at `ADDRESS`, unix:PATH or tcp:ADDRESS:PORT, and start none ($AIOS_CONNECT)")
+	root.PersistentFlags().StringVar(&a.tokenFile, "token-file", a.tokenFile, "show the token in `FILE`: commands do what it allows ($AIOS_TOKEN holds a token)")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		var bad *pflag.InvalidValueError
 		if errors.As(err, &bad) { // It would quote the parsing function.
@@ -154,7 +177,7 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 	}
 	add("agents", a.runCmd(), a.spawnCmd(), a.psCmd(), a.inspectCmd(), a.logsCmd(), a.execCmd(), a.attachCmd(),
 		a.waitCmd(), a.killCmd(), a.pauseCmd(), a.resumeCmd(), a.rmCmd(), a.statsCmd())
-	add("authority", a.capCmd(), a.profileCmd(), a.auditCmd())
+	add("authority", a.capCmd(), a.profileCmd(), a.auditCmd(), a.tokenCmd())
 	add("objects", a.imageCmd(), a.domainCmd())
 	add("system", a.doctorCmd(), a.errorsCmd(), a.daemonCmd(), a.versionCmd(), a.completionCmd())
 	root.SetHelpCommandGroupID("system")

@@ -1,0 +1,451 @@
+package daemon
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"aios.dev/aios/abi"
+	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/capability"
+	"aios.dev/aios/capability/token"
+	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
+)
+
+// method is what a method of the API takes of a token.
+type method struct {
+	// op is the operation that it belongs to.
+	op string
+	// check examines a request. It puts the IDs of agents and capabilities in
+	// the place of the names that it was asked with, so that the handler finds
+	// what was examined. nil: the operation, and if it is done to agents, on the
+	// one that the field "agent" names.
+	check func(*asked, proto.Message) error
+	// shown takes out of an answer what the bearer may not see.
+	shown func(*asked, proto.Message)
+}
+
+// agent says whether the operation is done to agents.
+func (m method) agent() bool {
+	i := slices.IndexFunc(token.Ops(), func(o token.Op) bool { return o.Name == m.op })
+	return i >= 0 && token.Ops()[i].Agent
+}
+
+// methods are the methods that bearers of tokens may call. What is not here is
+// refused.
+var methods = map[string]method{
+	apiv1.Control_Version_FullMethodName:      {op: token.OpDaemon},
+	apiv1.Control_Doctor_FullMethodName:       {op: token.OpDaemon},
+	apiv1.Control_Shutdown_FullMethodName:     {op: token.OpDaemon, check: as((*asked).shutdown)},
+	apiv1.Control_ErrorsRecent_FullMethodName: {op: token.OpDaemon},
+
+	apiv1.Control_Spawn_FullMethodName:   {op: token.OpSpawn, check: as((*asked).spawn)},
+	apiv1.Control_List_FullMethodName:    {op: token.OpList, check: (*asked).aboutHost, shown: shown((*asked).agents)},
+	apiv1.Control_Inspect_FullMethodName: {op: token.OpInspect},
+	apiv1.Control_Wait_FullMethodName:    {op: token.OpWait},
+	apiv1.Control_Signal_FullMethodName:  {op: token.OpSignal},
+	apiv1.Control_Pause_FullMethodName:   {op: token.OpPause},
+	apiv1.Control_Resume_FullMethodName:  {op: token.OpPause},
+	apiv1.Control_Remove_FullMethodName:  {op: token.OpRemove, check: as((*asked).remove)},
+	apiv1.Control_Attach_FullMethodName:  {op: token.OpAttach, check: as((*asked).attach)},
+	apiv1.Control_Logs_FullMethodName:    {op: token.OpLogs},
+
+	apiv1.Control_ImageImport_FullMethodName:  {op: token.OpImage, check: as((*asked).imageImport)},
+	apiv1.Control_ImageList_FullMethodName:    {op: token.OpImage},
+	apiv1.Control_ImageInspect_FullMethodName: {op: token.OpImage},
+	apiv1.Control_ImageRemove_FullMethodName:  {op: token.OpImage},
+	apiv1.Control_DomainList_FullMethodName:   {op: token.OpDomain},
+	apiv1.Control_DomainStop_FullMethodName:   {op: token.OpDomain},
+
+	apiv1.Control_CapList_FullMethodName:      {op: token.OpInspect, check: as((*asked).capList), shown: shown((*asked).capabilities)},
+	apiv1.Control_CapGrant_FullMethodName:     {op: token.OpGrant, check: as((*asked).capGrant)},
+	apiv1.Control_CapDelegate_FullMethodName:  {op: token.OpGrant, check: as((*asked).capDelegate)},
+	apiv1.Control_CapAttenuate_FullMethodName: {op: token.OpGrant, check: aboutCapability},
+	apiv1.Control_CapSeal_FullMethodName:      {op: token.OpGrant, check: aboutCapability},
+	apiv1.Control_CapRenew_FullMethodName:     {op: token.OpGrant, check: as((*asked).capRenew)},
+	apiv1.Control_CapRevoke_FullMethodName:    {op: token.OpRevoke, check: as((*asked).capRevoke), shown: shown((*asked).losers)},
+	apiv1.Control_CapExplain_FullMethodName:   {op: token.OpInspect},
+	apiv1.Control_Account_FullMethodName:      {op: token.OpInspect},
+
+	apiv1.Control_AuditQuery_FullMethodName:  {op: token.OpAudit},
+	apiv1.Control_AuditVerify_FullMethodName: {op: token.OpAudit},
+
+	apiv1.Control_TokenKey_FullMethodName:    {op: token.OpToken},
+	apiv1.Control_TokenCheck_FullMethodName:  {op: token.OpToken},
+	apiv1.Control_TokenRevoke_FullMethodName: {op: token.OpToken},
+	// Whoever issues tokens, or says whose are accepted, can do everything.
+	apiv1.Control_TokenIssue_FullMethodName:  {op: token.OpToken, check: operatorOnly},
+	apiv1.Control_TokenTrust_FullMethodName:  {op: token.OpToken, check: operatorOnly},
+	apiv1.Control_TokenListen_FullMethodName: {op: token.OpToken, check: operatorOnly},
+}
+
+// as makes a check of one for a certain message.
+func as[M proto.Message](f func(*asked, M) error) func(*asked, proto.Message) error {
+	return func(a *asked, m proto.Message) error {
+		of, ok := m.(M)
+		if !ok {
+			return errdefs.Newf(errdefs.Internal, "%s is asked with a %T", a.name, m)
+		}
+		return f(a, of)
+	}
+}
+
+func shown[M proto.Message](f func(*asked, M)) func(*asked, proto.Message) {
+	return func(a *asked, m proto.Message) { f(a, m.(M)) }
+}
+
+func operatorOnly(*asked, proto.Message) error {
+	return errdefs.New(errdefs.Denied, "no token extends to this: it would amount to everything", errdefs.Op("token"),
+		errdefs.Fix("to give a part of what your token allows, `aiosctl token attenuate` needs no daemon; the rest is the operator's"))
+}
+
+// aboutHost is the check of what is about no agent in particular.
+func (a *asked) aboutHost(proto.Message) error { return a.b.Allow(a.method.op, nil) }
+
+// aboutAgent is the check of what is about the agent that is named.
+func (a *asked) aboutAgent(m proto.Message) error {
+	f := m.ProtoReflect().Descriptor().Fields().ByName("agent")
+	if f == nil || f.Kind() != protoreflect.StringKind || f.IsList() {
+		return errdefs.Newf(errdefs.Internal, "%s names no agent", a.name)
+	}
+	ref := m.ProtoReflect().Get(f).String()
+	if err := a.may(a.method.op, &ref); err != nil {
+		return err
+	}
+	m.ProtoReflect().Set(f, protoreflect.ValueOfString(ref))
+	return nil
+}
+
+// may says whether an operation on an agent is allowed, and replaces the
+// agent's name by its ID. Of agents that the token does not extend to it does
+// not tell whether they exist.
+func (a *asked) may(op string, ref *string) error {
+	r, notFound := a.d.find(*ref)
+	if notFound != nil {
+		no := &token.Agent{Name: *ref}
+		if abi.IsAgentID(*ref) {
+			no = &token.Agent{ID: *ref}
+		}
+		if err := a.b.Allow(op, no); err != nil {
+			return err
+		}
+		return notFound
+	}
+	a.agent, a.subject = r.id, r.subject()
+	if err := a.b.Allow(op, a.subject); err != nil {
+		return err
+	}
+	*ref = r.id
+	return nil
+}
+
+// subject is what the patterns of tokens are compared with.
+func (r *record) subject() *token.Agent {
+	return &token.Agent{ID: r.id, Name: r.name, Labels: r.spec.GetLabels(), Tokens: r.tokens}
+}
+
+// sees says whether the bearer may do something to an agent, without a trace.
+func (a *asked) sees(op, ref string) bool {
+	r, err := a.d.find(ref)
+	return err == nil && a.b.Allow(op, r.subject()) == nil
+}
+
+func (a *asked) shutdown(m *apiv1.ShutdownRequest) error {
+	if m.GetStopDomains() {
+		if err := a.b.Allow(token.OpDomain, nil); err != nil {
+			return err
+		}
+	}
+	return a.aboutHost(m)
+}
+
+// spawn examines what an agent is to be, and all that it is to be given. How
+// many may live is asked when its place is taken.
+func (a *asked) spawn(m *apiv1.SpawnRequest) error {
+	a.subject = &token.Agent{Name: m.GetName(), Labels: m.GetLabels(), Tokens: a.b.IDs}
+	if err := a.b.AllowSpawn(m.GetName(), m.GetLabels(), func(token.ID) int { return 0 }); err != nil {
+		return err
+	}
+	if err := a.resolve(m.GetGrants()); err != nil {
+		return err
+	}
+	limits := limitsOf(m)
+	if limits.GetDiskBytes() > limits.GetMemoryBytes() {
+		return errdefs.New(errdefs.RightsExceed, "with a token, an agent gets no more disk than memory", errdefs.Op("spawn"),
+			errdefs.Fix("ask for less disk"))
+	}
+	given, err := givenBy(m)
+	if err != nil {
+		return err
+	}
+	own, err := selfGrants(limits, given)
+	if err != nil {
+		return err
+	}
+	all := slices.Concat(own, given)
+	return a.b.AllowGrants(slices.DeleteFunc(slices.Clone(all), a.byDefault(all))...)
+}
+
+// resolve puts the IDs of agents in the place of names in grants. One that is
+// not found is left for the handler to complain about.
+func (a *asked) resolve(grants []string) error {
+	specs, err := parseGrants(grants)
+	if err != nil {
+		return err
+	}
+	for i, s := range specs {
+		if s.Object.Class != abi.ClassAgent || s.Object.Name == "*" {
+			continue
+		}
+		if r, err := a.d.find(s.Object.Name); err == nil {
+			s.Object.Name = r.id
+			grants[i] = s.String()
+		}
+	}
+	return nil
+}
+
+// defaultWeight is what an agent's share of CPU time counts as when nothing is
+// said of it.
+const defaultWeight = 100
+
+// byDefault returns what chooses, out of all that an agent asks for, what every
+// agent has: memory, processes, CPU time and I/O within the defaults. Where the
+// token itself speaks of one of these, that counts instead.
+func (a *asked) byDefault(all []capability.Spec) func(capability.Spec) bool {
+	defaults, err := selfGrants(limitsOf(&apiv1.SpawnRequest{}), nil)
+	if err != nil {
+		return func(capability.Spec) bool { return false }
+	}
+	within := make(map[abi.Class]bool)
+	for _, def := range defaults {
+		class := def.Object.Class
+		within[class] = !a.b.mentions(class) && withinDefault(def, all)
+	}
+	return func(s capability.Spec) bool { return within[s.Object.Class] }
+}
+
+// withinDefault reports whether all that is asked for of a class together is no
+// more than the default.
+func withinDefault(def capability.Spec, all []capability.Spec) bool {
+	var sum capability.Limits
+	weight := uint64(0)
+	for _, s := range all {
+		if s.Object.Class != def.Object.Class {
+			continue
+		}
+		if !def.Rights.Has(s.Rights) {
+			return false
+		}
+		w := s.Limits.Weight
+		if w == 0 && s.Rights != 0 {
+			w = defaultWeight
+		}
+		weight += w
+		for _, k := range []capability.Kind{capability.KindBytes, capability.KindCount, capability.KindMilliCPU,
+			capability.KindBytesPerSec, capability.KindOpsPerSec} {
+			most, want := def.Limits.Get(k), s.Limits.Get(k)
+			if most == 0 {
+				continue
+			}
+			if want == 0 || want > most-sum.Get(k) {
+				return false
+			}
+			sum.Set(k, sum.Get(k)+want)
+		}
+	}
+	return def.Object.Class != abi.ClassCPU || weight <= defaultWeight
+}
+
+// mentions reports whether the token's grants speak of a class.
+func (b *bearer) mentions(class abi.Class) bool {
+	for _, block := range b.token.Blocks() {
+		for _, g := range block.Grants {
+			if s, err := capability.ParseSpec(g); err == nil && s.Object.Class == class {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// remove takes more when it is to kill the agent first.
+func (a *asked) remove(m *apiv1.RemoveRequest) error {
+	if m.GetForce() {
+		if err := a.may(token.OpSignal, &m.Agent); err != nil {
+			return err
+		}
+	}
+	return a.aboutAgent(m)
+}
+
+// attach takes what its first message asks for.
+func (a *asked) attach(m *apiv1.AttachRequest) error {
+	switch m := m.GetMsg().(type) {
+	case *apiv1.AttachRequest_Spawn:
+		if m.Spawn == nil {
+			break
+		}
+		if err := a.spawn(m.Spawn); err != nil {
+			return err
+		}
+		return a.b.Allow(token.OpAttach, a.subject)
+	case *apiv1.AttachRequest_Exec:
+		if m.Exec != nil {
+			return a.may(token.OpExec, &m.Exec.Agent)
+		}
+	case *apiv1.AttachRequest_Target:
+		if m.Target != nil {
+			return a.may(token.OpAttach, &m.Target.Agent)
+		}
+	}
+	return errdefs.New(errdefs.InvalidArgument, "the first message of an attachment is spawn, exec or target")
+}
+
+// imageImport reads the host's files with the daemon's authority, wherever the
+// links among them lead.
+func (a *asked) imageImport(m *apiv1.ImageImportRequest) error {
+	if err := a.aboutHost(m); err != nil {
+		return err
+	}
+	return a.b.AllowGrants(capability.Spec{
+		Object: capability.Object{Class: abi.ClassFS, Name: "/"}, Rights: abi.FSRead | abi.FSExec,
+	})
+}
+
+func (a *asked) capList(m *apiv1.CapListRequest) error {
+	if m.GetAgent() == "" {
+		return a.aboutHost(m)
+	}
+	return a.aboutAgent(m)
+}
+
+func (a *asked) capGrant(m *apiv1.CapGrantRequest) error {
+	if err := a.aboutAgent(m); err != nil {
+		return err
+	}
+	if err := a.resolve(m.GetGrants()); err != nil {
+		return err
+	}
+	specs, err := parseGrants(m.GetGrants())
+	if err != nil {
+		return err
+	}
+	return a.b.AllowGrants(specs...)
+}
+
+// holds examines a capability: it counts as its holder.
+func (a *asked) holds(op string, ref *apiv1.CapRef) (control.Cap, error) {
+	if ref.GetHandle() != 0 {
+		if err := a.may(op, &ref.Agent); err != nil {
+			return control.Cap{}, err
+		}
+	}
+	_, c, err := a.d.locate(a.ctx, ref)
+	if err != nil {
+		return c, err
+	}
+	holder := c.Agent
+	if c.Remote != "" {
+		_, holder, _ = strings.Cut(c.Remote, "/")
+	}
+	if err := a.may(op, &holder); err != nil {
+		return c, err
+	}
+	ref.Id, ref.Agent, ref.Handle = string(c.ID), "", 0
+	return c, nil
+}
+
+// aboutCapability is the check of what is about the capability that is named.
+func aboutCapability(a *asked, m proto.Message) error {
+	of, ok := m.(interface{ GetCapability() *apiv1.CapRef })
+	if !ok {
+		return errdefs.Newf(errdefs.Internal, "%s names no capability", a.name)
+	}
+	_, err := a.holds(a.method.op, of.GetCapability())
+	return err
+}
+
+// capDelegate needs both agents, and what comes of it within the grants.
+func (a *asked) capDelegate(m *apiv1.CapDelegateRequest) error {
+	c, err := a.holds(token.OpGrant, m.GetCapability())
+	if err != nil {
+		return err
+	}
+	if err := a.may(token.OpGrant, &m.To); err != nil {
+		return err
+	}
+	spec, err := capability.ParseSpec(c.Spec)
+	if err != nil {
+		return err
+	}
+	change, err := changeOf(m.GetChange(), spec.Object.Class)
+	if err != nil {
+		return err
+	}
+	if change.Object != nil {
+		spec.Object.Name = *change.Object
+	}
+	if change.Rights != nil {
+		spec.Rights = *change.Rights
+	}
+	if change.Limits != nil {
+		spec.Limits = *change.Limits
+	}
+	if change.Badge != nil {
+		spec.Badge = *change.Badge
+	}
+	spec.Sealed = spec.Sealed || change.Sealed
+	spec.Lease = c.Lease
+	if l := change.Lease; l != nil && *l > 0 && (spec.Lease == 0 || *l < spec.Lease) {
+		spec.Lease = *l
+	}
+	return a.b.AllowGrants(spec)
+}
+
+// capRenew gives something anew.
+func (a *asked) capRenew(m *apiv1.CapRenewRequest) error {
+	c, err := a.holds(token.OpGrant, m.GetCapability())
+	if err != nil {
+		return err
+	}
+	spec, err := capability.ParseSpec(c.Spec)
+	if err != nil {
+		return err
+	}
+	spec.Lease = time.Duration(m.GetLeaseNano())
+	return a.b.AllowGrants(spec)
+}
+
+func (a *asked) capRevoke(m *apiv1.CapRevokeRequest) error {
+	if m.GetAllOf() != "" {
+		return a.may(token.OpRevoke, &m.AllOf)
+	}
+	_, err := a.holds(token.OpRevoke, m.GetCapability())
+	return err
+}
+
+// agents leaves those that the token extends to.
+func (a *asked) agents(m *apiv1.ListResponse) {
+	m.Agents = slices.DeleteFunc(m.GetAgents(), func(g *apiv1.Agent) bool { return !a.sees(token.OpList, g.GetId()) })
+}
+
+func (a *asked) capabilities(m *apiv1.CapListResponse) {
+	m.Capabilities = slices.DeleteFunc(m.GetCapabilities(), func(c *apiv1.Capability) bool {
+		holder := c.GetAgent()
+		if c.GetRemote() != "" {
+			_, holder, _ = strings.Cut(c.GetRemote(), "/")
+		}
+		return !a.sees(token.OpInspect, holder)
+	})
+}
+
+// losers leaves out the names of agents that lost something and that the token
+// does not extend to.
+func (a *asked) losers(m *apiv1.CapRevokeResponse) {
+	m.Agents = slices.DeleteFunc(m.GetAgents(), func(name string) bool { return !a.sees(token.OpRevoke, name) })
+}
