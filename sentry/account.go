@@ -23,7 +23,9 @@ type agentAccount struct {
 	bytes, ops *account.Bucket
 	delayed    atomic.Int64 // nanoseconds its tasks were held back for them
 	cpus       atomic.Uint32
-	memory     memoryAccount
+	// mappings is how many its address spaces may have together.
+	mappings atomic.Uint64
+	memory   memoryAccount
 }
 
 // ioBurst is how long an agent that did no I/O may make up for it.
@@ -42,6 +44,7 @@ func (a *Agent) openAccount(disk uint64) {
 	acc.bytes = account.NewBucket(clock, account.Unlimited, ioBurst)
 	acc.ops = account.NewBucket(clock, account.Unlimited, ioBurst)
 	acc.cpus.Store(uint32(a.s.cfg.CPUs))
+	acc.mappings.Store(account.Unlimited)
 	acc.memory.room.Store(math.MaxInt64)
 	disk = orUnlimited(disk) // Kept by the file system.
 	acc.ledger.SetLimits(account.Disk, softLimit(disk), disk)

@@ -127,6 +127,7 @@ func (a *Agent) reweigh() {
 	var (
 		held                       []abi.Held
 		mem, tasks, cpu, bps, opps amount
+		maps                       amount
 		net                        abi.Rights
 	)
 	for _, c := range a.s.space.List(a.id) {
@@ -139,6 +140,7 @@ func (a *Agent) reweigh() {
 		case abi.ClassMem:
 			if spec.Rights.Has(abi.MemMap) {
 				mem.add(c, capability.KindBytes)
+				maps.add(c, capability.KindCount)
 			}
 		case abi.ClassProc:
 			if spec.Rights.Has(abi.ProcSpawn) {
@@ -159,6 +161,7 @@ func (a *Agent) reweigh() {
 		MemoryUnlimited: mem.unlimited, TasksUnlimited: tasks.unlimited, CPUUnlimited: cpu.unlimited,
 	}
 	a.setTaskLimit(tasks.limit())
+	a.setMappingLimit(maps.limit())
 	a.setMemoryLimit(mem.limit())
 	a.setCPUQuota(cpu.limit())
 	a.setIOLimits(bps.limit(), opps.limit())

@@ -175,6 +175,10 @@ type accountGuard struct{ a *Agent }
 
 // MayMap implements memoryGuard.MayMap.
 func (g accountGuard) MayMap(t *kernel.Task, bytes uint64) bool {
+	if n := g.a.account.mappings.Load(); n != account.Unlimited && g.a.mappings() >= n {
+		g.a.account.ledger.Refuse(account.Memory)
+		return false
+	}
 	limit := g.a.memoryLimit()
 	if bytes <= mapFloor || bytes <= limit {
 		if bytes/2 > uint64(g.a.account.memory.room.Load()) {
@@ -194,6 +198,39 @@ func (g accountGuard) MayMap(t *kernel.Task, bytes uint64) bool {
 	}
 	g.a.account.ledger.Refuse(account.Memory)
 	return false
+}
+
+// setMappingLimit bounds how many mappings the agent's address spaces have
+// together, from the next one on.
+func (a *Agent) setMappingLimit(n uint64) { a.account.mappings.Store(n) }
+
+// mappings counts those of every address space of the agent.
+func (a *Agent) mappings() uint64 {
+	ctx := a.s.k.SupervisorContext()
+	var n uint64
+	for _, m := range a.spaces() {
+		m.ReadMapsDataInto(ctx, func(_, _ hostarch.Addr, _ hostarch.AccessType, _ string, _ uint64, _, _ uint32, _ uint64, _ string) {
+			n++
+		})
+		m.DecUsers(ctx)
+	}
+	return n
+}
+
+// spaces returns the agent's address spaces, each once, to be given back with
+// DecUsers.
+func (a *Agent) spaces() []*mm.MemoryManager {
+	seen := make(map[*mm.MemoryManager]bool)
+	var out []*mm.MemoryManager
+	for _, t := range a.ns.pid.Tasks() {
+		t.WithMuLocked(func(t *kernel.Task) {
+			if m := t.MemoryManager(); m != nil && !seen[m] && m.IncUsers() {
+				seen[m] = true
+				out = append(out, m)
+			}
+		})
+	}
+	return out
 }
 
 // memoryWatch looks at agents that have a limit and may have grown. Every

@@ -413,6 +413,12 @@ func TestLimitsBind(t *testing.T) {
 		if string(r.stdout) != "1\n100663296\n20\n50000 100000\nMemTotal:          98304 kB\n1\n" {
 			t.Errorf("%s", r)
 		}
+		need(t, "python3")
+		r = in.agent(t, "--grant", "mem:self,bytes=500M,count=300", "--", "python3", "-c",
+			"import mmap\nl = []\ntry:\n  while True: l.append(mmap.mmap(-1, 4096, flags=mmap.MAP_SHARED))\nexcept OSError as e: print(e.errno, len(l) < 300)")
+		if string(r.stdout) != "12 True\n" {
+			t.Errorf("mappings: %s", r)
+		}
 		in.spawn(t, "--name", "a", "--limit", "cpu=0.2", "--", "sh", "-c", "while :; do :; done")
 		time.Sleep(2 * time.Second)
 		var s struct {
