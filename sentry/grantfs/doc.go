@@ -46,6 +46,21 @@
 // pages that a process has changed are its own memory: they survive the loss of
 // the right to execute, not a revocation.
 //
+// # Limits
+//
+//   - Scripts, and programs that load libraries from the grant, need the right to
+//     read beside that to execute: what reads them is a program.
+//   - A file's memory is shared by all who map it, but futexes in it are shared
+//     only among those who map it through the same grant.
+//   - inotify tells what is done through the same grant.
+//   - A socket that is bound in the grant goes on listening when that is revoked;
+//     who connects needs a grant of its own.
+//   - Between two chunks of one large read or write, writers by other
+//     descriptions may come.
+//   - A quota counts sizes, not blocks. What others remove or grow is not seen.
+//   - A revocation waits for a call of the inner file system that is under way:
+//     where somebody else serves the files, no longer than they take to answer.
+//
 // # Locks
 //
 // Outermost first; those of the VFS and of the inner file system are taken

@@ -1,6 +1,7 @@
 package grantfs
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -33,11 +34,39 @@ type ledger struct {
 	nodes map[nodeKey]*node // +checklocks:nodesMu
 }
 
-type account struct{ limit, used uint64 }
+// NoRoom is a limit that leaves room for nothing.
+const NoRoom = math.MaxUint64
+
+type account struct {
+	limited     bool
+	limit, used uint64
+}
+
+// set sets the limit; 0 is none.
+func (a *account) set(limit uint64) {
+	a.limited, a.limit = limit != 0, limit
+	if limit == NoRoom {
+		a.limit = 0
+	}
+}
+
+// cede gives up what is taken beyond the limit, or all, and returns how much.
+func (a *account) cede(all bool) uint64 {
+	n := a.used
+	switch {
+	case all:
+	case a.limited:
+		n -= min(n, a.limit)
+	default:
+		n = 0
+	}
+	a.used -= n
+	return n
+}
 
 // take takes up to n, and at least least, or nothing.
 func (a *account) take(n, least uint64) uint64 {
-	if a.limit > 0 {
+	if a.limited {
 		n = min(n, a.limit-min(a.used, a.limit))
 	}
 	if n < least {
@@ -69,11 +98,12 @@ func (l *ledger) init(bytes, inodes uint64) {
 	l.limit(bytes, inodes)
 }
 
-// limit sets the limits; 0 is none.
+// limit sets the limits.
 func (l *ledger) limit(bytes, inodes uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.bytes.limit, l.inodes.limit = bytes, inodes
+	l.bytes.set(bytes)
+	l.inodes.set(inodes)
 	if bytes == 0 && inodes == 0 {
 		l.bytes.used, l.inodes.used = 0, 0
 	}
@@ -85,6 +115,23 @@ func (l *ledger) usage() (bytes, inodes uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.bytes.used, l.inodes.used
+}
+
+// cede hands what is taken beyond the limits, or all, on to another ledger.
+func (l *ledger) cede(all bool, to *ledger) {
+	if !l.on.Load() {
+		return
+	}
+	l.mu.Lock()
+	bytes, inodes := l.bytes.cede(all), l.inodes.cede(all)
+	l.mu.Unlock()
+	if !to.on.Load() {
+		return
+	}
+	to.mu.Lock()
+	to.bytes.used += bytes
+	to.inodes.used += inodes
+	to.mu.Unlock()
 }
 
 // takeBytes takes up to n bytes, and returns how many.
@@ -168,13 +215,13 @@ func (l *ledger) put(n *node) (last bool) {
 func (l *ledger) show(st *linux.Statfs) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.bytes.limit > 0 && st.BlockSize > 0 {
+	if l.bytes.limited && st.BlockSize > 0 {
 		size := uint64(st.BlockSize)
 		left := (l.bytes.limit - min(l.bytes.used, l.bytes.limit)) / size
 		st.Blocks = l.bytes.limit / size
 		st.BlocksFree, st.BlocksAvailable = min(left, st.BlocksFree), min(left, st.BlocksAvailable)
 	}
-	if l.inodes.limit > 0 {
+	if l.inodes.limited {
 		st.Files = l.inodes.limit
 		st.FilesFree = l.inodes.limit - min(l.inodes.used, l.inodes.limit)
 	}

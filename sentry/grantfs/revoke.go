@@ -38,9 +38,15 @@ func (fs *FS) Rights() abi.Rights {
 	return abi.Rights(s)
 }
 
-// SetQuota sets the limits; 0 is none. What was taken before counts, if there
-// was a limit then; more than the limit is kept, but does not grow.
+// SetQuota sets the limits; 0 is none, NoRoom a limit of nothing. What was taken
+// before counts, if there was a limit then; more than the limit is kept, but does
+// not grow.
 func (fs *FS) SetQuota(bytes, inodes uint64) { fs.quota.limit(bytes, inodes) }
+
+// Cede has another grant answer for what was taken through this one beyond its
+// limits, or, when it is revoked, for everything: the files are still there. A
+// removed file that is open counts until the other's limits end.
+func (fs *FS) Cede(to *FS) { fs.quota.cede(fs.state.Load()&dead != 0, &to.quota) }
 
 // Usage returns by how much the files have grown through the grant, in bytes and
 // inodes; nothing is counted while there is no limit.
