@@ -209,10 +209,6 @@ func (a *asked) resolve(grants []string) error {
 	return nil
 }
 
-// defaultWeight is what an agent's share of CPU time counts as when nothing is
-// said of it.
-const defaultWeight = 100
-
 // byDefault returns what chooses, out of all that an agent asks for, what every
 // agent has: memory, processes, CPU time and I/O within the defaults. Where the
 // token itself speaks of one of these, that counts instead.
@@ -233,19 +229,13 @@ func (a *asked) byDefault(all []capability.Spec) func(capability.Spec) bool {
 // more than the default.
 func withinDefault(def capability.Spec, all []capability.Spec) bool {
 	var sum capability.Limits
-	weight := uint64(0)
 	for _, s := range all {
 		if s.Object.Class != def.Object.Class {
 			continue
 		}
-		if !def.Rights.Has(s.Rights) {
+		if !def.Rights.Has(s.Rights) || s.Limits.Weight != 0 {
 			return false
 		}
-		w := s.Limits.Weight
-		if w == 0 && s.Rights != 0 {
-			w = defaultWeight
-		}
-		weight += w
 		for _, k := range []capability.Kind{capability.KindBytes, capability.KindCount, capability.KindMilliCPU,
 			capability.KindBytesPerSec, capability.KindOpsPerSec} {
 			most, want := def.Limits.Get(k), s.Limits.Get(k)
@@ -258,7 +248,7 @@ func withinDefault(def capability.Spec, all []capability.Spec) bool {
 			sum.Set(k, sum.Get(k)+want)
 		}
 	}
-	return def.Object.Class != abi.ClassCPU || weight <= defaultWeight
+	return true
 }
 
 // mentions reports whether the token's grants speak of a class.
