@@ -260,8 +260,12 @@ func (d *System) locate(ctx context.Context, ref *apiv1.CapRef) (*domain, contro
 		errdefs.Fix("`aiosctl cap ls` lists what there is, `aiosctl audit query --capability %s` what became of it", ref.GetId()))
 }
 
-// changeOf translates a change; limits are read as in a grant of the class.
+// changeOf translates a change, of which nil is none; limits are read as in a
+// grant of the class.
 func changeOf(c *apiv1.CapChange, class abi.Class) (capability.Change, error) {
+	if c == nil {
+		return capability.Change{}, nil
+	}
 	ch := capability.Change{Object: c.Object, At: c.At, Badge: c.Badge, Sealed: c.GetSealed()}
 	if c.LeaseNano != nil {
 		l := time.Duration(c.GetLeaseNano())
