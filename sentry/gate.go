@@ -63,6 +63,12 @@ func (s *Kernel) gateCall(nr uintptr, inner kernel.SyscallFn) kernel.SyscallFn {
 		}
 	}
 	inner = s.meterCall(call, s.guardCall(call, inner))
+	switch call.Name {
+	case "pidfd_send_signal":
+		inner = s.sendSignal(call)
+	case "pidfd_getfd":
+		inner = s.ownDescriptors(call, inner)
+	}
 	switch call.Rule {
 	case abi.RuleClone3:
 		inner = s.gateClone3(call, inner)

@@ -186,7 +186,7 @@ func isMemory(t *kernel.Task, call abi.Syscall, args arch.SyscallArguments) bool
 		defer dir.DecRef(t)
 		start = dir.VirtualDentry()
 	}
-	found, err := t.Kernel().VFS().GetDentryAt(t, t.Credentials(), &vfs.PathOperation{
+	found, err := t.Kernel().VFS().GetDentryAt(gateLook{t}, t.Credentials(), &vfs.PathOperation{
 		Root: root, Start: start, Path: path, FollowFinalSymlink: flags&linux.AT_SYMLINK_NOFOLLOW == 0,
 	}, &vfs.GetDentryOptions{})
 	if err != nil {

@@ -3,6 +3,7 @@ package sentry
 import (
 	"strconv"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
@@ -18,7 +19,8 @@ import (
 // /proc/PID/mem is ptrace by another name: it reads and writes memory whatever
 // its protection. It is asked for the same rights at every use, so that one
 // that was opened earlier is worth no more: debug for the memory of another
-// process, and memory-exec to write, because code can be written to.
+// process, and memory-exec to write, because code can be written to. Both are
+// about the agent's own processes: another agent's memory is never shown.
 
 // procTask is the directory of a process or thread, or the directory "task"
 // in it.
@@ -51,6 +53,10 @@ func (p *procTask) Lookup(ctx context.Context, name string) (kernfs.Inode, error
 		return &procTask{found, p.s, p.pidns, 0}, nil
 	case name == "mem":
 		return &procMem{found, p.s, p.pidns, p.id}, nil
+	case name == "fd":
+		return &procFDs{found, p.s}, nil
+	case name == "exe":
+		return &procLink{found, p.s}, nil
 	}
 	return found, nil
 }
@@ -69,7 +75,7 @@ func (p *procMem) Open(ctx context.Context, rp *vfs.ResolvingPath, d *kernfs.Den
 	if target == nil {
 		return nil, linuxerr.ESRCH
 	}
-	f := &procMemFD{s: p.s, mm: addressSpaceOf(target)}
+	f := &procMemFD{s: p.s, agent: target.ContainerID(), mm: addressSpaceOf(target)}
 	if err := f.check(ctx, "open", opts.Flags&linux.O_ACCMODE != linux.O_RDONLY); err != nil {
 		return nil, err
 	}
@@ -104,6 +110,7 @@ type procMemFD struct {
 
 	s     *Kernel
 	inner *vfs.FileDescription
+	agent string            // whose memory it is
 	mm    *mm.MemoryManager // only compared
 }
 
@@ -114,6 +121,10 @@ func (f *procMemFD) check(ctx context.Context, operation string, write bool) err
 	t := kernel.TaskFromContext(ctx)
 	if t == nil {
 		return linuxerr.EACCES // A transfer in the background has no task.
+	}
+	if t.ContainerID() != f.agent {
+		f.s.gate.denials.note(Denial{Agent: t.ContainerID(), Operation: operation, Object: "/proc/PID/mem of another agent", Errno: unix.EPERM})
+		return linuxerr.EPERM
 	}
 	mask := f.s.maskOf(t)
 	needs := uint64(0)
