@@ -10,6 +10,8 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 	"gvisor.dev/gvisor/pkg/usermem"
+
+	"aios.dev/aios/errdefs"
 )
 
 // inode is what the files have in common.
@@ -96,8 +98,11 @@ func (fs *filesystem) newFile(ctx context.Context, e *entry) *file {
 
 // Open implements kernfs.Inode.
 func (f *file) Open(ctx context.Context, rp *vfs.ResolvingPath, d *kernfs.Dentry, opts vfs.OpenOptions) (*vfs.FileDescription, error) {
-	if opts.Flags&linux.O_ACCMODE != linux.O_RDONLY {
-		return nil, linuxerr.EACCES // Root's override of the mode included.
+	if opts.Flags&linux.O_ACCMODE != linux.O_RDONLY { // Root's override of the mode included.
+		if s, err := newSession(ctx, f.fs.auth, f.entry.path); err == nil {
+			s.auth.Denied(s.agent, "open", s.door, errdefs.New(errdefs.Denied, "it is to be read only", errdefs.Fix("write commands to "+Mountpoint+"/ctl")))
+		}
+		return nil, linuxerr.EACCES
 	}
 	fd := &readFile{}
 	vfsfd, err := f.open(ctx, &fd.openFile, fd, rp, d, opts, vfs.FileDescriptionOptions{})

@@ -62,10 +62,12 @@ func (s *session) find(h capability.Handle, id capability.ID) (*capability.Capab
 }
 
 // report tells of err, if it is a refusal that belongs in the audit trail: one
-// of authority, or of a handle that may be forged.
+// of authority, of a handle that may be forged, or of a capability to one thing
+// that is used, or bent, to be one to another.
 func (s *session) report(op, object string, err error) {
 	code := errdefs.CodeOf(err)
-	if code == errdefs.CapabilityNotFound || errdefs.InfoOf(code).Escalation&errdefs.TellAudit != 0 {
+	forged := code == errdefs.CapabilityNotFound || code == errdefs.CapabilityInvalid
+	if forged || errdefs.InfoOf(code).Escalation&errdefs.TellAudit != 0 {
 		s.auth.Denied(s.agent, op, object, err)
 	}
 }
