@@ -2,10 +2,12 @@ package daemon
 
 import (
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"aios.dev/aios/abi"
 	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/capability/audit"
 	"aios.dev/aios/control"
 )
 
@@ -80,6 +82,7 @@ func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
 		return
 	}
 	dom.regroup()
+	d.record(audit.Entry{Op: "exit", Domain: dom.name, Agent: r.id, Target: r.name, Reason: howEnded(e.Exit)})
 	// The rest asks the kernel process and writes files: not on its reader.
 	go func() {
 		d.settle(r)
@@ -90,6 +93,18 @@ func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
 			d.stopDomain(dom)
 		}
 	}()
+}
+
+// howEnded puts the end of a process into words.
+func howEnded(e control.Exit) string {
+	how := fmt.Sprintf("status %d", e.Code)
+	if e.Signal != 0 {
+		how = fmt.Sprintf("signal %d", e.Signal)
+	}
+	if e.Reason != "" {
+		how += ": " + e.Reason
+	}
+	return how
 }
 
 // settle writes the end of an agent down, or forgets the agent if that was

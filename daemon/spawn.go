@@ -14,6 +14,7 @@ import (
 
 	"aios.dev/aios/abi"
 	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/capability/audit"
 	"aios.dev/aios/capability/token"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
@@ -116,6 +117,10 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 	}
 	r.mu.Unlock()
 	dom.regroup()
+	d.record(audit.Entry{
+		Op: "spawn", Domain: domName, Actor: krq.Actor.Name, Agent: id, Target: r.name,
+		Reason: strings.TrimSpace(req.GetProfile() + " " + strings.Join(krq.Process.Argv, " ")), Correlation: krq.Actor.Correlation,
+	})
 	return r, warnings, nil
 }
 

@@ -166,9 +166,10 @@ func (a *app) printEntry(e *apiv1.AuditEntry) error {
 	if v.Op != "denied" { // Its reason says what was missing.
 		add("%s", v.Spec)
 	}
-	if v.Op == "denied" {
+	switch v.Op {
+	case "denied", "logged", "spawn", "exit":
 		add("%s", v.Target)
-	} else {
+	default:
 		add("to %s", v.Target)
 	}
 	add("%s", v.Errno)
