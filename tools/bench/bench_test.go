@@ -274,11 +274,158 @@ func TestMeasureSeesAChildAndItsFiles(t *testing.T) {
 
 func TestSpecOfAPeer(t *testing.T) {
 	p := &peer{name: runc, cgroup: "/base"}
-	spec := p.spec(&root{dir: "/r"}, []string{"/bin/x"})
+	spec := p.spec(box{root: &root{dir: "/r"}, argv: []string{"/bin/x"}})
 	if path := spec["linux"].(object)["cgroupsPath"]; path != "/base/runc" {
 		t.Errorf("cgroupsPath is %v", path)
 	}
-	if root := spec["root"].(object); root["path"] != "/r" || root["readonly"] != true {
-		t.Errorf("root is %v", root)
+	if r := spec["root"].(object); r["path"] != "/r" || r["readonly"] != true {
+		t.Errorf("root is %v", r)
+	}
+	if n := len(spec["mounts"].([]object)); n != 3 {
+		t.Errorf("%d mounts without a directory", n)
+	}
+
+	spec = p.spec(box{root: &root{}, dir: "/host", memory: 1 << 20, group: "-7"})
+	linux := spec["linux"].(object)
+	if linux["cgroupsPath"] != "/base/runc-7" {
+		t.Errorf("cgroupsPath is %v", linux["cgroupsPath"])
+	}
+	if memory := linux["resources"].(object)["memory"].(object); memory["limit"] != int64(1<<20) {
+		t.Errorf("memory is %v", memory)
+	}
+	mounts := spec["mounts"].([]object)
+	if last := mounts[len(mounts)-1]; last["source"] != "/host" || last["destination"] != dataDir {
+		t.Errorf("the directory is mounted as %v", last)
+	}
+}
+
+func TestParseBenchmarks(t *testing.T) {
+	const text = `goos: linux
+goarch: amd64
+pkg: aios.dev/aios/sentry
+BenchmarkGate/bare-2         	 5058384	         3.5 ns/op	       0 B/op	       0 allocs/op
+BenchmarkGate/with_a_rule-2  	 8993528	        20.7 ns/op	       0 B/op	       0 allocs/op
+BenchmarkGate/with_a_rule-2  	 8993528	        22.7 ns/op	       0 B/op	       0 allocs/op
+BenchmarkGate/with_a_rule-2  	 8993528	        99 ns/op	       0 B/op	       0 allocs/op
+BenchmarkGateInAgent/getpid  	      20	1873027403 ns/op	        -1.763 extra-%	     21704 gated-ns
+BenchmarkBroken-2            	      20	many ns/op
+BenchmarkLogs
+    x_test.go:7: 5 ns/op
+BenchmarkFailed-2
+--- FAIL: BenchmarkFailed-2
+PASS
+ok  	aios.dev/aios/sentry	1.2s
+`
+	m := parseBenchmarks(text)
+	for _, want := range []struct {
+		name, unit string
+		value      float64
+	}{
+		{"Gate/bare", "ns/op", 3.5},
+		{"Gate/bare", "allocs/op", 0},
+		{"Gate/with_a_rule", "ns/op", 22.7},
+		{"GateInAgent/getpid", "extra-%", -1.763},
+		{"GateInAgent/getpid", "gated-ns", 21704},
+	} {
+		if got, ok := m.median(want.name, want.unit); !ok || got != want.value {
+			t.Errorf("%s %s: %v, %v", want.name, want.unit, got, ok)
+		}
+	}
+	for _, none := range [][2]string{{"Broken", "ns/op"}, {"Failed", "ns/op"}, {"Gate/bare", "p50-ns"}, {"Logs", "ns/op"}} {
+		if got, ok := m.median(none[0], none[1]); ok {
+			t.Errorf("%q: %v", none, got)
+		}
+	}
+	if got := parseBenchmarks("PASS\nok aios.dev/aios/sentry 0.1s [no tests to run]\n"); len(got) != 0 {
+		t.Errorf("figures out of nothing: %v", got)
+	}
+}
+
+func TestParsePace(t *testing.T) {
+	got, err := parsePace("7297 7321 387723")
+	if want := (pace{7297, 7321, 387723}); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, bad := range []string{"", "7297 7321", "0 0 0", "fine 1 2"} {
+		if got, err := parsePace(bad); err == nil {
+			t.Errorf("%q: %+v", bad, got)
+		}
+	}
+}
+
+// scripted is a speaker with the lines that it will say.
+type scripted struct {
+	said  []string
+	lines []string
+}
+
+func (s *scripted) send(line string) error {
+	s.said = append(s.said, line)
+	return nil
+}
+
+func (s *scripted) line() (string, bool, error) {
+	if len(s.lines) == 0 {
+		return "", false, nil
+	}
+	line := s.lines[0]
+	s.lines = s.lines[1:]
+	return line, true, nil
+}
+
+func (*scripted) close() {}
+
+func TestHogged(t *testing.T) {
+	for name, test := range map[string]struct {
+		lines []string
+		ok    bool
+	}{
+		"killed":              {[]string{"near"}, true},
+		"refused":             {[]string{"near", "refused"}, true},
+		"never near":          {nil, false},
+		"refused too early":   {[]string{"refused"}, false},
+		"something else said": {[]string{"near", "far"}, false},
+	} {
+		got, err := hogged(&scripted{lines: test.lines})
+		if (err == nil) != test.ok || test.ok && got[elapsed] < 0 {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+}
+
+func TestExpect(t *testing.T) {
+	s := &scripted{lines: []string{"0 0", "1 0"}}
+	if err := expect(s, "check", "0 0"); err != nil {
+		t.Error(err)
+	}
+	if err := expect(s, "check", "0 0"); err == nil {
+		t.Error("a wrong answer is right")
+	}
+	if err := expect(s, "check", "0 0"); err == nil {
+		t.Error("the end is an answer")
+	}
+	if !slices.Equal(s.said, []string{"check", "check", "check"}) {
+		t.Errorf("said %q", s.said)
+	}
+}
+
+func TestLossOf(t *testing.T) {
+	got := lossOf(pace{count: 90}, pace{count: 110}, pace{count: 95})
+	if got < 4.99 || got > 5.01 {
+		t.Errorf("lost %v %%, want 5", got)
+	}
+}
+
+func TestSpread(t *testing.T) {
+	var tb table
+	tb.spreadOurs("revoke", "µs", []float64{3, 1, 2}, nil, &goal{Limit: 2})
+	if len(tb.Rows) != 2 || tb.Rows[0].Figure != "revoke: p50" || tb.Rows[1].Figure != "revoke: p99" {
+		t.Fatalf("rows %+v", tb.Rows)
+	}
+	if p50, p99 := tb.Rows[0].Values[aios], tb.Rows[1].Values[aios]; p50 != 2 || p99 != 3 {
+		t.Errorf("p50 %v, p99 %v", p50, p99)
+	}
+	if tb.Rows[0].verdict() != "" || tb.Rows[1].verdict() != "missed" {
+		t.Errorf("verdicts %q and %q", tb.Rows[0].verdict(), tb.Rows[1].verdict())
 	}
 }

@@ -83,12 +83,11 @@ func (h *harness) weigh(pids []int, before usage, agents int, started time.Durat
 		return err
 	}
 	n := float64(agents)
-	own := func(v float64) map[string]float64 { return map[string]float64{aios: v} }
-	h.table.add(row{Figure: fmt.Sprintf("start %d sleeping agents, one after the other", agents), Unit: "s", Values: own(started.Seconds())})
+	h.table.add(row{Figure: fmt.Sprintf("start %d sleeping agents, one after the other", agents), Unit: "s", Values: ours(started.Seconds())})
 	h.table.add(row{Figure: fmt.Sprintf("memory of one of %d sleeping agents", agents), Unit: "KiB",
-		Values: own(float64(during.pss-before.pss) / n / 1024), Goal: &goal{Limit: 512}})
-	h.table.add(row{Figure: "host processes of a sleeping agent", Values: own(float64(during.processes-before.processes) / n)})
-	h.table.add(row{Figure: "memory of the daemon and an empty domain", Unit: "MiB", Values: own(mebibytes(before.pss))})
+		Values: ours(float64(during.pss-before.pss) / n / 1024), Goal: &goal{Limit: 512}})
+	h.table.add(row{Figure: "host processes of a sleeping agent", Values: ours(float64(during.processes-before.processes) / n)})
+	h.table.add(row{Figure: "memory of the daemon and an empty domain", Unit: "MiB", Values: ours(mebibytes(before.pss))})
 	return nil
 }
 

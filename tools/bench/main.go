@@ -1,16 +1,18 @@
 // Command bench measures AIOS beside other ways to run a program in a box, in
 // one interleaved run, and prints one table of medians with ratios.
 //
-// An experiment fills rows of the table: spawn, sustain, density, cold, work.
+// An experiment fills rows of the table: spawn, sustain, density, cold, work,
+// files, gate, grant, tree, hog.
 // Contenders (aios, and each peer that is installed) take turns within every
 // round, so that a change of the host's load touches all of them alike. A peer
 // that is missing or fails is named under the table and left out; nothing is
 // estimated.
 //
 // The harness uses AIOS only through its command line and its client package,
-// with a state directory of its own, and leaves nothing behind. It is
-// single-threaded except where an experiment says otherwise, and imports no
-// package of the kernel.
+// with a state directory of its own, and leaves nothing behind. What happens
+// inside the kernel process it has measured by that package's own benchmarks.
+// It is single-threaded except where an experiment says otherwise, and imports
+// no package of the kernel.
 package main
 
 import (
@@ -40,6 +42,11 @@ var experiments = []struct {
 	{"density", (*harness).density},
 	{"cold", (*harness).cold},
 	{"work", (*harness).work},
+	{"files", (*harness).files},
+	{"gate", (*harness).gate},
+	{"grant", (*harness).grant},
+	{"tree", (*harness).tree},
+	{"hog", (*harness).hog},
 }
 
 // harness is what the experiments share.
@@ -55,6 +62,7 @@ type harness struct {
 	peers    []*peer
 	progress io.Writer
 	small    *root // with true and sleep; nil until first used
+	tools    *root // with programs of the harness; nil until first used
 	table    table
 }
 

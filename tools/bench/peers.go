@@ -24,7 +24,7 @@ type peer struct {
 	h       *harness
 	cgroup  string // path below every controller, "" for none
 	serial  atomic.Int64
-	bundles map[string]string // by root and arguments
+	bundles map[string]string // by box
 }
 
 func (h *harness) knownPeers() []*peer {
@@ -62,30 +62,65 @@ func (p *peer) unusable() string {
 	return ""
 }
 
+// box is a program in a root, and what it has beyond that.
+type box struct {
+	root *root
+	argv []string
+	// dir is a directory of the host that it may change, at dataDir; "" for
+	// none.
+	dir string
+	// memory is its limit in bytes, 0 for none.
+	memory int64
+	// group tells its cgroup from those of others that run at the same time.
+	group string
+}
+
+// dataDir is where a box has its directory of the host.
+const dataDir = "/data"
+
 // run runs argv in the root to its end, everything fresh, and returns what it
 // printed.
 func (p *peer) run(ctx context.Context, r *root, argv ...string) ([]byte, error) {
+	return p.runBox(ctx, box{root: r, argv: argv})
+}
+
+// runBox runs a box to its end and returns what it printed.
+func (p *peer) runBox(ctx context.Context, b box) ([]byte, error) {
+	cmd, discard, err := p.command(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	out, err := output(ctx, cmd)
+	if err != nil {
+		discard()
+	}
+	return out, err
+}
+
+// command returns what runs a box, and what removes it in case that fails.
+func (p *peer) command(ctx context.Context, b box) (cmd *exec.Cmd, discard func(), err error) {
 	if !p.oci {
-		args := []string{"--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", r.dir, "/",
+		args := []string{"--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", b.root.dir, "/",
 			"--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--clearenv"}
+		if b.dir != "" {
+			args = append(args, "--bind", b.dir, dataDir)
+		}
 		for _, e := range environment {
 			name, value, _ := strings.Cut(e, "=")
 			args = append(args, "--setenv", name, value)
 		}
-		return output(ctx, exec.CommandContext(ctx, p.path, append(append(args, "--"), argv...)...))
+		return exec.CommandContext(ctx, p.path, append(append(args, "--"), b.argv...)...), func() {}, nil
 	}
-	bundle, err := p.bundle(r, argv)
+	bundle, err := p.bundle(b)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	id := fmt.Sprintf("bench-%d-%d", os.Getpid(), p.serial.Add(1))
-	args := append(append([]string{}, p.before...), "run", "--bundle", bundle, id)
-	out, err := output(ctx, exec.CommandContext(ctx, p.path, args...))
-	if err != nil {
-		// What failed may still stand; this removes it.
+	discard = func() {
+		// What failed may still stand.
 		exec.Command(p.path, append(append([]string{}, p.before...), "delete", "--force", id)...).Run()
 	}
-	return out, err
+	return exec.CommandContext(ctx, p.path, append(append([]string{}, p.before...), "run", "--bundle", bundle, id)...), discard, nil
 }
 
 // environment is what programs find in every contender.
@@ -93,10 +128,10 @@ var environment = []string{"PATH=/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8"}
 
 type object = map[string]any
 
-// bundle writes an OCI bundle once per root and program, and returns its
+// bundle writes an OCI bundle once for each kind of box, and returns its
 // directory.
-func (p *peer) bundle(r *root, argv []string) (string, error) {
-	key := r.dir + " " + strings.Join(argv, " ")
+func (p *peer) bundle(b box) (string, error) {
+	key := fmt.Sprint(b.root.dir, b.argv, b.dir, b.memory, b.group)
 	if dir, ok := p.bundles[key]; ok {
 		return dir, nil
 	}
@@ -104,7 +139,7 @@ func (p *peer) bundle(r *root, argv []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	text, err := json.Marshal(p.spec(r, argv))
+	text, err := json.Marshal(p.spec(b))
 	if err != nil {
 		return "", err
 	}
@@ -120,7 +155,7 @@ func (p *peer) bundle(r *root, argv []string) (string, error) {
 
 // spec is a container as a container engine would ask for it: private
 // namespaces, read-only root, the usual mounts, no capabilities.
-func (p *peer) spec(r *root, argv []string) object {
+func (p *peer) spec(b box) object {
 	mount := func(target, kind string, options ...string) object {
 		return object{"destination": target, "type": kind, "source": kind, "options": options}
 	}
@@ -130,19 +165,26 @@ func (p *peer) spec(r *root, argv []string) object {
 	}
 	linux := object{"namespaces": namespaces}
 	if p.cgroup != "" {
-		linux["cgroupsPath"] = p.cgroup + "/" + p.name
+		linux["cgroupsPath"] = p.cgroup + "/" + p.name + b.group
+	}
+	if b.memory > 0 {
+		linux["resources"] = object{"memory": object{"limit": b.memory}}
+	}
+	mounts := []object{
+		mount("/proc", "proc"),
+		mount("/dev", "tmpfs", "nosuid", "mode=755"),
+		mount("/tmp", "tmpfs", "nosuid", "mode=1777"),
+	}
+	if b.dir != "" {
+		mounts = append(mounts, object{"destination": dataDir, "type": "bind", "source": b.dir, "options": []string{"rbind", "rw"}})
 	}
 	return object{
 		"ociVersion": "1.0.2",
-		"process":    object{"args": argv, "env": environment, "cwd": "/", "user": object{"uid": 0, "gid": 0}, "noNewPrivileges": true},
-		"root":       object{"path": r.dir, "readonly": true},
+		"process":    object{"args": b.argv, "env": environment, "cwd": "/", "user": object{"uid": 0, "gid": 0}, "noNewPrivileges": true},
+		"root":       object{"path": b.root.dir, "readonly": true},
 		"hostname":   "bench",
-		"mounts": []object{
-			mount("/proc", "proc"),
-			mount("/dev", "tmpfs", "nosuid", "mode=755"),
-			mount("/tmp", "tmpfs", "nosuid", "mode=1777"),
-		},
-		"linux": linux,
+		"mounts":     mounts,
+		"linux":      linux,
 	}
 }
 

@@ -16,7 +16,7 @@ type root struct{ dir string }
 
 // newRoot makes a root with the directories that every runtime mounts on.
 func newRoot(dir string) (*root, error) {
-	for _, d := range []string{"usr/bin", "usr/lib", "usr/lib64", "proc", "sys", "dev", "tmp", "etc"} {
+	for _, d := range []string{"usr/bin", "usr/lib", "usr/lib64", "proc", "sys", "dev", "tmp", "etc", "data", "work"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, err
 		}
@@ -133,9 +133,4 @@ func (r *root) tree(dir string, except ...string) error {
 // write puts a file of the harness's own into the root.
 func (r *root) write(path, text string, mode fs.FileMode) error {
 	return os.WriteFile(filepath.Join(r.dir, path), []byte(text), mode)
-}
-
-// directory makes a directory in the root.
-func (r *root) directory(path string) error {
-	return os.MkdirAll(filepath.Join(r.dir, path), 0o755)
 }

@@ -158,15 +158,14 @@ func (h *harness) sustain() error {
 	if err != nil {
 		return err
 	}
-	own := func(v float64) map[string]float64 { return map[string]float64{aios: v} }
 	h.table.add(row{Figure: fmt.Sprintf("two clients spawning for %.0f s", h.spawning.Seconds()), Unit: "agents/s",
-		Values: own(rate), More: true, Goal: &goal{Limit: 250}})
+		Values: ours(rate), More: true, Goal: &goal{Limit: 250}})
 	left := fmt.Sprintf("left by %d agents: ", count)
-	h.table.add(row{Figure: left + "processes", Values: own(float64(after.processes - before.processes)), Goal: &goal{}})
-	h.table.add(row{Figure: left + "open files", Values: own(float64(after.fds - before.fds)), Goal: &goal{}})
-	h.table.add(row{Figure: left + "mounts", Values: own(float64(after.mounts - before.mounts)), Goal: &goal{}})
+	h.table.add(row{Figure: left + "processes", Values: ours(float64(after.processes - before.processes)), Goal: &goal{}})
+	h.table.add(row{Figure: left + "open files", Values: ours(float64(after.fds - before.fds)), Goal: &goal{}})
+	h.table.add(row{Figure: left + "mounts", Values: ours(float64(after.mounts - before.mounts)), Goal: &goal{}})
 	// A leak of even 2 KiB an agent would show; a heap breathes by less.
-	h.table.add(row{Figure: left + "memory", Unit: "MiB", Values: own(mebibytes(after.pss - before.pss)),
+	h.table.add(row{Figure: left + "memory", Unit: "MiB", Values: ours(mebibytes(after.pss - before.pss)),
 		Goal: &goal{Limit: max(8, float64(count)*2/1024)}})
 	return nil
 }

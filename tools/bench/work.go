@@ -28,7 +28,11 @@ type figure struct {
 }
 
 var workloads = []workload{
-	{"getpid", []figure{{"getpid", "in an agent: getpid", "ns", false}}, installGetpid},
+	{"calls", []figure{
+		{"getpid", "in an agent: getpid", "ns", false},
+		{"kill", "in an agent: kill, which the gate checks", "ns", false},
+		{"mmap", "in an agent: mmap, which the gate checks, and munmap", "ns", false},
+	}, func(h *harness, r *root) error { return compiled(h, r, "calls") }},
 	{"python", []figure{{"python", "in an agent: python3 -c pass", "ms", false}}, func(*harness, *root) error { return nil }},
 	{"compile", []figure{{"compile", "in an agent: compile and link a C file", "ms", false}}, installCompiler},
 	{"git", []figure{{"git", "in an agent: git status, 5000 files", "ms", false}}, installGit},
@@ -150,18 +154,16 @@ func installPython(h *harness, r *root) error {
 			return err
 		}
 	}
-	if err := r.directory("work"); err != nil {
-		return err
-	}
 	return own(r, "work.py")
 }
 
-func installGetpid(h *harness, r *root) error {
-	if err := own(r, "getpid.c"); err != nil {
+// compiled compiles a program of the harness's own to the root's /work.
+func compiled(h *harness, r *root, name string) error {
+	if err := own(r, name+".c"); err != nil {
 		return err
 	}
-	at := filepath.Join(r.dir, "work")
-	_, err := output(h.ctx, exec.CommandContext(h.ctx, "gcc", "-O2", "-static", "-o", filepath.Join(at, "getpid"), filepath.Join(at, "getpid.c")))
+	at := filepath.Join(r.dir, "work", name)
+	_, err := output(h.ctx, exec.CommandContext(h.ctx, "gcc", "-O2", "-static", "-o", at, at+".c"))
 	return err
 }
 

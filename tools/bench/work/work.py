@@ -16,8 +16,8 @@ import time
 WORK = "/tmp/work"
 
 
-def run(*argv, cwd=WORK):
-    done = subprocess.run(argv, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def run(*argv, cwd=WORK, input=None):
+    done = subprocess.run(argv, cwd=cwd, input=input, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         sys.exit(f"{argv[0]} ended with {done.returncode}: {done.stderr[-300:]}")
     return done.stdout
@@ -34,8 +34,10 @@ def milliseconds(count, *argv, cwd=WORK):
     return statistics.median(times)
 
 
-def getpid():
-    return {"getpid": float(run("/work/getpid", "100000"))}
+def calls():
+    counts = {"getpid": 100000, "kill": 30000, "mmap": 5000}
+    answers = run("/work/calls", input="".join(f"{name} {count}\n" for name, count in counts.items()))
+    return dict(zip(counts, map(float, answers.split())))
 
 
 def python():
@@ -86,7 +88,7 @@ def main():
     os.makedirs(WORK)
     figures = {}
     for name in sys.argv[1:]:
-        figures.update({"getpid": getpid, "python": python, "compile": compile, "git": git, "redis": redis}[name]())
+        figures.update({"calls": calls, "python": python, "compile": compile, "git": git, "redis": redis}[name]())
     json.dump(figures, sys.stdout)
 
 
