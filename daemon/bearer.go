@@ -158,6 +158,8 @@ type asked struct {
 	use    *use
 	// agent is the ID of the one that it turned out to be about, of a spawn "".
 	agent string
+	// examined is what the examination came to.
+	examined error
 	// subject is what the token's patterns were compared with.
 	subject *token.Agent
 }
@@ -191,7 +193,8 @@ func (a *asked) examine(m proto.Message) error {
 		}
 	}
 	if err := check(a, m); err != nil {
-		return a.refused(a.ctx, err)
+		a.examined = a.refused(a.ctx, err)
+		return a.examined
 	}
 	a.d.used(a.ctx, a.b, a.name)
 	return nil
@@ -216,13 +219,16 @@ func isRefusal(err error) bool {
 }
 
 // outcome returns what a handler's error is for a bearer: when the token has
-// ended meanwhile, that is why.
+// ended meanwhile, that is why. Some refusals only the handler can make.
 func (a *asked) outcome(err error) error {
+	if a.examined != nil {
+		return a.examined
+	}
 	var end endOfUse
 	if errors.As(context.Cause(a.ctx), &end) {
-		return a.refused(a.ctx, end.error)
+		err = end.error
 	}
-	return err
+	return a.refused(a.ctx, err)
 }
 
 // guardedStream holds a stream to what the token allows, message by message.

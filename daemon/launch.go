@@ -260,23 +260,32 @@ func openDir(dir string) (*os.File, error) {
 // can write there must not lead it elsewhere.
 func openDirAsNamed(dir string) (*os.File, error) {
 	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	led := false // by a link
 	fd, err := unix.Open("/", flags, 0)
 	for _, name := range strings.FieldsFunc(dir, func(r rune) bool { return r == '/' }) {
 		if err != nil {
 			break
 		}
-		var next int
-		next, err = unix.Openat(fd, name, flags, 0)
+		var (
+			next int
+			st   unix.Stat_t
+		)
+		if next, err = unix.Openat(fd, name, flags, 0); err != nil {
+			led = unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK
+		}
 		unix.Close(fd)
 		fd = next
 	}
 	if err == nil {
 		return os.NewFile(uintptr(fd), dir), nil
 	}
+	if led {
+		return nil, errdefs.New(errdefs.Denied, "with a token, no symbolic link is followed", errdefs.Op("mount"), errdefs.Resource("%s", dir),
+			errdefs.Fix("name the directory by a path without symbolic links"))
+	}
 	code := errdefs.HostIO
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		code = errdefs.InvalidArgument
 	}
-	return nil, errdefs.Wrap(&fs.PathError{Op: "open", Path: dir, Err: err}, code, "mount",
-		errdefs.Fix("with a token, name a directory of the host by a path without symbolic links"))
+	return nil, errdefs.Wrap(&fs.PathError{Op: "open", Path: dir, Err: err}, code, "mount", errdefs.Fix("name a directory of the host"))
 }

@@ -258,7 +258,7 @@ func (d *System) deny(ctx context.Context, e audit.Entry, root token.ID, method,
 	kind := method + "\x00" + agent + "\x00" + e.Reason
 	_, known := reasons[kind]
 	if !known && len(reasons) >= tallyKinds {
-		e = audit.Entry{Op: audit.OpDenied, Actor: e.Actor, Reason: "further refusals, of other kinds"}
+		e = audit.Entry{Op: audit.OpDenied, Actor: e.Actor, Code: e.Code, Reason: "further refusals, of other kinds"}
 		if root == (token.ID{}) {
 			e.Actor = "bearer"
 		}
