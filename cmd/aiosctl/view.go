@@ -73,6 +73,7 @@ type inspectView struct {
 	DomainInfo  *domainView   `json:"domain_info,omitempty"`
 	LogPath     string        `json:"log_path,omitempty"`
 	ImageDigest string        `json:"image_digest,omitempty"`
+	Tokens      []string      `json:"tokens,omitempty"` // IDs: of the token it was spawned with, and of those that was made from
 }
 
 type boxView struct {
@@ -183,7 +184,7 @@ func viewInspect(r *apiv1.InspectResponse) inspectView {
 	s, p := r.GetSpec(), r.GetSpec().GetProcess()
 	v := inspectView{
 		agentView: viewAgent(r.GetAgent()), Processes: []processView{},
-		LogPath: r.GetLogPath(), ImageDigest: r.GetImageDigest(),
+		LogPath: r.GetLogPath(), ImageDigest: r.GetImageDigest(), Tokens: r.GetTokens(),
 		Spec: specView{
 			Hostname: s.GetHostname(), Env: p.GetEnv(), Cwd: p.GetCwd(), User: p.GetUser(), TTY: p.GetTty(), Stdin: p.GetStdin(),
 			Isolated: s.GetIsolated(), Strict: s.GetStrict(), Remove: s.GetRemove(), Platform: s.GetPlatform(),
