@@ -129,6 +129,7 @@ func (a *Agent) reweigh() {
 		mem, tasks, cpu, bps, opps amount
 		maps                       amount
 		net                        abi.Rights
+		files                      []*capability.Capability
 	)
 	for _, c := range a.s.space.List(a.id) {
 		if !c.Live() {
@@ -153,6 +154,10 @@ func (a *Agent) reweigh() {
 			opps.add(c, capability.KindOpsPerSec)
 		case abi.ClassNet:
 			net |= spec.Rights
+		case abi.ClassFS:
+			if spec.Limits != (capability.Limits{}) {
+				files = append(files, c)
+			}
 		}
 	}
 	a.setMask(abi.MaskFor(held))
@@ -165,6 +170,11 @@ func (a *Agent) reweigh() {
 	a.setMemoryLimit(mem.limit())
 	a.setCPUQuota(cpu.limit())
 	a.setIOLimits(bps.limit(), opps.limit())
+	for _, c := range files {
+		if g := a.grantOf(c.ID()); g != nil {
+			g.requota(c)
+		}
+	}
 	if lost := a.netRights &^ net; lost != 0 {
 		netstack.Cut(a.stack)
 	}

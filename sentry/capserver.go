@@ -137,7 +137,7 @@ func (s *Kernel) delegate(c *capability.Capability, to string, ch capability.Cha
 		return made, nil
 	}
 	if open {
-		err = a.openDerived(made, from)
+		err = a.openDerived(made, from, move)
 	} else {
 		err = errdefs.New(errdefs.CapabilityRevoked, "what it opens is gone", errdefs.Resource("%s", c.ID()))
 	}

@@ -1,11 +1,10 @@
 package sentry
 
 import (
-	"path"
 	"strings"
 	"sync"
 
-	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/fspath"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 
@@ -21,18 +20,32 @@ import (
 // grantfs over the directory. It is the capability's door: when that dies, the
 // files fail, the mappings are gone, and the mount is taken away.
 type fileGrant struct {
-	a     *Agent
-	key   string // of the file system that the directory is in
-	fs    *grantfs.FS
-	mount *vfs.Mount
-	inner vfs.VirtualDentry // the directory
-	at    string
+	a   *Agent
+	cap *capability.Capability
+	key string // of the file system that the directory is in
 
-	// mu is held while the mount is put in its place or taken away; then
-	// locks of the VFS are taken.
+	// mu is held while the grant is narrowed or taken away, and while it is put
+	// in its place; then locks of the VFS are taken, and the mu of grants that
+	// appear inside of it.
 	mu sync.Mutex
 	// over is set once the grant has ended.
 	over bool // +checklocks:mu
+	// view is written under mu and a.grantsMu, and read under either.
+	view fileView
+}
+
+// fileView is what a grant of files shows.
+type fileView struct {
+	name  string // of the directory, as the capability has it
+	at    string // where it appears
+	fs    *grantfs.FS
+	mount *vfs.Mount
+	inner vfs.VirtualDentry // the directory
+}
+
+func (v *fileView) release(ctx context.Context) {
+	v.mount.DecRef(ctx)
+	v.inner.DecRef(ctx)
 }
 
 var _ capability.Narrower = (*fileGrant)(nil)
@@ -49,28 +62,40 @@ func (a *Agent) openGrant(c *capability.Capability, key string) error {
 	return a.mountGrant(c, key, dir)
 }
 
-// heldDir is a directory that an agent has by a grant, named name there.
+// heldDir is a directory that an agent has by a grant.
 type heldDir struct {
-	name string
 	key  string
+	name string
 	dir  vfs.VirtualDentry // with a reference
+	fs   *grantfs.FS       // through which it is used; for its quota
 }
 
-// openDerived mounts what c speaks of, which is in the directory from.
-func (a *Agent) openDerived(c *capability.Capability, from heldDir) error {
-	rel, err := below(from.name, c.Spec().Object.Name)
-	if err != nil {
-		return err
+// openDerived mounts what c speaks of, which is in the directory from. With
+// move it answers for what was used of the quota through that.
+func (a *Agent) openDerived(c *capability.Capability, from heldDir, move bool) error {
+	dir, err := a.s.findBelow(a.ctx, from.dir, from.name, c.Object().Name)
+	if err == nil {
+		err = a.mountGrant(c, from.key, dir)
 	}
-	// Links cannot lead out of the giver's directory: it is the root here.
-	dir, err := a.s.k.VFS().GetDentryAt(a.ctx, a.s.creds, &vfs.PathOperation{
-		Root: from.dir, Start: from.dir, Path: fspath.Parse(rel),
+	if g := a.grantOf(c.ID()); g != nil && move {
+		g.inherit(from.fs)
+	}
+	return err
+}
+
+// findBelow returns what is called inner, with a reference, where the directory
+// dir is called outer.
+func (s *Kernel) findBelow(ctx context.Context, dir vfs.VirtualDentry, outer, inner string) (vfs.VirtualDentry, error) {
+	rel, err := below(outer, inner)
+	if err != nil {
+		return vfs.VirtualDentry{}, err
+	}
+	// Links cannot lead out of the directory: it is the root here.
+	found, err := s.k.VFS().GetDentryAt(ctx, s.creds, &vfs.PathOperation{
+		Root: dir, Start: dir, Path: fspath.Parse(rel),
 	}, &vfs.GetDentryOptions{CheckSearchable: true})
-	if err != nil {
-		return errdefs.Wrap(err, errdefs.InvalidArgument, "open", errdefs.Resource("%s", c.Spec().Object.Name),
-			errdefs.Fix("name a directory below the one that is delegated"))
-	}
-	return a.mountGrant(c, from.key, dir)
+	return found, errdefs.Wrap(err, errdefs.InvalidArgument, "open", errdefs.Resource("%s", inner),
+		errdefs.Fix("name a directory below %s", outer))
 }
 
 // below returns what leads from the directory outer to inner.
@@ -88,30 +113,11 @@ func below(outer, inner string) (string, error) {
 // mountGrant takes over the reference of dir.
 func (a *Agent) mountGrant(c *capability.Capability, key string, dir vfs.VirtualDentry) error {
 	spec := c.Spec()
-	g := &fileGrant{a: a, key: key, inner: dir, at: orElse(spec.At, spec.Object.Name)}
-	if err := checkTarget(g.at); err != nil {
-		dir.DecRef(a.ctx)
+	view, err := a.newView(c, spec, dir)
+	if err != nil {
 		return err
 	}
-	var root *vfs.Dentry
-	var err error
-	g.fs, root, err = grantfs.New(a.ctx, a.s.k.VFS(), a.s.creds, dir, grantfs.Options{
-		Name:   spec.Object.Name,
-		Rights: spec.Rights,
-		Bytes:  spec.Limits.Bytes,
-		Inodes: spec.Limits.Count,
-		Live:   c.Live,
-		Denied: a.fileDenied(c),
-	})
-	if err != nil {
-		dir.DecRef(a.ctx)
-		return errdefs.Wrap(err, errdefs.InvalidArgument, "open", errdefs.Resource("%s", spec.Object.Name))
-	}
-	g.mount = a.s.k.VFS().NewDisconnectedMount(g.fs.Filesystem(), root, &vfs.MountOptions{
-		ReadOnly: !mayChange(spec.Rights), Flags: vfs.MountFlags{NoSUID: true, NoDev: true},
-	})
-	root.DecRef(a.ctx)
-	g.fs.Filesystem().DecRef(a.ctx) // The mount has one.
+	g := &fileGrant{a: a, cap: c, key: key, view: view}
 	a.grantsMu.Lock()
 	a.grants[c.ID()] = g
 	a.grantsMu.Unlock()
@@ -122,92 +128,149 @@ func (a *Agent) mountGrant(c *capability.Capability, key string, dir vfs.Virtual
 	if c.Spec() != spec { // It was narrowed before it had a door.
 		g.Narrowed(c)
 	}
-	return g.place(c)
-}
-
-// place mounts g in the agent's namespace, unless it has ended meanwhile.
-func (g *fileGrant) place(c *capability.Capability) error {
-	a := g.a
-	mntns := a.mounts()
-	if mntns == nil {
-		return errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", a.id))
-	}
-	defer mntns.DecRef(a.ctx)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.over {
-		return c.Err()
-	}
-	b := &rootBuilder{s: a.s, ctx: a.ctx, root: mntns.Root(a.ctx)}
-	defer b.root.DecRef(a.ctx)
-	g.mount.IncRef() // b.place takes one.
-	return b.place(g.mount, g.at)
+	return g.place()
 }
 
-func mayChange(r abi.Rights) bool { return r&(abi.FSWrite|abi.FSCreate|abi.FSDelete) != 0 }
+// newView makes what shows dir, whose reference it takes over, as spec says.
+func (a *Agent) newView(c *capability.Capability, spec capability.Spec, dir vfs.VirtualDentry) (fileView, error) {
+	view := fileView{name: spec.Object.Name, at: spec.Target(), inner: dir}
+	if err := checkTarget(view.at); err != nil {
+		dir.DecRef(a.ctx)
+		return view, err
+	}
+	var root *vfs.Dentry
+	var err error
+	view.fs, root, err = grantfs.New(a.ctx, a.s.k.VFS(), a.s.creds, dir, grantfs.Options{
+		Name:   spec.Object.Name,
+		Rights: spec.Rights,
+		Bytes:  roomOf(c, capability.KindBytes),
+		Inodes: roomOf(c, capability.KindCount),
+		Live:   c.Live,
+		Denied: a.fileDenied(c),
+	})
+	if err != nil {
+		dir.DecRef(a.ctx)
+		return view, errdefs.Wrap(err, errdefs.InvalidArgument, "open", errdefs.Resource("%s", spec.Object.Name))
+	}
+	view.mount = a.newMount(view.fs, root)
+	root.DecRef(a.ctx)
+	view.fs.Filesystem().DecRef(a.ctx) // The mount has one.
+	return view, nil
+}
 
-// checkTarget refuses to cover what an agent is made of.
-func checkTarget(at string) error {
-	if !path.IsAbs(at) || path.Clean(at) != at || at == "/" {
-		return errdefs.New(errdefs.InvalidArgument, "the place inside is not an absolute path below /", errdefs.Resource("%q", at),
-			errdefs.Fix("say where the files are to appear with at=/PATH"))
+// roomOf is what c has not handed on of a limit, as grantfs counts.
+func roomOf(c *capability.Capability, k capability.Kind) uint64 {
+	left, limited := c.Left(k)
+	switch {
+	case !limited:
+		return 0
+	case left == 0:
+		return grantfs.NoRoom
 	}
-	for _, own := range []string{"/proc", "/sys", "/dev", "/aios"} {
-		if at == own || strings.HasPrefix(at, own+"/") {
-			return errdefs.New(errdefs.InvalidArgument, own+" is the kernel's own", errdefs.Resource("%q", at),
-				errdefs.Fix("say where else the files are to appear with at=/PATH"))
-		}
-	}
-	return nil
+	return left
 }
 
 // Revoke implements capability.Door.Revoke.
 func (g *fileGrant) Revoke(c *capability.Capability) {
-	g.fs.Revoke()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.over {
 		return
 	}
+	g.view.fs.Revoke()
 	g.over = true
 	a := g.a
 	a.grantsMu.Lock()
 	delete(a.grants, c.ID()) // Before the references are given back; see hold.
 	a.grantsMu.Unlock()
 	g.unmount()
-	g.mount.DecRef(a.ctx)
-	g.inner.DecRef(a.ctx)
+	if _, err := a.s.space.ByID(c.ID()); err != nil { // Else it was moved away, to who inherits.
+		g.cede(c)
+	}
+	g.view.release(a.ctx)
 }
 
-// unmount takes the mount out of the agent's namespace, if it is where it was
-// put. An agent that may mount could have moved or covered it; what is in it
-// fails all the same.
-func (g *fileGrant) unmount() {
-	a := g.a
-	mntns := a.mounts()
-	if mntns == nil {
-		return
+// cede has what c was derived from answer for the room that c's files take and
+// c has no quota for: to hand on, to fill and to take back makes no room.
+//
+// +checklocks:g.mu
+func (g *fileGrant) cede(c *capability.Capability) {
+	for p := c.Parent(); p != nil; p = p.Parent() {
+		if giver, ok := g.a.s.byID.Load(p.Holder()); ok {
+			if to := giver.(*Agent).viewOf(p.ID()); to.fs != nil {
+				g.view.fs.Cede(to.fs)
+				return
+			}
+		}
 	}
-	defer mntns.DecRef(a.ctx)
-	v := a.s.k.VFS()
-	root := mntns.Root(a.ctx)
-	defer root.DecRef(a.ctx)
-	vd, err := v.GetDentryAt(a.ctx, a.s.creds, at(root, g.at), &vfs.GetDentryOptions{})
-	if err != nil {
-		return
-	}
-	mine := vd.Mount() == g.mount
-	vd.DecRef(a.ctx)
-	if mine {
-		v.UmountAt(a.ctx, a.s.creds, at(root, g.at), &vfs.UmountOptions{Flags: linux.MNT_DETACH})
-	}
+}
+
+// inherit makes g answer for what was used of a quota through from.
+func (g *fileGrant) inherit(from *grantfs.FS) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	from.Cede(g.view.fs)
 }
 
 // Narrowed implements capability.Narrower.Narrowed.
 func (g *fileGrant) Narrowed(c *capability.Capability) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.over {
+		return
+	}
 	spec := c.Spec()
-	g.fs.SetRights(spec.Rights)
-	g.fs.SetQuota(spec.Limits.Bytes, spec.Limits.Count)
+	if spec.Object.Name != g.view.name {
+		if err := g.reopen(c, spec); err != nil { // Nothing is open then.
+			g.hidden(err)
+		}
+		return
+	}
+	g.view.fs.SetRights(spec.Rights)
+	g.limit(c)
+}
+
+// limit makes the quota what c says and has not handed on.
+//
+// +checklocks:g.mu
+func (g *fileGrant) limit(c *capability.Capability) {
+	g.view.fs.SetQuota(roomOf(c, capability.KindBytes), roomOf(c, capability.KindCount))
+	g.cede(c)
+}
+
+// requota is limit for who does not have it locked.
+func (g *fileGrant) requota(c *capability.Capability) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.over {
+		g.limit(c)
+	}
+}
+
+// reopen shows a part of the directory in place of all of it. What is open is
+// of the whole, and is closed.
+//
+// +checklocks:g.mu
+func (g *fileGrant) reopen(c *capability.Capability, spec capability.Spec) error {
+	a, old := g.a, g.view
+	old.fs.Revoke()
+	g.unmount()
+	dir, err := a.s.findBelow(a.ctx, old.inner, old.name, spec.Object.Name)
+	if err != nil {
+		return err
+	}
+	view, err := a.newView(c, spec, dir)
+	if err != nil {
+		return err
+	}
+	old.fs.Cede(view.fs)
+	a.grantsMu.Lock()
+	g.view = view
+	a.grantsMu.Unlock()
+	old.release(a.ctx)
+	return g.place()
 }
 
 // grantOf returns the door of a grant of files.
@@ -215,6 +278,16 @@ func (a *Agent) grantOf(id capability.ID) *fileGrant {
 	a.grantsMu.Lock()
 	defer a.grantsMu.Unlock()
 	return a.grants[id]
+}
+
+// viewOf returns what a grant of files shows; nothing if it has ended.
+func (a *Agent) viewOf(id capability.ID) fileView {
+	a.grantsMu.Lock()
+	defer a.grantsMu.Unlock()
+	if g := a.grants[id]; g != nil {
+		return g.view
+	}
+	return fileView{}
 }
 
 // hold returns the directory of a grant of files, with a reference; ok is
@@ -226,8 +299,8 @@ func (a *Agent) hold(c *capability.Capability) (d heldDir, ok bool) {
 	if g == nil {
 		return heldDir{}, false
 	}
-	g.inner.IncRef()
-	return heldDir{name: c.Object().Name, key: g.key, dir: g.inner}, true
+	g.view.inner.IncRef()
+	return heldDir{key: g.key, name: g.view.name, dir: g.view.inner, fs: g.view.fs}, true
 }
 
 // fileDenied returns what grantfs calls when it refuses something.
@@ -239,34 +312,4 @@ func (a *Agent) fileDenied(c *capability.Capability) func(op, name string, missi
 		}
 		a.s.gate.denials.note(d)
 	}
-}
-
-// pathDepth counts the directories in the place of a grant of files; others
-// have none.
-func pathDepth(text string) int {
-	spec, err := capability.ParseSpec(text)
-	if err != nil || spec.Object.Class != abi.ClassFS {
-		return 0
-	}
-	return strings.Count(orElse(spec.At, spec.Object.Name), "/")
-}
-
-func orElse(s, other string) string {
-	if s != "" {
-		return s
-	}
-	return other
-}
-
-// mounts returns the agent's mount namespace with a reference, or nil when the
-// agent has ended.
-func (a *Agent) mounts() *vfs.MountNamespace {
-	a.grantsMu.Lock()
-	defer a.grantsMu.Unlock()
-	if a.released {
-		return nil
-	}
-	mntns := a.ns.mnt
-	mntns.IncRef()
-	return mntns
 }

@@ -74,7 +74,7 @@ func (a *Agent) lookupGrant(fs *grantfs.FS, want abi.Rights) (syscall.Errno, str
 	a.grantsMu.Lock()
 	defer a.grantsMu.Unlock()
 	for id, g := range a.grants {
-		if g.fs != fs {
+		if g.view.fs != fs {
 			continue
 		}
 		if missing := want &^ fs.Rights(); missing != 0 {

@@ -77,7 +77,7 @@ var racerImage = sync.OnceValues(func() ([]byte, error) {
 				return err
 			}
 		}
-		for _, applet := range strings.Fields("cat cut dd echo grep head ls mkdir mv nc readlink rm sh sleep sort stat touch true usleep wc") {
+		for _, applet := range strings.Fields("cat cut dd echo grep head ls mkdir mount mv nc readlink rm sh sleep sort stat touch true usleep wc") {
 			if err := os.Symlink("busybox", filepath.Join(root, "bin", applet)); err != nil {
 				return err
 			}
@@ -171,5 +171,5 @@ func ptr[T any](v T) *T { return &v }
 func (s *spawned) run(script string) string {
 	s.t.Helper()
 	out, errout, exit := s.execIn(sh(script)).output()
-	return strings.TrimSpace(out+errout) + fmt.Sprintf(" [%d]", exit.Code)
+	return strings.TrimSpace(strings.TrimSpace(out+errout) + fmt.Sprintf(" [%d]", exit.Code))
 }

@@ -629,32 +629,28 @@ static int held(const char *what)
 static void waiting(const char *what)
 {
 	struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
-	int s[2], r = -1, wd;
+	int r = -1;
 	if (fork())
 		return;
+	int fd = open("f", O_RDWR), in = inotify_init(), ep = epoll_create1(0);
+	struct epoll_event e = {.events = EPOLLIN};
+	inotify_add_watch(in, "f", IN_DELETE_SELF);
+	epoll_ctl(ep, EPOLL_CTL_ADD, in, &e);
+	puts("waits");
+	fflush(stdout);
 	errno = 0;
-	int fd = open("f", O_RDWR);
 	if (!strcmp(what, "flock"))
 		r = flock(fd, LOCK_EX);
 	else if (!strcmp(what, "setlkw"))
 		r = fcntl(fd, F_SETLKW, &l);
 	else if (!strcmp(what, "ofdlkw"))
 		r = fcntl(fd, F_OFD_SETLKW, &l);
-	else if (!strcmp(what, "inotify")) {
-		s[0] = inotify_init();
-		inotify_add_watch(s[0], "f", IN_DELETE_SELF);
-		r = read(s[0], buf, sizeof buf) > 0 && (((struct inotify_event *)buf)->mask & IN_IGNORED) ? 0 : -1;
-	} else if (!strcmp(what, "epoll")) {
-		struct epoll_event e = {.events = EPOLLIN};
-		s[0] = inotify_init();
-		wd = epoll_create1(0);
-		inotify_add_watch(s[0], "f", IN_DELETE_SELF);
-		epoll_ctl(wd, EPOLL_CTL_ADD, s[0], &e);
-		r = epoll_wait(wd, &e, 1, -1) == 1 ? 0 : -1;
-	} else if (!strcmp(what, "recv")) {
-		r = recv(stream, buf, 1, 0) > 0 ? 1 : 0; // The end, or an error: both let it go.
-		errno = 0;
-	}
+	else if (!strcmp(what, "inotify"))
+		r = read(in, buf, sizeof buf) > 0 && (((struct inotify_event *)buf)->mask & IN_IGNORED) ? 0 : -1;
+	else if (!strcmp(what, "epoll"))
+		r = epoll_wait(ep, &e, 1, -1) == 1 ? 0 : -1;
+	else if (!strcmp(what, "recv"))
+		r = recv(stream, buf, 1, 0) > 0 ? -1 : 0; // The end, or an error: both let it go.
 	printf("%s let go: %d\n", what, r == 0 ? 0 : errno);
 	fflush(stdout);
 	_exit(0);
@@ -676,6 +672,7 @@ static int hold(const char *where)
 	gather();
 	stream = socket(AF_UNIX, SOCK_STREAM, 0);
 	int l = socket(AF_UNIX, SOCK_STREAM, 0);
+	unlink(a.sun_path);
 	if (bind(l, (void *)&a, sizeof a) || listen(l, 1) || connect(stream, (void *)&a, sizeof a))
 		perror("stream");
 	puts("holds");
