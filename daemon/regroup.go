@@ -28,6 +28,12 @@ const (
 
 // regrouping remembers that a domain's cgroup is to be set anew.
 type regrouping struct {
+	// setMu is held while it is set, so that what is newer wins. It is taken
+	// before mu.
+	setMu sync.Mutex
+	group *cgroup.Group // +checklocks:setMu; nil until it was found
+	last  cgroup.Limits // +checklocks:setMu; what was set last
+
 	mu sync.Mutex
 	// A call is on its way.
 	armed bool // +checklocks:mu
@@ -45,6 +51,8 @@ func (dom *domain) regroup() {
 }
 
 func (dom *domain) regroupNow() {
+	dom.group.setMu.Lock()
+	defer dom.group.setMu.Unlock()
 	dom.group.mu.Lock()
 	dom.group.armed = false
 	dom.group.mu.Unlock()
@@ -54,13 +62,22 @@ func (dom *domain) regroupNow() {
 	if dom.call(ctx, control.MethodPromised, struct{}{}, &p) != nil {
 		return // It has died, and its cgroup goes with it.
 	}
-	g, err := cgroup.Load(dom.d.groupParent(), dom.name)
-	if err != nil {
-		return // The host offers none; the domain was started without.
+	if dom.group.group == nil {
+		g, err := cgroup.Load(dom.d.groupParent(), dom.name)
+		if err != nil {
+			return // The host offers none; the domain was started without.
+		}
+		dom.group.group = g
 	}
-	if err := g.SetLimits(groupLimits(p, hostMemory())); err != nil {
+	limits := groupLimits(p, hostMemory())
+	if limits == dom.group.last {
+		return
+	}
+	if err := dom.group.group.SetLimits(limits); err != nil {
 		dom.d.log.Warn("setting host cgroup", "domain", dom.name, "err", err)
+		return
 	}
+	dom.group.last = limits
 }
 
 // groupLimits are those of the host cgroup of a domain whose agents may use p
