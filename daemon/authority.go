@@ -256,7 +256,11 @@ func (d *System) locate(ctx context.Context, ref *apiv1.CapRef) (*domain, contro
 			return dom, reply.Caps[0], nil
 		}
 	}
-	return nil, control.Cap{}, errdefs.New(errdefs.CapabilityNotFound, "no such capability, or no longer", errdefs.Resource("%s", ref.GetId()),
+	return nil, control.Cap{}, noSuchCap(ref)
+}
+
+func noSuchCap(ref *apiv1.CapRef) error {
+	return errdefs.New(errdefs.CapabilityNotFound, "no such capability, or no longer", errdefs.Resource("%s", ref.GetId()),
 		errdefs.Fix("`aiosctl cap ls` lists what there is, `aiosctl audit query --capability %s` what became of it", ref.GetId()))
 }
 
@@ -424,22 +428,36 @@ func (d *System) CapRenew(ctx context.Context, req *apiv1.CapRenewRequest) (*api
 // CapRevoke implements the RPC.
 func (d *System) CapRevoke(ctx context.Context, req *apiv1.CapRevokeRequest) (*apiv1.CapRevokeResponse, error) {
 	r := control.RevokeRequest{KeepSelf: req.GetKeepSelf(), Reason: req.GetReason(), Actor: actor(ctx)}
-	var dom *domain
-	if req.GetAllOf() != "" {
+	var domains []*domain // in one of which it is
+	switch ref := req.GetCapability(); {
+	case req.GetAllOf() != "":
 		rec, in, err := d.findRunning(req.GetAllOf())
 		if err != nil {
 			return nil, err
 		}
-		dom, r.Agent = in, rec.id
-	} else {
-		in, c, err := d.locate(ctx, req.GetCapability())
+		domains, r.Agent = []*domain{in}, rec.id
+	case capability.IsID(ref.GetId()) && ref.GetHandle() == 0:
+		// Not looked for first: whoever revokes is in a hurry.
+		domains, r.Cap = d.liveDomains(), capability.ID(ref.GetId())
+	default:
+		in, c, err := d.locate(ctx, ref)
 		if err != nil {
 			return nil, err
 		}
-		dom, r.Cap = in, c.ID
+		domains, r.Cap = []*domain{in}, c.ID
 	}
 	var reply control.RevokeReply
-	if err := dom.call(ctx, control.MethodCapRevoke, r, &reply); err != nil {
+	err := noSuchCap(req.GetCapability())
+	for _, dom := range domains {
+		called := dom.call(ctx, control.MethodCapRevoke, r, &reply)
+		code := errdefs.CodeOf(called)
+		if code == errdefs.CapabilityNotFound || code == errdefs.DomainDied && len(domains) > 1 {
+			continue
+		}
+		err = called
+		break
+	}
+	if err != nil {
 		return nil, err
 	}
 	more, err := d.revokeImages(ctx, reply.Exports, r.Actor)
