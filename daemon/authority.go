@@ -42,7 +42,7 @@ func (dom *domain) grantsOf(ctx context.Context, req *apiv1.SpawnRequest) ([]con
 	if err != nil {
 		return nil, err
 	}
-	return dom.openGrants(ctx, slices.Concat(own, given))
+	return dom.openGrants(ctx, slices.Concat(own, given), "")
 }
 
 // givenBy is what a spawn asks for explicitly.
@@ -105,14 +105,18 @@ func selfGrants(l *apiv1.Limits, given []capability.Spec) ([]capability.Spec, er
 }
 
 // openGrants gives the kernel process the directories that grants speak of,
-// and finds the agents that they name.
-func (dom *domain) openGrants(ctx context.Context, specs []capability.Spec) ([]control.Grant, error) {
+// and finds the agents that they name. The directories are parts of the
+// directory within; "" is for a user who may name any.
+func (dom *domain) openGrants(ctx context.Context, specs []capability.Spec, within string) ([]control.Grant, error) {
+	if within == "" && bearerFrom(ctx) != nil {
+		within = "/"
+	}
 	out := make([]control.Grant, 0, len(specs))
 	for _, s := range specs {
 		g := control.Grant{}
 		switch s.Object.Class {
 		case abi.ClassFS:
-			key, err := dom.directory(ctx, s)
+			key, err := dom.directory(ctx, s, within)
 			if err != nil {
 				return nil, errdefs.Wrap(err, errdefs.HostIO, "grant", errdefs.Resource("%s", s))
 			}
@@ -151,11 +155,15 @@ func (dom *domain) openGrants(ctx context.Context, specs []capability.Spec) ([]c
 }
 
 // directory makes the directory of a grant known to the kernel process.
-func (dom *domain) directory(ctx context.Context, s capability.Spec) (key string, err error) {
+func (dom *domain) directory(ctx context.Context, s capability.Spec, within string) (key string, err error) {
+	dir, err := dirWithin(within, s.Object.Name)
+	if err != nil {
+		return "", err
+	}
 	dom.startMu.Lock()
 	defer dom.startMu.Unlock()
 	change := s.Rights & (abi.FSWrite | abi.FSCreate | abi.FSDelete)
-	return dom.gofer(ctx, s.Object.Name, change == 0)
+	return dom.gofer(ctx, dir, change == 0)
 }
 
 // CapList implements the RPC.
@@ -211,7 +219,7 @@ func (d *System) CapGrant(ctx context.Context, req *apiv1.CapGrantRequest) (*api
 	if err != nil {
 		return nil, err
 	}
-	grants, err := dom.openGrants(ctx, specs)
+	grants, err := dom.openGrants(ctx, specs, "")
 	if err != nil {
 		return nil, err
 	}
@@ -349,11 +357,20 @@ func (d *System) delegate(ctx context.Context, from, to *domain, r control.CapRe
 	d.crossed.Store(true)
 	target := r.To
 	r.To = to.name + "/" + target
+	// The holder may have made links below what it was given.
+	var given control.CapsReply
+	if err := from.call(ctx, control.MethodCapList, control.CapListRequest{Cap: r.Cap}, &given); err != nil {
+		return made, err
+	}
+	within := ""
+	if len(given.Caps) > 0 && given.Caps[0].Key != "" {
+		within = rootIn(given.Caps[0].Key)
+	}
 	var node control.Cap
 	if err := from.call(ctx, control.MethodCapExport, r, &node); err != nil {
 		return made, err
 	}
-	made, err := d.image(ctx, to, target, node, r.Actor)
+	made, err := d.image(ctx, to, target, node, within, r.Actor)
 	if err != nil {
 		// What nobody holds must not stay.
 		from.call(ctx, control.MethodCapRevoke, control.RevokeRequest{Cap: node.ID, Reason: "its image could not be made", Actor: r.Actor}, nil)
@@ -362,14 +379,18 @@ func (d *System) delegate(ctx context.Context, from, to *domain, r control.CapRe
 	return made, nil
 }
 
-// image makes the image of an exported capability.
-func (d *System) image(ctx context.Context, to *domain, agent string, node control.Cap, by control.Actor) (control.Cap, error) {
+// image makes the image of an exported capability, of files below within.
+func (d *System) image(ctx context.Context, to *domain, agent string, node control.Cap, within string, by control.Actor) (control.Cap, error) {
 	spec, err := capability.ParseSpec(node.Spec)
 	if err != nil {
 		return control.Cap{}, err
 	}
 	spec.Lease = node.Lease
-	grants, err := to.openGrants(ctx, []capability.Spec{spec})
+	if spec.Object.Class == abi.ClassFS && within == "" {
+		return control.Cap{}, errdefs.New(errdefs.WrongState, "its directory is not known", errdefs.Resource("%s", node.Spec),
+			errdefs.Fix("grant the files to the other agent"))
+	}
+	grants, err := to.openGrants(ctx, []capability.Spec{spec}, within)
 	if err != nil {
 		return control.Cap{}, err
 	}

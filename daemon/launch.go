@@ -2,15 +2,11 @@ package daemon
 
 import (
 	"errors"
-	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
 	"slices"
-	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"aios.dev/aios/abi"
 	apiv1 "aios.dev/aios/api/v1"
@@ -239,53 +235,4 @@ func (d *System) goferCommand(dom string, root, sock *os.File, readonly, image b
 		box.PrepareGofer(cmd)
 	}
 	return cmd, all.close, nil
-}
-
-// openDir opens a host directory without the right to read it: that is the
-// gofer's.
-func openDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err == nil {
-		return f, nil
-	}
-	code := errdefs.HostIO
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-		code = errdefs.InvalidArgument
-	}
-	return nil, errdefs.Wrap(err, code, "mount", errdefs.Fix("name a directory of the host; for a file, the one that it is in"))
-}
-
-// openDirAsNamed is openDir of a path in which no symbolic link is followed.
-// The bearer of a token is given what is below a certain path; an agent that
-// can write there must not lead it elsewhere.
-func openDirAsNamed(dir string) (*os.File, error) {
-	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	led := false // by a link
-	fd, err := unix.Open("/", flags, 0)
-	for _, name := range strings.FieldsFunc(dir, func(r rune) bool { return r == '/' }) {
-		if err != nil {
-			break
-		}
-		var (
-			next int
-			st   unix.Stat_t
-		)
-		if next, err = unix.Openat(fd, name, flags, 0); err != nil {
-			led = unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK
-		}
-		unix.Close(fd)
-		fd = next
-	}
-	if err == nil {
-		return os.NewFile(uintptr(fd), dir), nil
-	}
-	if led {
-		return nil, errdefs.New(errdefs.Denied, "with a token, no symbolic link is followed", errdefs.Op("mount"), errdefs.Resource("%s", dir),
-			errdefs.Fix("name the directory by a path without symbolic links"))
-	}
-	code := errdefs.HostIO
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-		code = errdefs.InvalidArgument
-	}
-	return nil, errdefs.Wrap(&fs.PathError{Op: "open", Path: dir, Err: err}, code, "mount", errdefs.Fix("name a directory of the host"))
 }

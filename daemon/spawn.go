@@ -381,7 +381,7 @@ func (dom *domain) hostImage(ctx context.Context) (control.Root, images.Image, e
 		return root, img, err
 	}
 	for _, m := range h.Mounts {
-		key, err := dom.serve(ctx, "host:"+m.Host, m.Host, true, true)
+		key, err := dom.serve(ctx, "host:"+m.Host, hostDir{root: m.Host}, true, true)
 		if err != nil {
 			return root, img, err
 		}
@@ -402,34 +402,26 @@ func (dom *domain) mount(ctx context.Context, req control.MountRequest, f *os.Fi
 	return nil
 }
 
-// gofer makes a directory that a client named known to the kernel process.
+// gofer makes a directory known to the kernel process.
 //
 // +checklocks:dom.startMu
-func (dom *domain) gofer(ctx context.Context, dir string, readonly bool) (string, error) {
+func (dom *domain) gofer(ctx context.Context, dir hostDir, readonly bool) (string, error) {
 	mode := "rw:"
 	if readonly {
 		mode = "ro:"
 	}
-	if bearerFrom(ctx) != nil {
-		// What a link led to when somebody else asked is not what was examined.
-		mode = "token-" + mode
-	}
-	return dom.serve(ctx, mode+dir, dir, readonly, false)
+	return dom.serve(ctx, mode+dir.String(), dir, readonly, false)
 }
 
 // serve starts a gofer for dir unless the key is known. The gofer ends when
 // the kernel process does.
 //
 // +checklocks:dom.startMu
-func (dom *domain) serve(ctx context.Context, key, dir string, readonly, image bool) (string, error) {
+func (dom *domain) serve(ctx context.Context, key string, dir hostDir, readonly, image bool) (string, error) {
 	if dom.mounts[key] {
 		return key, nil
 	}
-	open := openDir
-	if bearerFrom(ctx) != nil && !image {
-		open = openDirAsNamed
-	}
-	root, err := open(dir)
+	root, err := dir.open()
 	if err != nil {
 		return "", err
 	}

@@ -473,3 +473,44 @@ func TestDeadDomain(t *testing.T) {
 		})
 	})
 }
+
+// TestNoWayOutThroughAnotherDomain has an agent hand on a link that it has made
+// below what it was given, to one whose domain opens the directory anew.
+func TestNoWayOutThroughAnotherDomain(t *testing.T) {
+	onEach(t, func(t *testing.T, in *install) {
+		work := in.share(t, map[string][]byte{"in/f": []byte("inside\n")})
+		outside := in.share(t, map[string][]byte{"secret": []byte("outside\n")})
+		must(t, os.Symlink(outside, filepath.Join(work, "out")))
+		in.spawn(t, "--name", "giver", "--domain", "one", "--grant", "fs:"+work+":rw,at=/w", "--", "sleep", "1000")
+		in.spawn(t, "--name", "taker", "--domain", "two", "--", "sleep", "1000")
+		in.spawn(t, "--name", "third", "--domain", "three", "--", "sleep", "1000")
+		c := in.capOf(t, "giver", "fs:")
+		inside := func(agent, object string) result {
+			return in.run(t, "exec", "giver", "--", "sh", "-c", fmt.Sprintf("echo delegate %d to=%s object=%s at=/x > /aios/ctl", c.Handle, agent, object))
+		}
+		for _, object := range []string{work + "/out", work + "/out/.", outside} {
+			if r := inside("taker", object); r.status == 0 {
+				t.Errorf("%s was handed on: %s", object, r)
+			}
+			if r := in.run(t, "cap", "delegate", c.ID, "taker", "--object", object, "--at", "/x"); r.status == 0 {
+				t.Errorf("%s was handed on: %s", object, r)
+			}
+		}
+		if r := inside("taker", work+"/in"); r.status != 0 {
+			t.Fatalf("a directory below: %s", r)
+		}
+		if got := string(in.ok(t, "exec", "taker", "--", "cat", "/x/f")); got != "inside\n" {
+			t.Errorf("%q", got)
+		}
+		// What was handed on has become a link before it is handed on further.
+		must(t, os.Rename(filepath.Join(work, "in"), filepath.Join(work, "was")))
+		must(t, os.Symlink(outside, filepath.Join(work, "in")))
+		d := in.capOf(t, "taker", "fs:")
+		if r := in.run(t, "exec", "taker", "--", "sh", "-c", fmt.Sprintf("echo delegate %d to=third > /aios/ctl", d.Handle)); r.status == 0 {
+			t.Errorf("it was handed on: %s", r)
+		}
+		if r := in.run(t, "exec", "third", "--", "sh", "-c", "cat /x/secret "+outside+"/secret "+work+"/in/secret"); strings.Contains(string(r.stdout), "outside") {
+			t.Errorf("%s", r)
+		}
+	})
+}
