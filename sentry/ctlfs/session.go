@@ -67,7 +67,7 @@ func (s *session) find(h capability.Handle, id capability.ID) (*capability.Capab
 func (s *session) report(op, object string, err error) {
 	code := errdefs.CodeOf(err)
 	forged := code == errdefs.CapabilityNotFound || code == errdefs.CapabilityInvalid
-	if forged || errdefs.InfoOf(code).Escalation&errdefs.TellAudit != 0 {
+	if forged || code == errdefs.Denied || errdefs.InfoOf(code).Escalation&errdefs.TellAudit != 0 {
 		s.auth.Denied(s.agent, op, object, err)
 	}
 }
