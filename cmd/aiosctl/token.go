@@ -379,7 +379,7 @@ makes it. There is no encryption, so a TCP address must be of the loopback inter
 hosts come through an SSH tunnel. Tokens work on the daemon's own socket too, for those who may
 use that.`,
 		Example: `  aiosctl token listen tcp:127.0.0.1:7070
-  aiosctl token listen unix:/run/aios/tokens.sock
+  aiosctl token listen unix:/run/aios-door/sock
   aiosctl token listen off`,
 		Args: exactly(1, "the address"),
 		RunE: func(cmd *cobra.Command, args []string) error {
