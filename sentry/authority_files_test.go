@@ -395,6 +395,13 @@ func TestDelegateAPart(t *testing.T) {
 			t.Errorf("%s: %v says not what to do", object, err)
 		}
 	}
+	// A move that is refused takes nothing.
+	for _, ch := range []capability.Change{{Object: ptr("/grant/d/nosuch"), At: ptr("/odd")}, {At: ptr("/bin/sh")}, {At: ptr("/proc/self")}, {At: ptr("/bin/sh/x")}} {
+		if _, err := theKernel.CapDelegate(control.CapRequest{Cap: c.ID, To: other.id, Change: ch, Move: true}); err == nil {
+			t.Errorf("%+v could be moved", ch)
+		}
+	}
+	s.want("cat /grant/sub/in", "in sub [0]")
 	if n := len(agentUnderTest(t, other.id).grants); n != 1 {
 		t.Errorf("%d grants are open", n)
 	}

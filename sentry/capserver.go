@@ -129,6 +129,11 @@ func (s *Kernel) delegate(c *capability.Capability, to string, ch capability.Cha
 			return nil, err
 		}
 	}
+	if open && move { // What is refused leaves the giver what it has.
+		if err := a.mayOpen(from, spec, ch); err != nil {
+			return nil, err
+		}
+	}
 	made, err := s.space.Delegate(c, to, ch, move, by)
 	if err != nil {
 		return nil, err
@@ -142,6 +147,7 @@ func (s *Kernel) delegate(c *capability.Capability, to string, ch capability.Cha
 		err = errdefs.New(errdefs.CapabilityRevoked, "what it opens is gone", errdefs.Resource("%s", c.ID()))
 	}
 	if err != nil {
+		by.Privileged = true // Who has moved it away could not take it back.
 		s.space.Revoke(made, true, by, "it could not be opened: "+err.Error())
 		return nil, err
 	}

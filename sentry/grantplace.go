@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 
 	"aios.dev/aios/abi"
@@ -23,6 +24,28 @@ func (a *Agent) newMount(fs *grantfs.FS, root *vfs.Dentry) *vfs.Mount {
 	return a.s.k.VFS().NewDisconnectedMount(fs.Filesystem(), root, &vfs.MountOptions{
 		ReadOnly: !mayChange(fs.Rights()), Flags: vfs.MountFlags{NoSUID: true, NoDev: true},
 	})
+}
+
+// mayPlace refuses where nothing could be mounted.
+func (a *Agent) mayPlace(target string) error {
+	if err := checkTarget(target); err != nil {
+		return err
+	}
+	mntns := a.mounts()
+	if mntns == nil {
+		return errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", a.id))
+	}
+	defer mntns.DecRef(a.ctx)
+	root := mntns.Root(a.ctx)
+	defer root.DecRef(a.ctx)
+	stat, err := a.s.k.VFS().StatAt(a.ctx, a.s.creds, at(root, target), &vfs.StatOptions{Mask: linux.STATX_TYPE})
+	if err == nil && stat.Mode&linux.S_IFMT != linux.S_IFDIR {
+		err = linuxerr.ENOTDIR
+	}
+	if linuxerr.Equals(linuxerr.ENOENT, err) {
+		return nil // It is made.
+	}
+	return errdefs.Wrap(err, errdefs.InvalidArgument, "mount at", errdefs.Resource("%s", target))
 }
 
 // place mounts g in the agent's namespace, unless it has ended meanwhile.

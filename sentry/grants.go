@@ -1,6 +1,7 @@
 package sentry
 
 import (
+	"path"
 	"strings"
 	"sync"
 
@@ -81,6 +82,28 @@ func (a *Agent) openDerived(c *capability.Capability, from heldDir, move bool) e
 		g.inherit(from.fs)
 	}
 	return err
+}
+
+// mayOpen reports whether what is derived from spec, which from is open for,
+// could be opened.
+func (a *Agent) mayOpen(from heldDir, spec capability.Spec, ch capability.Change) error {
+	object := spec.Object.Name
+	if ch.Object != nil {
+		object = *ch.Object
+	}
+	dir, err := a.s.findBelow(a.ctx, from.dir, from.name, object)
+	if err != nil {
+		return err
+	}
+	dir.DecRef(a.ctx)
+	if ch.At != nil {
+		return a.mayPlace(*ch.At)
+	}
+	rest, err := below(spec.Object.Name, object)
+	if err != nil {
+		return err
+	}
+	return a.mayPlace(path.Join(spec.Target(), rest))
 }
 
 // findBelow returns what is called inner, with a reference, where the directory

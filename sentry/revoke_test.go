@@ -51,19 +51,19 @@ func hostDir(t testing.TB) (dir, key string) {
 	return dir, key
 }
 
-// racerImage makes the image "racer" known, once, and returns the program in
-// testdata that uses grants, which is in it beside a shell.
+// racerImage makes the image "racer" known, once, and returns the program
+// racer, which is in it beside taker and a shell; see testdata.
 var racerImage = sync.OnceValues(func() ([]byte, error) {
 	dir, err := os.MkdirTemp("", "aios-racer")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	prog := filepath.Join(dir, "racer")
-	if out, err := exec.Command("gcc", "-O1", "-static", "-o", prog, "testdata/racer.c").CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("gcc: %w: %s", err, out)
+	racer, err := compiled(dir, "racer")
+	if err != nil {
+		return nil, err
 	}
-	racer, err := os.ReadFile(prog)
+	taker, err := compiled(dir, "taker")
 	if err != nil {
 		return nil, err
 	}
@@ -84,9 +84,19 @@ var racerImage = sync.OnceValues(func() ([]byte, error) {
 		}
 		return errors.Join(
 			os.WriteFile(filepath.Join(root, "bin", "busybox"), busybox, 0o755),
-			os.WriteFile(filepath.Join(root, "bin", "racer"), racer, 0o755))
+			os.WriteFile(filepath.Join(root, "bin", "racer"), racer, 0o755),
+			os.WriteFile(filepath.Join(root, "bin", "taker"), taker, 0o755))
 	})
 })
+
+// compiled is a program of testdata, static.
+func compiled(dir, name string) ([]byte, error) {
+	prog := filepath.Join(dir, name)
+	if out, err := exec.Command("gcc", "-O1", "-static", "-o", prog, "testdata/"+name+".c").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("gcc: %w: %s", err, out)
+	}
+	return os.ReadFile(prog)
+}
 
 // ofRacer makes an agent of that image.
 func ofRacer(t testing.TB) func(*control.SpawnRequest) {
