@@ -31,8 +31,10 @@ type regrouping struct {
 	// setMu is held while it is set, so that what is newer wins. It is taken
 	// before mu.
 	setMu sync.Mutex
-	group *cgroup.Group // +checklocks:setMu; nil until it was found
-	last  cgroup.Limits // +checklocks:setMu; what was set last
+	// Nil until it was found.
+	group *cgroup.Group // +checklocks:setMu
+	// What was set last.
+	last cgroup.Limits // +checklocks:setMu
 
 	mu sync.Mutex
 	// A call is on its way.

@@ -200,7 +200,13 @@ func (s *Kernel) CapExport(req control.CapRequest) (control.Cap, error) {
 		return control.Cap{}, errdefs.New(errdefs.Unsupported, "a capability cannot be moved to another domain", errdefs.Resource("%s", req.Cap),
 			errdefs.Fix("delegate it without moving it"))
 	}
-	made, err := s.space.DelegateRemote(c, req.To, req.Change, s.actor(req.Actor))
+	by := s.actor(req.Actor)
+	if spec := c.Spec(); spec.Object.Class == abi.ClassFS && !by.Privileged {
+		if req.Change, err = s.givenPlace(by.Name, spec, req.Change); err != nil {
+			return control.Cap{}, err
+		}
+	}
+	made, err := s.space.DelegateRemote(c, req.To, req.Change, by)
 	if err != nil {
 		return control.Cap{}, err
 	}

@@ -3,6 +3,7 @@ package grantfs
 import (
 	"sync"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/hostarch"
@@ -26,7 +27,8 @@ type mapKey struct {
 type mapping struct {
 	mapKey
 	fs   *FS
-	refs int // files that use it; under FS.mapsMu
+	path string // of the file when it was first mapped, to tell of refusals
+	refs int    // files that use it; under FS.mapsMu
 
 	mu sync.Mutex
 	// spaces are the memories that map it.
@@ -77,6 +79,7 @@ func (f *file) ConfigureMMap(ctx context.Context, opts *memmap.MMapOpts) error {
 // mapped returns the mapping for an inner Mappable, which lives as long as f.
 func (f *file) mapped(inner memmap.Mappable) *mapping {
 	fs, key := f.fs, mapKey{inner, f.image}
+	path := fs.pathOf(f.dentry().inner, "")
 	fs.mapsMu.Lock()
 	defer fs.mapsMu.Unlock()
 	for _, m := range f.maps {
@@ -86,7 +89,7 @@ func (f *file) mapped(inner memmap.Mappable) *mapping {
 	}
 	m := fs.maps[key]
 	if m == nil {
-		m = &mapping{mapKey: key, fs: fs}
+		m = &mapping{mapKey: key, fs: fs, path: path}
 		fs.maps[key] = m
 	}
 	m.refs++
@@ -119,12 +122,35 @@ func (m *mapping) perms() hostarch.AccessType {
 	return hostarch.AccessType{Read: true, Write: have.Has(abi.FSWrite), Execute: have.Has(abi.FSExec)}
 }
 
+// needs returns the rights that such an access takes.
+func (m *mapping) needs(at hostarch.AccessType) abi.Rights {
+	var need abi.Rights
+	switch {
+	case m.fs.gone():
+		return anyRight // No other right would help.
+	case m.image:
+		need = abi.FSExec
+	case at.Read:
+		need = abi.FSRead
+	}
+	if at.Write {
+		need |= abi.FSWrite
+	}
+	if at.Execute {
+		need |= abi.FSExec
+	}
+	return need &^ abi.Rights(m.fs.state.Load())
+}
+
 // Translate implements memmap.Mappable.Translate. It is called with locks of the
 // memory manager held and takes none of ours: a revocation first changes the
 // state, then invalidates what was translated before.
 func (m *mapping) Translate(ctx context.Context, required, optional memmap.MappableRange, at hostarch.AccessType) ([]memmap.Translation, error) {
 	perms := m.perms()
 	if !perms.Any() || !perms.SupersetOf(at) {
+		if m.fs.deny != nil {
+			m.fs.deny("fault", m.path, m.needs(at), unix.EACCES)
+		}
 		return nil, &memmap.BusError{Err: linuxerr.EACCES}
 	}
 	ts, err := m.inner.Translate(ctx, required, optional, at)

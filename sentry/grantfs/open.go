@@ -130,7 +130,8 @@ func (w *walk) open(opts *vfs.OpenOptions) (*vfs.FileDescription, error) {
 			fs.putNode(w.ctx, n, w.cur)
 		}
 		if goneErr := fs.allows(need); goneErr != nil {
-			err = goneErr // It was woken, and says that it was interrupted.
+			// It was woken, and says that it was interrupted.
+			err = fs.refuse(w.op, w.cur, "", need, goneErr)
 		}
 		return nil, err
 	}
