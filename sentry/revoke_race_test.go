@@ -344,6 +344,46 @@ func TestDelegateAgainstRevoke(t *testing.T) {
 	}
 }
 
+// TestGrantAgainstEnd grants and hands on while givers and takers end.
+func TestGrantAgainstEnd(t *testing.T) {
+	_, key := racerDir(t)
+	end := ktime.Real.Now().Add(max(2*time.Second, soak(t)))
+	for n := 0; n < 20 || ktime.Real.Now().Before(end); n++ {
+		agents := []*spawned{spawn(t, sh("exec sleep 1000"), detached), spawn(t, sh("exec sleep 1000"), detached)}
+		var running []*Agent
+		for _, s := range agents {
+			running = append(running, agentUnderTest(t, s.id))
+		}
+		c := give(t, agents[0].id, "fs:/grant:rw,quota=1M", key)
+		var wg sync.WaitGroup
+		for i, s := range agents {
+			wg.Go(func() {
+				for k := range 6 {
+					theKernel.CapGrant(control.GrantRequest{ID: s.id, Grants: []control.Grant{{Spec: fmt.Sprintf("fs:/grant:rw,at=/tmp/g%d", k), Key: key}, {Spec: "net:loopback"}}})
+					theKernel.CapDelegate(control.CapRequest{Cap: c.ID, To: agents[1-i].id, Change: capability.Change{
+						Object: ptr("/grant/sub"), At: ptr(fmt.Sprintf("/tmp/%d-%d", i, k)), Limits: &capability.Limits{Bytes: 1000},
+					}})
+				}
+			})
+		}
+		time.Sleep(time.Duration(n%8) * 300 * time.Microsecond)
+		for _, i := range []int{n % 2, 1 - n%2} {
+			theKernel.Signal(control.SignalRequest{ID: agents[i].id, Signal: 9})
+			exits.wait(t, agents[i].id, 0)
+		}
+		wg.Wait()
+		for _, a := range running {
+			eventually(t, func() bool { return agentGone(a.id) })
+			a.grantsMu.Lock()
+			left := len(a.grants)
+			a.grantsMu.Unlock()
+			if left != 0 || len(theKernel.space.List(a.id)) != 0 {
+				t.Fatalf("round %d: %d grants are left open, %d capabilities alive", n, left, len(theKernel.space.List(a.id)))
+			}
+		}
+	}
+}
+
 // TestRacersNotice says too early that a grant was revoked: the racers must see
 // operations succeed too late. A few need another to have succeeded just before.
 func TestRacersNotice(t *testing.T) {
