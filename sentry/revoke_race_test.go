@@ -308,7 +308,7 @@ func TestDelegateAgainstRevoke(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, b := spawn(t, []string{"sleep", "1000"}), spawn(t, []string{"sleep", "1000"})
-	end := ktime.Real.Now().Add(max(time.Second, soak(t)))
+	end := ktime.Real.Now().Add(max(time.Second, soak(t)/10))
 	for n := 0; n < 100 || ktime.Real.Now().Before(end); n++ {
 		c := give(t, a.id, "fs:/grant:rw", key)
 		var wg sync.WaitGroup
@@ -347,7 +347,7 @@ func TestDelegateAgainstRevoke(t *testing.T) {
 // TestGrantAgainstEnd grants and hands on while givers and takers end.
 func TestGrantAgainstEnd(t *testing.T) {
 	_, key := racerDir(t)
-	end := ktime.Real.Now().Add(max(2*time.Second, soak(t)))
+	end := ktime.Real.Now().Add(max(2*time.Second, soak(t)/10))
 	for n := 0; n < 20 || ktime.Real.Now().Before(end); n++ {
 		agents := []*spawned{spawn(t, sh("exec sleep 1000"), detached), spawn(t, sh("exec sleep 1000"), detached)}
 		var running []*Agent
