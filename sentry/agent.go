@@ -347,6 +347,7 @@ func (a *Agent) report(execID int32, exit control.Exit) {
 // +checklocks:a.lifeMu
 func (a *Agent) release() {
 	a.loseAll("the agent ended")
+	a.s.clearing.settleFor(a) // It needs the namespaces.
 	a.grantsMu.Lock()
 	a.released = true
 	a.grantsMu.Unlock()

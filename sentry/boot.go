@@ -82,6 +82,7 @@ type Kernel struct {
 	// Authority: the derivation tree, its records on their way to the audit
 	// trail, and what was asked of the daemon.
 	space    *capability.Space
+	clearing clearing // of files that were granted
 	trail    trail
 	asks     asks
 	imagesMu sync.Mutex

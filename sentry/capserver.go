@@ -270,6 +270,7 @@ func (s *Kernel) CapRevoke(req control.RevokeRequest) (control.RevokeReply, erro
 			return control.RevokeReply{}, err
 		}
 	}
+	s.clearing.settle()
 	reply := control.RevokeReply{Count: len(dead), Exports: s.exportsOf(dead)}
 	for _, c := range dead {
 		if h := c.Holder(); h != "" {

@@ -31,6 +31,7 @@ func (a *Agent) mayPlace(target string) error {
 	if err := checkTarget(target); err != nil {
 		return err
 	}
+	a.s.clearing.settleFor(a)
 	mntns := a.mounts()
 	if mntns == nil {
 		return errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", a.id))

@@ -135,6 +135,7 @@ func below(outer, inner string) (string, error) {
 
 // mountGrant takes over the reference of dir.
 func (a *Agent) mountGrant(c *capability.Capability, key string, dir vfs.VirtualDentry) error {
+	a.s.clearing.settleFor(a) // It may appear in the place of one that has ended.
 	spec := c.Spec()
 	view, err := a.newView(c, spec, dir)
 	if err != nil {
@@ -208,11 +209,18 @@ func (g *fileGrant) Revoke(c *capability.Capability) {
 	a.grantsMu.Lock()
 	delete(a.grants, c.ID()) // Before the references are given back; see hold.
 	a.grantsMu.Unlock()
-	g.unmount()
-	if _, err := a.s.space.ByID(c.ID()); err != nil { // Else it was moved away, to who inherits.
+	if !c.Live() { // Else it was moved away, to who inherits.
 		g.cede(c)
 	}
-	g.view.release(a.ctx)
+	a.s.clearing.add(g)
+}
+
+// clear takes away what is left of g, which is over.
+func (g *fileGrant) clear() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.unmount()
+	g.view.release(g.a.ctx)
 }
 
 // cede has what c was derived from answer for the room that c's files take and
