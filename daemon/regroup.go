@@ -16,10 +16,6 @@ const (
 	// what it and its stub processes keep for one agent, in bytes.
 	ownMemory   = 512 << 20
 	agentMemory = 4 << 20
-	// ownPids are the threads of the kernel process; taskPids is how many host
-	// processes and threads a task can come to.
-	ownPids  = 512
-	taskPids = 3
 	// ownCPU is what the kernel process may use on top, in thousandths.
 	ownCPU = 1000
 	// regroupDelay gathers changes that follow each other.
@@ -75,23 +71,33 @@ func (dom *domain) regroupNow() {
 	if limits == dom.group.last {
 		return
 	}
-	if err := dom.group.group.SetLimits(limits); err != nil {
-		dom.d.log.Warn("setting host cgroup", "domain", dom.name, "err", err)
-		return
-	}
 	dom.group.last = limits
+	use, err := dom.group.group.Stats()
+	if err == nil {
+		err = dom.group.group.SetLimits(aboveUse(limits, use))
+	}
+	if err != nil {
+		dom.d.log.Warn("setting host cgroup", "domain", dom.name, "err", err)
+	}
+}
+
+// aboveUse raises limits to well above what the domain uses now: a kernel
+// process keeps memory of agents that have ended for those that come.
+func aboveUse(l cgroup.Limits, use cgroup.Stats) cgroup.Limits {
+	if l.MemoryBytes > 0 {
+		l.MemoryBytes = max(l.MemoryBytes, use.MemoryBytes+use.MemoryBytes/4+ownMemory)
+	}
+	return l
 }
 
 // groupLimits are those of the host cgroup of a domain whose agents may use p
-// together.
+// together. Host threads are not bounded by them: on ptrace, 512 tasks that
+// fork come to nine thousand, and a kernel process that is refused one dies.
 func groupLimits(p control.Promised, host uint64) cgroup.Limits {
 	most := uint64(float64(host) * groupMemoryShare)
 	l := cgroup.Limits{MemoryBytes: int64(most), PidsMax: groupPidsMax}
 	if !p.MemoryUnlimited {
 		l.MemoryBytes = int64(min(most, p.MemoryBytes+ownMemory+uint64(p.Agents)*agentMemory))
-	}
-	if !p.TasksUnlimited {
-		l.PidsMax = int64(min(groupPidsMax, p.Tasks*taskPids+ownPids))
 	}
 	if !p.CPUUnlimited && p.Agents > 0 {
 		l.CPUMilli = int64(p.MilliCPU + ownCPU)

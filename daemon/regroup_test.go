@@ -16,10 +16,10 @@ func TestGroupFollowsWhatIsPromised(t *testing.T) {
 		p    control.Promised
 		want cgroup.Limits
 	}{
-		"nobody": {control.Promised{}, cgroup.Limits{MemoryBytes: ownMemory, PidsMax: ownPids}},
+		"nobody": {control.Promised{}, cgroup.Limits{MemoryBytes: ownMemory, PidsMax: groupPidsMax}},
 		"two": {
 			control.Promised{Agents: 2, MemoryBytes: 1 << 30, Tasks: 100, MilliCPU: 1500},
-			cgroup.Limits{MemoryBytes: 1<<30 + ownMemory + 2*agentMemory, PidsMax: 100*taskPids + ownPids, CPUMilli: 1500 + ownCPU},
+			cgroup.Limits{MemoryBytes: 1<<30 + ownMemory + 2*agentMemory, PidsMax: groupPidsMax, CPUMilli: 1500 + ownCPU},
 		},
 		"more than there is": {
 			control.Promised{Agents: 2, MemoryBytes: host, Tasks: 1 << 20, CPUUnlimited: true},
@@ -33,6 +33,20 @@ func TestGroupFollowsWhatIsPromised(t *testing.T) {
 		if got := groupLimits(test.p, host); got != test.want {
 			t.Errorf("%s: %+v, want %+v", name, got, test.want)
 		}
+	}
+}
+
+func TestGroupStaysAboveUse(t *testing.T) {
+	l := cgroup.Limits{MemoryBytes: 1 << 30, PidsMax: 5000, CPUMilli: 1500}
+	if got := aboveUse(l, cgroup.Stats{MemoryBytes: 100 << 20, Pids: 100}); got != l {
+		t.Errorf("%+v, want %+v", got, l)
+	}
+	got := aboveUse(l, cgroup.Stats{MemoryBytes: 4 << 30, Pids: 4000})
+	if want := (cgroup.Limits{MemoryBytes: 5<<30 + ownMemory, PidsMax: 5000, CPUMilli: 1500}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got := aboveUse(cgroup.Limits{}, cgroup.Stats{MemoryBytes: 1, Pids: 1}); got != (cgroup.Limits{}) {
+		t.Errorf("limits out of nowhere: %+v", got)
 	}
 }
 

@@ -486,7 +486,7 @@ func TestNoWayOutThroughAnotherDomain(t *testing.T) {
 		in.spawn(t, "--name", "third", "--domain", "three", "--", "sleep", "1000")
 		c := in.capOf(t, "giver", "fs:")
 		inside := func(agent, object string) result {
-			return in.run(t, "exec", "giver", "--", "sh", "-c", fmt.Sprintf("echo delegate %d to=%s object=%s at=/x > /aios/ctl", c.Handle, agent, object))
+			return in.run(t, "exec", "giver", "--", "sh", "-c", fmt.Sprintf("echo delegate %d to=%s object=%s at=/granted/giver/x > /aios/ctl", c.Handle, agent, object))
 		}
 		for _, object := range []string{work + "/out", work + "/out/.", outside} {
 			if r := inside("taker", object); r.status == 0 {
@@ -499,7 +499,7 @@ func TestNoWayOutThroughAnotherDomain(t *testing.T) {
 		if r := inside("taker", work+"/in"); r.status != 0 {
 			t.Fatalf("a directory below: %s", r)
 		}
-		if got := string(in.ok(t, "exec", "taker", "--", "cat", "/x/f")); got != "inside\n" {
+		if got := string(in.ok(t, "exec", "taker", "--", "cat", "/granted/giver/x/f")); got != "inside\n" {
 			t.Errorf("%q", got)
 		}
 		// What was handed on has become a link before it is handed on further.
@@ -509,7 +509,7 @@ func TestNoWayOutThroughAnotherDomain(t *testing.T) {
 		if r := in.run(t, "exec", "taker", "--", "sh", "-c", fmt.Sprintf("echo delegate %d to=third > /aios/ctl", d.Handle)); r.status == 0 {
 			t.Errorf("it was handed on: %s", r)
 		}
-		if r := in.run(t, "exec", "third", "--", "sh", "-c", "cat /x/secret "+outside+"/secret "+work+"/in/secret"); strings.Contains(string(r.stdout), "outside") {
+		if r := in.run(t, "exec", "third", "--", "sh", "-c", "cat /granted/*/*/secret /granted/*/*/*/*/*/secret "+outside+"/secret"); strings.Contains(string(r.stdout), "outside") {
 			t.Errorf("%s", r)
 		}
 	})

@@ -168,7 +168,7 @@ func (p *place) runsImages(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.ok(t, "image", "import", "small", root)
-	if out := p.ok(t, "run", "--image", "small", "--", "sh", "-c", "echo /*"); out != "/bin /dev /proc /sys /tmp\n" {
+	if out := p.ok(t, "run", "--image", "small", "--", "sh", "-c", "echo /*"); out != "/aios /bin /dev /proc /sys /tmp\n" {
 		t.Errorf("its root holds %q", out)
 	}
 }
