@@ -3,6 +3,7 @@ package sentry
 import (
 	"math"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
@@ -21,6 +22,7 @@ type agentAccount struct {
 	ledger *account.Ledger
 	// bytes and ops meter what the agent reads and writes.
 	bytes, ops *account.Bucket
+	noIO       atomic.Bool  // it may not read and write at all
 	delayed    atomic.Int64 // nanoseconds its tasks were held back for them
 	cpus       atomic.Uint32
 	// mappings is how many its address spaces may have together.
@@ -105,6 +107,7 @@ func (s *Kernel) cpuMask(id string) sched.CPUSet {
 // setIOLimits bounds what the agent reads and writes, in bytes and calls per
 // second.
 func (a *Agent) setIOLimits(bytesPerSec, opsPerSec uint64) {
+	a.account.noIO.Store(bytesPerSec == 0 || opsPerSec == 0)
 	a.account.bytes.SetRate(bytesPerSec)
 	a.account.ops.SetRate(opsPerSec)
 }
@@ -127,6 +130,10 @@ type accountMeter struct{ a *Agent }
 // Before implements ioMeter.Before.
 func (m accountMeter) Before(t *kernel.Task, _ ioDirection) error {
 	acc := &m.a.account
+	if acc.noIO.Load() {
+		m.a.s.gate.denials.note(Denial{Agent: m.a.id, Operation: "read or write", Capability: "io:self", Errno: syscall.EPERM})
+		return linuxerr.EPERM
+	}
 	wait := max(acc.bytes.Owed(), acc.ops.Owed())
 	if wait == 0 {
 		return nil

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"aios.dev/aios/abi"
 	"aios.dev/aios/account"
 	"aios.dev/aios/control"
 )
@@ -263,4 +264,22 @@ func (b *limitBook) of(agent string) []account.Crossing {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return append([]account.Crossing{}, b.got[agent]...)
+}
+
+// TestIOTakenBack checks that an agent without io:self is refused, and not
+// made to wait.
+func TestIOTakenBack(t *testing.T) {
+	s := spawn(t, sh("while :; do sleep 0.01; done"), withStdin)
+	for _, c := range theKernel.space.List(s.id) {
+		if c.Object().Class == abi.ClassIO {
+			if _, err := theKernel.CapRevoke(control.RevokeRequest{Cap: c.ID()}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	x := s.execIn(sh("echo hello"))
+	if out, _, exit := x.output(); out != "" || exit.Code == 0 {
+		t.Errorf("wrote %q, exit %+v", out, exit)
+	}
+	theDaemon.recorded(t, s.id, func(r control.AuditRecord) bool { return r.Op == opDenied && r.Spec == "io:self" && r.Errno == "EPERM" })
 }

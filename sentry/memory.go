@@ -148,7 +148,11 @@ func (a *Agent) lookLocked() {
 		m.notBefore = a.s.cfg.Clock.Now().Add(pause)
 	}
 	if most > limit {
-		a.kill("it used more than its memory limit of " + inUnits(limit))
+		why := "it used more than its memory limit of " + inUnits(limit)
+		if limit == 0 {
+			why = "its memory was taken back"
+		}
+		a.kill(why)
 		return
 	}
 	m.room.Store(int64(max((limit-most)/2, lookRoom)))
