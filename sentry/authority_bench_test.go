@@ -215,7 +215,7 @@ func BenchmarkRevokeTree(b *testing.B) {
 	const nodes, agents, fan = 10000, 1000, 10
 	var ids []string
 	for range agents {
-		ids = append(ids, spawn(b, []string{"sleep", "100000"}, detached).id)
+		ids = append(ids, spawn(b, []string{"sleep", "100000"}, detached, memory(1<<30), tasks(512)).id)
 	}
 	for _, c := range benchSpecs {
 		b.Run(c.name, func(b *testing.B) {

@@ -16,6 +16,7 @@ import (
 
 // CapGrant gives a running agent more: all of it or none.
 func (s *Kernel) CapGrant(req control.GrantRequest) (control.CapsReply, error) {
+	defer s.clearing.settle()
 	defer s.trail.flush()
 	a, err := s.agent(req.ID)
 	if err != nil {
@@ -112,6 +113,7 @@ func (s *Kernel) CapDelegate(req control.CapRequest) (control.Cap, error) {
 
 // delegate derives a capability for an agent here and opens what it is for.
 func (s *Kernel) delegate(c *capability.Capability, to string, ch capability.Change, move bool, by capability.Actor) (*capability.Capability, error) {
+	defer s.clearing.settle()
 	a, err := s.agent(to)
 	if err != nil {
 		return nil, err

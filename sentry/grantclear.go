@@ -1,17 +1,25 @@
 package sentry
 
-import "sync"
+import (
+	"sync"
+	"time"
+
+	"aios.dev/aios/ktime"
+)
 
 // clearing takes away what is left of grants of files that have ended: mounts
 // through which nothing can be done any more. A few are taken away before
 // whoever revoked them hears of it, so that they are not even seen again; that
 // nobody waits for thousands of them is what makes it quick to revoke a large
-// tree. The zero value is ready. mu is a leaf.
+// tree, and they go slowly, for the sake of agents that have work to do. mu is
+// a leaf.
 type clearing struct {
+	clock ktime.Clock
+
 	mu    sync.Mutex
 	queue []*fileGrant // +checklocks:mu
-	// A goroutine takes from queue.
-	busy bool // +checklocks:mu
+	// A goroutine takes from queue, or will.
+	armed, running bool // +checklocks:mu
 	// How many are left of each agent.
 	of map[*Agent]int // +checklocks:mu
 	// How many there were, ever.
@@ -26,39 +34,65 @@ type clearWait struct {
 	done  chan struct{}
 }
 
-// clearNow is how many mounts are waited for.
-const clearNow = 64
+const (
+	// clearNow is how many mounts are waited for.
+	clearNow = 64
+	// clearDelay is when it begins where nobody calls settle.
+	clearDelay = 20 * time.Millisecond
+	// clearPause follows after every clearNow mounts that nobody waits for.
+	clearPause = 5 * time.Millisecond
+)
+
+func (c *clearing) init(clock ktime.Clock) {
+	c.clock = clock
+	c.of = make(map[*Agent]int) // +checklocksignore: the kernel boots.
+}
 
 // add has what is left of g taken away soon.
 func (c *clearing) add(g *fileGrant) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.of == nil {
-		c.of = make(map[*Agent]int)
-	}
 	c.queue = append(c.queue, g)
 	c.of[g.a]++
 	c.queued++
-	if !c.busy {
-		c.busy = true
+	if !c.armed && !c.running {
+		c.armed = true
+		c.clock.AfterFunc(clearDelay, c.start)
+	}
+}
+
+func (c *clearing) start() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.startLocked()
+}
+
+// +checklocks:c.mu
+func (c *clearing) startLocked() {
+	c.armed = false
+	if !c.running && len(c.queue) > 0 {
+		c.running = true
 		go c.run()
 	}
 }
 
 func (c *clearing) run() {
-	for {
+	for n := 1; ; n++ {
 		c.mu.Lock()
-		batch := c.queue
-		c.queue = nil
-		c.busy = len(batch) > 0
-		c.mu.Unlock()
-		if len(batch) == 0 {
+		if len(c.queue) == 0 {
+			c.queue, c.running = nil, false
+			c.mu.Unlock()
 			return
 		}
-		for _, g := range batch {
-			g.clear()
-			c.note(g)
+		g := c.queue[0]
+		c.queue[0], c.queue = nil, c.queue[1:]
+		hurry := len(c.waiters) > 0
+		c.mu.Unlock()
+		if n%clearNow == 0 && !hurry {
+			nap(c.clock, clearPause)
 		}
+		g.clear()
+		c.note(g)
 	}
 }
 
@@ -79,30 +113,21 @@ func (c *clearing) note(g *fileGrant) {
 // settle returns when everything that was added before is taken away, unless
 // that is a lot. The caller holds no lock that clear takes.
 func (c *clearing) settle() {
-	c.mu.Lock()
-	if c.queued-c.cleared > clearNow {
-		c.mu.Unlock()
-		return
-	}
-	c.waitLocked()
+	c.await(func() bool { return c.queued-c.cleared <= clearNow }) // +checklocksignore: await locks.
 }
 
 // settleFor returns when nothing is left to take away from a, so that something
 // else can appear in its place. The caller holds no lock that clear takes.
 func (c *clearing) settleFor(a *Agent) {
-	c.mu.Lock()
-	if c.of[a] == 0 {
-		c.mu.Unlock()
-		return
-	}
-	c.waitLocked()
+	c.await(func() bool { return c.of[a] > 0 }) // +checklocksignore: await locks.
 }
 
-// waitLocked waits for what is queued, and releases c.mu.
-//
-// +checklocksrelease:c.mu
-func (c *clearing) waitLocked() {
-	if c.queued == c.cleared {
+// await lets everything begin to go, and waits for what is queued now if it is
+// worth it, which is asked under c.mu.
+func (c *clearing) await(worth func() bool) {
+	c.mu.Lock()
+	c.startLocked()
+	if c.queued == c.cleared || !worth() {
 		c.mu.Unlock()
 		return
 	}

@@ -70,6 +70,9 @@ const (
 // setMemoryLimit bounds the agent's memory from now on; account.Unlimited is
 // no bound. An agent that has more already is killed.
 func (a *Agent) setMemoryLimit(bytes uint64) {
+	if bytes == a.memoryLimit() && bytes != account.Unlimited {
+		return // To look costs more than all else that follows from a grant.
+	}
 	m := &a.account.memory
 	a.account.ledger.SetLimits(account.Memory, softLimit(bytes), bytes)
 	m.mu.Lock()
