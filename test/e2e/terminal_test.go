@@ -109,6 +109,8 @@ sys.exit(6)`
 		if term.mode().Lflag&unix.ECHO != 0 {
 			t.Error("the outer terminal echoes while the inner one does, too")
 		}
+		// Python runs no handler for a signal that comes just before it waits.
+		time.Sleep(500 * time.Millisecond)
 		term.resize(40, 100)
 		term.expect("size 100 40\r\n")
 		// Typed once, echoed once, read once, edited by the inner terminal.
