@@ -292,7 +292,7 @@ func TestRevokeAllOfAnAgent(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	// Without memory there is no agent.
-	if exit := exits.wait(t, s.id, 0); exit.Signal != 9 || !strings.Contains(exit.Reason, "memory limit") {
+	if exit := exits.wait(t, s.id, 0); exit.Signal != 9 || !strings.Contains(exit.Reason, "taken back") {
 		t.Errorf("%+v", exit)
 	}
 }

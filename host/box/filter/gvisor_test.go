@@ -1,3 +1,7 @@
+//go:build !race
+
+// gVisor allows itself more in a binary with the race detector.
+
 package filter
 
 import (
