@@ -91,6 +91,7 @@ const (
 	DiskFull          Code = "DISK_FULL"
 	NetworkFailed     Code = "NETWORK_FAILED"
 	DaemonUnreachable Code = "DAEMON_UNREACHABLE"
+	BreakerOpen       Code = "BREAKER_OPEN"
 	ProtocolVersion   Code = "PROTOCOL_VERSION_MISMATCH"
 	Protocol          Code = "PROTOCOL_ERROR"
 	ProfileNotFound   Code = "PROFILE_NOT_FOUND"
