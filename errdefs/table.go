@@ -157,7 +157,7 @@ var hostRows = map[Code]Info{
 	BreakerOpen: {CategoryService, Notice, BlameHost, after(time.Second, 3), Expose, "", 0, syscall.EAGAIN, grpcUnavailable, ExitFailure,
 		"a dependency failed again and again, and is left alone for a while",
 		"After a row of failures its circuit breaker is open: calls are refused at once instead of failing slowly. One call is let through from time to time, and if it succeeds the breaker closes.",
-		"`aiosctl health` shows the breaker, the latest failure, and when it is tried again; mend what it names."},
+		"Mend what the latest failure names; the next call after the pause tries again by itself."},
 	DaemonUnreachable: {CategoryService, Notice, BlameHost, after(100*time.Millisecond, 5), Expose, "", 0, syscall.ECONNREFUSED, grpcUnavailable, ExitFailure,
 		"no daemon answers on the socket",
 		"The daemon is not running, is starting, or went away in the middle of a call. Agents go on running without it.",

@@ -132,13 +132,11 @@ func (b *Breaker) Do(f func() error) error {
 	if err != nil {
 		return err
 	}
-	result := error(errPanicked)
+	result := error(errdefs.New(errdefs.Internal, "the call panicked"))
 	defer func() { done(result) }()
 	result = f()
 	return result
 }
-
-var errPanicked = errors.New("the call panicked")
 
 // Allow asks whether a call may be made: if so the caller makes it and then
 // calls done with its outcome, once. If not, the error is BREAKER_OPEN and says
