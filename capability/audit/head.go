@@ -13,8 +13,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"aios.dev/aios/capability/internal/safefile"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/internal/safefile"
 )
 
 // headName is the file beside the segments that says how far they are on disk.

@@ -10,8 +10,8 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"aios.dev/aios/capability/internal/safefile"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/internal/safefile"
 )
 
 // Open opens the log in dir for writing and makes it when there is none. What

@@ -12,8 +12,8 @@ import (
 	"strings"
 	"time"
 
-	"aios.dev/aios/capability/internal/safefile"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/internal/safefile"
 )
 
 // Filter chooses entries. Every part that is set must fit.

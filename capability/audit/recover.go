@@ -7,7 +7,7 @@ import (
 	"os"
 	"slices"
 
-	"aios.dev/aios/capability/internal/safefile"
+	"aios.dev/aios/internal/safefile"
 )
 
 // end is where a log that was not closed is taken up again.

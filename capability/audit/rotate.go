@@ -3,7 +3,7 @@ package audit
 import (
 	"fmt"
 
-	"aios.dev/aios/capability/internal/safefile"
+	"aios.dev/aios/internal/safefile"
 )
 
 // rotate begins the next segment. Everything is on disk when it is called.

@@ -14,8 +14,8 @@ import (
 	"strings"
 	"time"
 
-	"aios.dev/aios/capability/internal/safefile"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/internal/safefile"
 )
 
 // version is that of the file format.

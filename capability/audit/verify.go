@@ -8,8 +8,8 @@ import (
 	"os"
 	"time"
 
-	"aios.dev/aios/capability/internal/safefile"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/internal/safefile"
 )
 
 // VerifyOptions says what Verify compares a log with besides itself.

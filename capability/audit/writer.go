@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"aios.dev/aios/capability/internal/safefile"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/internal/safefile"
 )
 
 // writer is the half of a Log that touches the disk. Its fields belong to the

@@ -9,8 +9,8 @@ import (
 	"io/fs"
 	"strings"
 
-	"aios.dev/aios/capability/internal/safefile"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/internal/safefile"
 )
 
 // KeyID names an issuer's key: the first 8 bytes of the SHA-256 of its public

@@ -13,8 +13,8 @@ import (
 	"sync"
 	"time"
 
-	"aios.dev/aios/capability/internal/safefile"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/internal/safefile"
 	"aios.dev/aios/ktime"
 )
 

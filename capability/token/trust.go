@@ -11,8 +11,8 @@ import (
 	"strings"
 	"sync"
 
-	"aios.dev/aios/capability/internal/safefile"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/internal/safefile"
 )
 
 // MaxTrusted bounds a Trust.

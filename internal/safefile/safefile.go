@@ -1,6 +1,6 @@
 // Package safefile writes small files that must survive a crash and keeps
-// secrets that only their owner may read. The audit trail and the tokens
-// share it.
+// secrets that only their owner may read. The audit trail, the tokens
+// and the journal of events share it.
 //
 // Nothing here locks: each path has one writer at a time, and that is the
 // caller's business. It imports errdefs and the standard library.
