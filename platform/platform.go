@@ -47,8 +47,26 @@ type Hooks struct {
 	FirstSwitch func(task context.Context) *Crowd
 
 	// Fault runs when application code of a crowd's task has touched memory
-	// that is not mapped, before the kernel looks into it.
-	Fault func(task context.Context)
+	// that is not mapped, before the kernel looks into it: most often the
+	// kernel maps it and the task goes on.
+	Fault func(task context.Context, ac *arch.Context64, info *linux.SignalInfo, at hostarch.AccessType) FaultAnswer
+
+	// Trap runs when application code of a crowd's task has raised any other
+	// exception, before the kernel makes a signal of it. If it reports that
+	// it was handled, the kernel hears nothing of it: the task goes on from
+	// where its registers say, after a stop that was asked for meanwhile.
+	Trap func(task context.Context, ac *arch.Context64, info *linux.SignalInfo) (handled bool)
+
+	// Settled runs once for each exception that the kernel was told of and
+	// did not just resolve: before the task next executes application code,
+	// which then is a signal's handler or what a debugger inside made it, or
+	// when it exits instead.
+	Settled func(task context.Context, e *Exception, exits bool)
+
+	// Panicked runs under recover when the platform or a hook has panicked
+	// while it ran the task. The task's Switch then returns as if it had been
+	// interrupted; the hook sees to it that the task does not go on.
+	Panicked func(task context.Context, cause any)
 
 	// Call runs when application code of a crowd's task has made a system
 	// call, before the kernel looks at it, if the crowd's calls are watched.
@@ -58,6 +76,31 @@ type Hooks struct {
 	// same task: when the task exits, while it still has its memory manager,
 	// or when its context is released without an exit.
 	Exit func(task context.Context)
+}
+
+// FaultAnswer is what a Fault hook makes of a page fault.
+type FaultAnswer uint8
+
+const (
+	// FaultUnseen leaves it to the kernel, and to Settled.
+	FaultUnseen FaultAnswer = iota
+	// FaultReal leaves it to the kernel, which is known to have nothing to
+	// map there: it will make a signal of it.
+	FaultReal
+	// FaultHandled keeps it from the kernel, as Trap does.
+	FaultHandled
+)
+
+// Exception is an exception that the kernel was told of.
+type Exception struct {
+	// Info says of which signal, Access is set for page faults only.
+	Info   linux.SignalInfo
+	Access hostarch.AccessType
+	// IP and SP are where it happened.
+	IP, SP uintptr
+	// Known says that the Fault or Trap hook has seen that it is one. Another
+	// may have been resolved, and the task have got a signal besides.
+	Known bool
 }
 
 // Platform is a gVisor platform with hooks around its contexts. Everything
@@ -96,10 +139,15 @@ type taskContext struct {
 	// crowd is set by the first Switch, for Interrupt to see.
 	crowd atomic.Pointer[Crowd]
 	place place
+
+	// told is an exception that was left to the kernel, while pending. Only
+	// the task goroutine touches them.
+	told    Exception
+	pending bool
 }
 
 // Switch implements gVisor's Context.Switch.
-func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, ac *arch.Context64, cpu int32) (*linux.SignalInfo, hostarch.AccessType, error) {
+func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, ac *arch.Context64, cpu int32) (info *linux.SignalInfo, at hostarch.AccessType, err error) {
 	if c.task == nil {
 		c.begin(ctx)
 	}
@@ -107,17 +155,27 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	if crowd == nil {
 		return c.Context.Switch(ctx, mm, ac, cpu)
 	}
-	crowd.enter(&c.place)
-	info, at, err := c.Context.Switch(ctx, mm, ac, cpu)
-	crowd.exit(&c.place)
-	if at.Any() {
-		crowd.use.faults.Add(1)
-		if c.hooks.Fault != nil {
-			c.hooks.Fault(ctx)
-		}
+	if c.hooks.Panicked != nil {
+		defer c.contain(ctx, &info, &at, &err)
 	}
-	if crowd.watched.Load() && info == nil && err == nil && c.hooks.Call != nil {
-		c.hooks.Call(ctx, ac)
+	if c.pending {
+		c.settle(ac)
+	}
+	crowd.enter(&c.place)
+	info, at, err = c.Context.Switch(ctx, mm, ac, cpu)
+	crowd.exit(&c.place)
+	switch {
+	case info == nil && err == nil:
+		if crowd.watched.Load() && c.hooks.Call != nil {
+			c.hooks.Call(ctx, ac)
+		}
+	case err == gvplatform.ErrContextSignal:
+		if at.Any() {
+			crowd.use.faults.Add(1)
+		}
+		if c.excepted(ctx, ac, info, at) {
+			return nil, hostarch.NoAccess, gvplatform.ErrContextInterrupt
+		}
 	}
 	return info, at, err
 }
@@ -184,6 +242,10 @@ func (c *taskContext) end() {
 		return
 	}
 	task := c.task
+	if c.pending {
+		c.pending = false
+		c.hooks.Settled(task, &c.told, true) // It is not nil, or nothing was.
+	}
 	c.task = nil
 	if c.hooks.Exit != nil {
 		c.hooks.Exit(task)

@@ -21,16 +21,17 @@ import (
 
 // Agent is a process tree with namespaces of its own.
 type Agent struct {
-	s     *Kernel
-	id    string
-	name  string // or ""
-	memID uint32 // under which gVisor accounts its memory
-	log   *agentLog
-	ctx   context.Context // for setting things up in it
-	ns    *namespaces     // pid is immutable, the rest guarded by lifeMu
-	orph  orphans
-	crowd *platform.Crowd // of its tasks
-	gate  agentGate
+	s      *Kernel
+	id     string
+	name   string // or ""
+	memID  uint32 // under which gVisor accounts its memory
+	log    *agentLog
+	ctx    context.Context // for setting things up in it
+	ns     *namespaces     // pid is immutable, the rest guarded by lifeMu
+	orph   orphans
+	crowd  *platform.Crowd // of its tasks
+	gate   agentGate
+	faults agentFaults
 	// seccomp is set before the first process is made, nil without a profile.
 	seccomp *seccompFilter
 	// account is what it uses, and may use.

@@ -164,6 +164,7 @@ func (s *Kernel) bootPlatform() error {
 		FirstSwitch: s.taskStarts,
 		Exit:        s.taskExits,
 		Fault:       s.taskFaulted,
+		Trap:        s.taskTrapped,
 		Call:        s.taskCalls,
 	})}
 	return nil

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
-	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/hostarch"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/mm"
@@ -94,16 +93,6 @@ func (a *Agent) setMemoryLimit(bytes uint64) {
 func (a *Agent) memoryLimit() uint64 {
 	_, hard := a.account.ledger.Limits(account.Memory)
 	return hard
-}
-
-// taskFaulted is called on a task's goroutine when it has touched memory that
-// it has not mapped yet.
-func (s *Kernel) taskFaulted(ctx context.Context) {
-	if t, ok := ctx.(*kernel.Task); ok {
-		if a := s.agentOf(t); a != nil {
-			a.grow(faultBytes)
-		}
-	}
 }
 
 // moved notes that a task of a has moved bytes in or out.
