@@ -31,6 +31,7 @@ import (
 // Client speaks to one daemon.
 type Client struct {
 	apiv1.ControlClient
+	apiv1.DebugClient
 	conn *grpc.ClientConn
 }
 
@@ -120,7 +121,7 @@ func over(conn net.Conn, a api.Address, opts []grpc.DialOption) (*Client, error)
 	}
 	// The daemon gives a connection that says nothing little time.
 	cc.Connect()
-	return &Client{ControlClient: apiv1.NewControlClient(cc), conn: cc}, nil
+	return &Client{ControlClient: apiv1.NewControlClient(cc), DebugClient: apiv1.NewDebugClient(cc), conn: cc}, nil
 }
 
 // Close ends the connection and every call on it.

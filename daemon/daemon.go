@@ -16,6 +16,7 @@
 //	agents/ID.json     the record          agents/ID.log     what it wrote
 //	domains/NAME.json  PID, socket, options domains/NAME.log what the kernel process wrote
 //	images/            see package images
+//	crash/             dumps, see package crash
 //	tokens/            the signing key, what is trusted and revoked, where bearers are served
 //
 // A kernel process outlives the daemon. When the daemon starts, it connects to
@@ -50,6 +51,7 @@ import (
 	apiv1 "aios.dev/aios/api/v1"
 	"aios.dev/aios/capability/audit"
 	"aios.dev/aios/config"
+	"aios.dev/aios/crash"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/host/cgroup"
 	"aios.dev/aios/images"
@@ -59,6 +61,7 @@ import (
 // System is the daemon.
 type System struct {
 	apiv1.UnimplementedControlServer
+	apiv1.UnimplementedDebugServer
 
 	paths    config.Paths
 	instance string // tells this state directory from others on the host
@@ -68,6 +71,7 @@ type System struct {
 	known    sync.Map // images.Image by name; what the store would say
 	trail    *audit.Log
 	recent   *errdefs.Recorder
+	crashes  *crash.Store
 	crossed  atomic.Bool // something may have been delegated between domains
 	started  time.Time
 	stop     func() // ends Run
@@ -114,11 +118,16 @@ func Run(paths config.Paths) error {
 		return err
 	}
 	defer trail.Close()
+	crashes, err := crash.OpenStore(paths.Crashes, ktime.Real, crash.DefaultLimits)
+	if err != nil {
+		return err
+	}
 	raiseFileLimit()
 	fewThreads()
 
 	d := &System{
-		trail: trail, recent: errdefs.NewRecorder(recentErrors, ktime.Real.Now),
+		crashes: crashes,
+		trail:   trail, recent: errdefs.NewRecorder(recentErrors, ktime.Real.Now),
 		paths: paths, instance: instanceOf(paths.StateDir), clock: ktime.Real, images: store,
 		log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		started: ktime.Real.Now(),
@@ -137,6 +146,7 @@ func Run(paths config.Paths) error {
 	}
 	server := grpc.NewServer(d.serverOptions(api.Door{Bearer: d.admitBearer})...)
 	apiv1.RegisterControlServer(server, d)
+	apiv1.RegisterDebugServer(server, d)
 	d.openDoor()
 	defer d.flushTallies()
 	defer d.closeDoor()

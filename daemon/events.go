@@ -24,6 +24,12 @@ func (dom *domain) onEvent(method string, body json.RawMessage) {
 			dom.d.limitReached(e)
 		}
 		return
+	case control.EventDump:
+		var e control.DumpEvent
+		if json.Unmarshal(body, &e) == nil {
+			go dom.collect(e) // The dump comes over this connection's process.
+		}
+		return
 	case control.EventAsk:
 		var q control.Ask
 		if json.Unmarshal(body, &q) == nil {

@@ -96,6 +96,7 @@ func (d *System) serveBearers(a api.Address) (api.Address, error) {
 	opts := d.serverOptions(api.Door{Bearer: d.admitBearer, TokensOnly: true})
 	server := grpc.NewServer(opts...)
 	apiv1.RegisterControlServer(server, d)
+	apiv1.RegisterDebugServer(server, d)
 	d.bearers.set(a, server, nil)
 	d.log.Info("serving bearers of tokens", "address", a)
 	go func() {

@@ -74,6 +74,14 @@ var methods = map[string]method{
 	apiv1.Control_AuditQuery_FullMethodName:  {op: token.OpAudit},
 	apiv1.Control_AuditVerify_FullMethodName: {op: token.OpAudit},
 
+	apiv1.Debug_CrashList_FullMethodName:    {op: token.OpDebug, check: (*asked).aboutHost, shown: shown((*asked).crashes)},
+	apiv1.Debug_CrashInspect_FullMethodName: {op: token.OpDebug, check: as((*asked).crashInspect)},
+	apiv1.Debug_CrashDump_FullMethodName:    {op: token.OpDebug},
+	apiv1.Debug_CrashGet_FullMethodName:     {op: token.OpDebug, check: as((*asked).crashGet)},
+	apiv1.Debug_CrashRemove_FullMethodName:  {op: token.OpDebug, check: as((*asked).crashRemove)},
+	// These show every agent of a domain.
+	apiv1.Debug_CrashBundle_FullMethodName: {op: token.OpDebug, check: operatorOnly},
+
 	apiv1.Control_TokenKey_FullMethodName:    {op: token.OpToken},
 	apiv1.Control_TokenCheck_FullMethodName:  {op: token.OpToken},
 	apiv1.Control_TokenRevoke_FullMethodName: {op: token.OpToken},

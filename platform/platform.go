@@ -144,6 +144,10 @@ type taskContext struct {
 	// the task goroutine touches them.
 	told    Exception
 	pending bool
+
+	// space is where the task last executed application code. Only the task
+	// goroutine touches it.
+	space gvplatform.AddressSpace
 }
 
 // Switch implements gVisor's Context.Switch.
@@ -161,6 +165,7 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	if c.pending {
 		c.settle(ac)
 	}
+	c.space = mm.AddressSpace()
 	crowd.enter(&c.place)
 	info, at, err = c.Context.Switch(ctx, mm, ac, cpu)
 	crowd.exit(&c.place)
@@ -219,6 +224,7 @@ func (c *taskContext) PrepareUninterruptibleSleep() {
 // PrepareStop implements gVisor's Context.PrepareStop.
 func (c *taskContext) PrepareStop() {
 	c.leave()
+	c.pull()
 	c.Context.PrepareStop()
 }
 
@@ -246,7 +252,7 @@ func (c *taskContext) end() {
 		c.pending = false
 		c.hooks.Settled(task, &c.told, true) // It is not nil, or nothing was.
 	}
-	c.task = nil
+	c.task, c.space = nil, nil
 	if c.hooks.Exit != nil {
 		c.hooks.Exit(task)
 	}

@@ -62,6 +62,8 @@ type Agent struct {
 	dying atomic.Bool
 	// cloning counts the calls in progress that add a task.
 	cloning atomic.Int32
+	// dump is one that the daemon is to take, or nil.
+	dump atomic.Pointer[dumpCause]
 
 	// lifeMu serialises what changes the set of processes from outside:
 	// spawn, exec, pause, resume and the end.

@@ -19,6 +19,7 @@ const (
 	OpWait    = "wait"
 	OpAttach  = "attach"
 	OpLogs    = "logs"
+	OpDebug   = "debug"
 	OpRemove  = "remove"
 	OpGrant   = "grant"
 	OpRevoke  = "revoke"
@@ -48,6 +49,7 @@ var ops = []Op{
 	{OpWait, true, "wait for an agent's end"},
 	{OpAttach, true, "use an agent's standard streams and terminal"},
 	{OpLogs, true, "read an agent's log"},
+	{OpDebug, true, "dump and debug an agent, whose memory that shows and changes; read and remove its dumps"},
 	{OpRemove, true, "forget an agent that has ended"},
 	{OpGrant, true, "give an agent more, no more than the token's grants; delegate, attenuate, seal, renew"},
 	{OpRevoke, true, "take capabilities from an agent"},
