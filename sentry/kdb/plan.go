@@ -17,6 +17,7 @@ type LeftOut struct {
 	Why        string
 }
 
+// String is one line for people.
 func (l LeftOut) String() string {
 	name := l.Name
 	if name == "" {
