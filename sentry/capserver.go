@@ -254,7 +254,7 @@ func (s *Kernel) CapRenew(req control.CapRequest) (control.Cap, error) {
 // CapRevoke takes back. What lives on in other domains is the daemon's to
 // revoke before it tells anybody that it is done.
 func (s *Kernel) CapRevoke(req control.RevokeRequest) (control.RevokeReply, error) {
-	defer s.trail.flush()
+	defer s.trail.flushSoon()
 	by := s.actor(req.Actor)
 	var dead []*capability.Capability
 	switch {

@@ -138,31 +138,50 @@ func (l *trail) put(r control.AuditRecord) {
 
 // flush sends what was not sent yet.
 func (l *trail) flush() {
+	for l.flushSome() {
+	}
+}
+
+// flushSoon sends the oldest records that were not sent yet, and leaves the
+// others, if there are many, to a timer: whoever ended a large tree has the
+// end of what it named on record when it is answered, and does not wait for
+// thousands of records of what hung below.
+func (l *trail) flushSoon() {
+	if !l.flushSome() {
+		return
+	}
+	l.mu.Lock()
+	if !l.armed {
+		l.armed = true
+		l.s.cfg.Clock.AfterFunc(flushDelay, l.flush)
+	}
+	l.mu.Unlock()
+}
+
+// flushSome sends one batch, and reports whether there may be another.
+func (l *trail) flushSome() bool {
 	l.sendMu.Lock()
 	defer l.sendMu.Unlock()
 	l.mu.Lock()
 	l.armed = false
-	l.mu.Unlock()
-	for {
-		l.mu.Lock()
-		rest := l.records[l.sent:]
-		if len(rest) == 0 {
-			l.mu.Unlock()
-			return
-		}
-		batch := control.AuditBatch{First: l.first + uint64(l.sent), Lost: l.lost, Records: rest[:min(len(rest), trailBatch)]}
+	rest := l.records[l.sent:]
+	if len(rest) == 0 {
 		l.mu.Unlock()
-		if l.s.cfg.Push == nil || l.s.cfg.Push(control.EventAudit, batch) == 0 {
-			return // The daemon pulls when it is back.
-		}
-		l.mu.Lock()
-		// Meanwhile records may have been acknowledged or dropped.
-		if next := batch.First + uint64(len(batch.Records)); next > l.first {
-			l.sent = max(l.sent, int(next-l.first))
-		}
-		l.lost -= batch.Lost
-		l.mu.Unlock()
+		return false
 	}
+	batch := control.AuditBatch{First: l.first + uint64(l.sent), Lost: l.lost, Records: rest[:min(len(rest), trailBatch)]}
+	l.mu.Unlock()
+	if l.s.cfg.Push == nil || l.s.cfg.Push(control.EventAudit, batch) == 0 {
+		return false // The daemon pulls when it is back.
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// Meanwhile records may have been acknowledged or dropped.
+	if next := batch.First + uint64(len(batch.Records)); next > l.first {
+		l.sent = max(l.sent, int(next-l.first))
+	}
+	l.lost -= batch.Lost
+	return l.sent < len(l.records)
 }
 
 // pull sends everything again that was not acknowledged.
