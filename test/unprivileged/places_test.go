@@ -221,7 +221,8 @@ func (p *place) refuses(t *testing.T) {
 	if now := p.ok(t, "ps", "-a", "-q"); now != agents {
 		t.Errorf("agents were %q, are %q", agents, now)
 	}
-	if now := p.processes(t); len(now) != processes {
+	// Those of agents that ended before may have been counted.
+	if now := p.processes(t); len(now) > processes {
 		t.Errorf("%d processes were there, now there are %q", processes, now)
 	}
 	if left, _ := filepath.Glob(filepath.Join(p.stateDir(), "domains/only-*")); len(left) > 0 {
