@@ -182,6 +182,17 @@ func after(d time.Duration) (<-chan struct{}, ktime.Timer) {
 	return c, ktime.Real.AfterFunc(d, func() { close(c) })
 }
 
+// Stopped reports whether no daemon runs on the state directory: one that does
+// not answer any more may still be writing down what it knows.
+func Stopped(p config.Paths) bool {
+	lock, err := os.Open(p.LockFile)
+	if err != nil {
+		return true
+	}
+	defer lock.Close()
+	return unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil
+}
+
 func failed(p config.Paths, err error, said string) error {
 	detail := "it ended at once: " + err.Error()
 	var exit *exec.ExitError

@@ -103,19 +103,28 @@ func (a *app) daemonStopCmd() *cobra.Command {
 			began := a.clock.Now()
 			for a.clock.Since(began) < stopTimeout {
 				probe, err := a.dial(ctx, true)
-				if errdefs.CodeOf(err) == errdefs.DaemonUnreachable {
-					return nil
-				}
 				if err == nil {
 					probe.Close()
+				} else if errdefs.CodeOf(err) == errdefs.DaemonUnreachable && a.stopped() {
+					return nil
 				}
 				a.sleep(stopPoll)
 			}
-			return errdefs.Newf(errdefs.Timeout, "the daemon still answers %v after it was told to stop", stopTimeout)
+			return errdefs.Newf(errdefs.Timeout, "the daemon has not ended %v after it was told to stop", stopTimeout)
 		},
 	}
 	cmd.Flags().BoolVar(&domains, "domains", false, "end every domain and its agents too")
 	return cmd
+}
+
+// stopped reports whether the daemon's process, which does not answer, is known
+// not to run any more; of one at another address nothing more can be known.
+func (a *app) stopped() bool {
+	if a.address() != "" {
+		return true
+	}
+	p, err := config.Resolve(a.stateDir)
+	return err != nil || client.Stopped(p)
 }
 
 func (a *app) sleep(d time.Duration) {
