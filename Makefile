@@ -54,7 +54,7 @@ check: ## formatting, vet, staticcheck, lock annotations, generated code, the ru
 	$(GO) test ./test/arch
 
 .PHONY: generate
-generate: ## write the Go code of api/v1/control.proto anew
+generate: ## write the Go code of the .proto files, the tables of docs and the seccomp programs anew
 	tools/generate
 
 .PHONY: bench

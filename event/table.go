@@ -1,0 +1,164 @@
+package event
+
+import eventv1 "aios.dev/aios/event/v1"
+
+// The types. The table says what each is.
+const (
+	AgentSpawn Type = iota + 1
+	AgentExec
+	AgentFork
+	AgentThread
+	AgentExit
+	AgentPause
+	AgentResume
+	AgentKill
+	AgentSignal
+	AgentRestart
+	AgentLost
+	AgentQuarantine
+	DomainStart
+	DomainStop
+	DomainCrash
+	DomainRestart
+	DomainAdopt
+	FileMount
+	FileUnmount
+	FileOpen
+	FileCreate
+	FileWrite
+	FileRename
+	FileRemove
+	NetConnect
+	NetListen
+	NetAccept
+	NetDisconnect
+	NetRefused
+	NetPacket
+	MemoryFaults
+	MemoryPressure
+	MemoryOOM
+	MemoryLimit
+	CPUThrottled
+	LimitSoft
+	LimitHard
+	CapabilityGrant
+	CapabilityDelegate
+	CapabilityAttenuate
+	CapabilitySeal
+	CapabilityRenew
+	CapabilityRevoke
+	CapabilityExpire
+	CapabilityDeny
+	SecurityViolation
+	FaultException
+	FaultDouble
+	FaultTriple
+	FaultStorm
+	FaultVerdict
+	KernelPanic
+	KernelLockup
+	KernelLog
+	KernelDump
+	IRQStorm
+	IRQThrottle
+	DeviceOpen
+	DeviceAttach
+	DeviceDetach
+	AlertRaised
+	AlertCleared
+	HealthDegraded
+	HealthRestored
+	BreakerOpen
+	BreakerClose
+	WatchdogExpired
+	ConfigChanged
+	BusLost
+	BusSubscribe
+	BusUnsubscribe
+	SinkFailed
+	SinkRestored
+	DaemonStart
+	DaemonStop
+
+	// typeCount is one more than the last.
+	typeCount
+)
+
+// table has one row for each type.
+var table = [typeCount]TypeInfo{
+	AgentSpawn:          {Topic: "agent.spawn", Severity: Info, Payload: (*eventv1.AgentSpawn)(nil), Doc: "An agent was made and its program runs."},
+	AgentExec:           {Topic: "agent.exec", Severity: Info, Payload: (*eventv1.AgentExec)(nil), Doc: "A process of an agent runs another program."},
+	AgentFork:           {Topic: "agent.fork", Severity: Info, Payload: (*eventv1.AgentFork)(nil), Doc: "A process of an agent made another."},
+	AgentThread:         {Topic: "agent.thread", Severity: Debug, OnDemand: true, Payload: (*eventv1.AgentThread)(nil), Doc: "A process of an agent made a thread."},
+	AgentExit:           {Topic: "agent.exit", Severity: Info, Payload: (*eventv1.AgentExit)(nil), Doc: "The first process of an agent ended, and the agent with it."},
+	AgentPause:          {Topic: "agent.pause", Severity: Notice, Payload: (*eventv1.AgentPause)(nil), Doc: "Every task of an agent was stopped."},
+	AgentResume:         {Topic: "agent.resume", Severity: Notice, Payload: (*eventv1.AgentPause)(nil), Doc: "The tasks of a paused agent go on."},
+	AgentKill:           {Topic: "agent.kill", Severity: Notice, Payload: (*eventv1.AgentKill)(nil), Doc: "Everything in an agent was told to end at once."},
+	AgentSignal:         {Topic: "agent.signal", Severity: Info, Payload: (*eventv1.AgentSignal)(nil), Doc: "A signal was sent to a process of an agent."},
+	AgentRestart:        {Topic: "agent.restart", Severity: Notice, Payload: (*eventv1.AgentRestart)(nil), Doc: "An agent that had ended was started again."},
+	AgentLost:           {Topic: "agent.lost", Severity: Error, Payload: (*eventv1.AgentLost)(nil), Doc: "An agent ended with its kernel process."},
+	AgentQuarantine:     {Topic: "agent.quarantine", Severity: Warning, Payload: (*eventv1.AgentQuarantine)(nil), Doc: "An agent lost all authority and its network; its state is kept."},
+	DomainStart:         {Topic: "domain.start", Severity: Info, Payload: (*eventv1.DomainStart)(nil), Doc: "A kernel process runs."},
+	DomainStop:          {Topic: "domain.stop", Severity: Info, Payload: (*eventv1.DomainStop)(nil), Doc: "A kernel process ended as it was told to."},
+	DomainCrash:         {Topic: "domain.crash", Severity: Critical, Payload: (*eventv1.DomainCrash)(nil), Doc: "A kernel process ended and nobody had told it to."},
+	DomainRestart:       {Topic: "domain.restart", Severity: Warning, Payload: (*eventv1.DomainRestart)(nil), Doc: "A kernel process runs in place of one that had crashed."},
+	DomainAdopt:         {Topic: "domain.adopt", Severity: Info, Payload: (*eventv1.DomainAdopt)(nil), Doc: "A new daemon found a domain of an earlier one."},
+	FileMount:           {Topic: "file.mount", Severity: Info, Payload: (*eventv1.FileMount)(nil), Doc: "A file system was mounted."},
+	FileUnmount:         {Topic: "file.unmount", Severity: Info, Payload: (*eventv1.FileMount)(nil), Doc: "A file system was unmounted."},
+	FileOpen:            {Topic: "file.open", Severity: Debug, OnDemand: true, Payload: (*eventv1.FileOpen)(nil), Doc: "A file was opened."},
+	FileCreate:          {Topic: "file.create", Severity: Info, Payload: (*eventv1.FileCreate)(nil), Doc: "A file, directory, link or other node was made."},
+	FileWrite:           {Topic: "file.write", Severity: Debug, OnDemand: true, Payload: (*eventv1.FileWrite)(nil), Doc: "Bytes were written to a file."},
+	FileRename:          {Topic: "file.rename", Severity: Info, Payload: (*eventv1.FileRename)(nil), Doc: "A file has another name."},
+	FileRemove:          {Topic: "file.remove", Severity: Info, Payload: (*eventv1.FileRemove)(nil), Doc: "A name of a file is gone."},
+	NetConnect:          {Topic: "net.connect", Severity: Info, Payload: (*eventv1.NetConnect)(nil), Doc: "A process connected a socket, or tried to."},
+	NetListen:           {Topic: "net.listen", Severity: Info, Payload: (*eventv1.NetListen)(nil), Doc: "A process waits for connections."},
+	NetAccept:           {Topic: "net.accept", Severity: Info, Payload: (*eventv1.NetAccept)(nil), Doc: "A process took a connection."},
+	NetDisconnect:       {Topic: "net.disconnect", Severity: Info, Payload: (*eventv1.NetDisconnect)(nil), Doc: "A connection is no more."},
+	NetRefused:          {Topic: "net.refused", Severity: Notice, Payload: (*eventv1.NetRefused)(nil), Doc: "A connection did not come to be."},
+	NetPacket:           {Topic: "net.packet", Severity: Debug, OnDemand: true, Payload: (*eventv1.NetPacket)(nil), Doc: "One packet of many: its headers, never its contents."},
+	MemoryFaults:        {Topic: "memory.faults", Severity: Debug, OnDemand: true, Payload: (*eventv1.MemoryFaults)(nil), Doc: "How many page faults an agent took in an interval."},
+	MemoryPressure:      {Topic: "memory.pressure", Severity: Warning, Payload: (*eventv1.MemoryPressure)(nil), Doc: "An agent or a domain is short of memory."},
+	MemoryOOM:           {Topic: "memory.oom", Severity: Error, Payload: (*eventv1.MemoryOOM)(nil), Doc: "An agent wanted more memory than it may have, and was ended for it."},
+	MemoryLimit:         {Topic: "memory.limit", Severity: Info, Payload: (*eventv1.MemoryLimit)(nil), Doc: "How much memory an agent may have changed."},
+	CPUThrottled:        {Topic: "cpu.throttled", Severity: Notice, Payload: (*eventv1.CPUThrottled)(nil), Doc: "An agent used up its quota of CPU and had to wait."},
+	LimitSoft:           {Topic: "limit.soft", Severity: Notice, Payload: (*eventv1.Limit)(nil), Doc: "An agent reached a soft limit."},
+	LimitHard:           {Topic: "limit.hard", Severity: Warning, Payload: (*eventv1.Limit)(nil), Doc: "An agent was refused what is beyond a hard limit."},
+	CapabilityGrant:     {Topic: "capability.grant", Severity: Info, Payload: (*eventv1.Capability)(nil), Doc: "An agent was given a capability."},
+	CapabilityDelegate:  {Topic: "capability.delegate", Severity: Info, Payload: (*eventv1.Capability)(nil), Doc: "An agent gave another a capability made from its own."},
+	CapabilityAttenuate: {Topic: "capability.attenuate", Severity: Info, Payload: (*eventv1.Capability)(nil), Doc: "A lesser capability was made, or one was narrowed."},
+	CapabilitySeal:      {Topic: "capability.seal", Severity: Info, Payload: (*eventv1.Capability)(nil), Doc: "A capability, or an agent, can be given nothing more."},
+	CapabilityRenew:     {Topic: "capability.renew", Severity: Info, Payload: (*eventv1.Capability)(nil), Doc: "A lease was made longer."},
+	CapabilityRevoke:    {Topic: "capability.revoke", Severity: Notice, Payload: (*eventv1.Capability)(nil), Doc: "A capability was taken back."},
+	CapabilityExpire:    {Topic: "capability.expire", Severity: Notice, Payload: (*eventv1.Capability)(nil), Doc: "A lease ended."},
+	CapabilityDeny:      {Topic: "capability.deny", Severity: Warning, Payload: (*eventv1.CapabilityDeny)(nil), Doc: "Something was refused for want of a capability."},
+	SecurityViolation:   {Topic: "security.violation", Severity: Error, Payload: (*eventv1.SecurityViolation)(nil), Doc: "An agent did what no program does by accident."},
+	FaultException:      {Topic: "fault.exception", Severity: Debug, OnDemand: true, Payload: (*eventv1.FaultException)(nil), Doc: "The CPU refused to go on with an instruction of an agent."},
+	FaultDouble:         {Topic: "fault.double", Severity: Error, Payload: (*eventv1.FaultException)(nil), Doc: "A fault could not be delivered to the program."},
+	FaultTriple:         {Topic: "fault.triple", Severity: Critical, Payload: (*eventv1.FaultException)(nil), Doc: "A domain falls: its kernel process itself cannot go on."},
+	FaultStorm:          {Topic: "fault.storm", Severity: Warning, Payload: (*eventv1.FaultStorm)(nil), Doc: "An agent faults faster than is good for anybody."},
+	FaultVerdict:        {Topic: "fault.verdict", Severity: Warning, Payload: (*eventv1.FaultVerdict)(nil), Doc: "What was decided about a fault, and who is to blame."},
+	KernelPanic:         {Topic: "kernel.panic", Severity: Critical, Payload: (*eventv1.KernelPanic)(nil), Doc: "A goroutine of a kernel process panicked."},
+	KernelLockup:        {Topic: "kernel.lockup", Severity: Error, Payload: (*eventv1.KernelLockup)(nil), Doc: "Something held a CPU or a lock for too long."},
+	KernelLog:           {Topic: "kernel.log", Severity: Debug, OnDemand: true, Payload: (*eventv1.KernelLog)(nil), Doc: "A line of the kernel log."},
+	KernelDump:          {Topic: "kernel.dump", Severity: Notice, Payload: (*eventv1.KernelDump)(nil), Doc: "A core or a crash bundle was written."},
+	IRQStorm:            {Topic: "irq.storm", Severity: Warning, Payload: (*eventv1.IRQStorm)(nil), Doc: "A line of interrupts fires faster than it may."},
+	IRQThrottle:         {Topic: "irq.throttle", Severity: Notice, Payload: (*eventv1.IRQThrottle)(nil), Doc: "A line of interrupts is handled more slowly, or again as usual."},
+	DeviceOpen:          {Topic: "device.open", Severity: Debug, OnDemand: true, Payload: (*eventv1.DeviceOpen)(nil), Doc: "A device was opened."},
+	DeviceAttach:        {Topic: "device.attach", Severity: Info, Payload: (*eventv1.DeviceAttach)(nil), Doc: "A device came to an agent."},
+	DeviceDetach:        {Topic: "device.detach", Severity: Info, Payload: (*eventv1.DeviceAttach)(nil), Doc: "A device left an agent."},
+	AlertRaised:         {Topic: "alert.raised", Severity: Warning, Payload: (*eventv1.Alert)(nil), Doc: "A rule of alerts holds."},
+	AlertCleared:        {Topic: "alert.cleared", Severity: Notice, Payload: (*eventv1.Alert)(nil), Doc: "A rule of alerts holds no longer."},
+	HealthDegraded:      {Topic: "health.degraded", Severity: Warning, Payload: (*eventv1.Health)(nil), Doc: "A part of AIOS works less well."},
+	HealthRestored:      {Topic: "health.restored", Severity: Notice, Payload: (*eventv1.Health)(nil), Doc: "A part of AIOS works again as it should."},
+	BreakerOpen:         {Topic: "breaker.open", Severity: Warning, Payload: (*eventv1.Breaker)(nil), Doc: "Calls to something outside are refused at once."},
+	BreakerClose:        {Topic: "breaker.close", Severity: Notice, Payload: (*eventv1.Breaker)(nil), Doc: "Calls to something outside are made again."},
+	WatchdogExpired:     {Topic: "watchdog.expired", Severity: Error, Payload: (*eventv1.WatchdogExpired)(nil), Doc: "Something that should have reported did not."},
+	ConfigChanged:       {Topic: "config.changed", Severity: Notice, Payload: (*eventv1.ConfigChanged)(nil), Doc: "A setting has another value."},
+	BusLost:             {Topic: "bus.lost", Severity: Warning, Payload: (*eventv1.BusLost)(nil), Doc: "Events were lost; this says how many."},
+	BusSubscribe:        {Topic: "bus.subscribe", Severity: Info, Payload: (*eventv1.BusSubscription)(nil), Doc: "Somebody began to listen."},
+	BusUnsubscribe:      {Topic: "bus.unsubscribe", Severity: Info, Payload: (*eventv1.BusSubscription)(nil), Doc: "Somebody ceased to listen."},
+	SinkFailed:          {Topic: "sink.failed", Severity: Warning, Payload: (*eventv1.Sink)(nil), Doc: "Events do not reach an outside receiver."},
+	SinkRestored:        {Topic: "sink.restored", Severity: Notice, Payload: (*eventv1.Sink)(nil), Doc: "Events reach an outside receiver again."},
+	DaemonStart:         {Topic: "daemon.start", Severity: Info, Payload: (*eventv1.DaemonStart)(nil), Doc: "A daemon serves."},
+	DaemonStop:          {Topic: "daemon.stop", Severity: Info, Payload: (*eventv1.DaemonStop)(nil), Doc: "A daemon ends."},
+}
