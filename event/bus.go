@@ -135,6 +135,23 @@ func (b *Bus) rouse() {
 	}
 }
 
+// Relay gives events that were numbered elsewhere to whoever listens, in this
+// order, and as they are. It may be called beside Publish.
+func (b *Bus) Relay(events []Event) {
+	b.merge.Lock()
+	defer b.merge.Unlock()
+	for len(events) > 0 {
+		n := min(len(events), window)
+		b.batch = append(b.batch[:0], events[:n]...)
+		for i := range b.batch {
+			b.counts[b.batch[i].Type].Add(1)
+			b.offer(i, ^uint64(0))
+		}
+		b.deliver()
+		events = events[n:]
+	}
+}
+
 // run merges while there are subscriptions.
 func (b *Bus) run() {
 	for {
@@ -256,6 +273,14 @@ func (b *Bus) route(index int, ticket uint64) {
 		e.Domain = b.cfg.Domain
 	}
 	b.counts[e.Type].Add(1)
+	b.offer(index, ticket)
+}
+
+// offer notes an event of the batch for who wants it.
+//
+// +checklocks:b.merge
+func (b *Bus) offer(index int, ticket uint64) {
+	e := &b.batch[index]
 	for _, s := range b.routes.Load()[e.Type] {
 		if ticket > s.from && e.Severity >= s.opts.Floor && (s.opts.Keep == nil || s.opts.Keep(e)) {
 			if len(s.staged) == 0 {

@@ -27,6 +27,9 @@ type Event struct {
 	Type                       Type
 	Severity                   Severity
 	Payload                    Payload
+	// Cursor is the place of the event in a daemon's journal: that of the last
+	// kept one for an event that is not kept. It does not travel.
+	Cursor uint64
 }
 
 // ID is unique among all events ever.

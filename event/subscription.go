@@ -48,7 +48,7 @@ const DefaultQueue = 4096
 type Options struct {
 	// Name is shown in statistics.
 	Name string
-	// Topics are patterns; see Select.
+	// Topics are patterns; see Select. Statistics show those of the beginning.
 	Topics []string
 	// Floor is the least severity that is let through.
 	Floor Severity
@@ -111,6 +111,19 @@ func (b *Bus) Subscribe(o Options) (*Subscription, error) {
 		go b.run()
 	}
 	return s, nil
+}
+
+// Retopic makes the subscription one to other topics, from now on.
+func (s *Subscription) Retopic(topics []string) error {
+	types, err := Select(topics)
+	if err != nil {
+		return err
+	}
+	s.bus.mu.Lock()
+	defer s.bus.mu.Unlock()
+	s.types = types // Only reroute reads it.
+	s.bus.reroute()
+	return nil
 }
 
 // reroute makes routes and wanted what the subscriptions ask for.
@@ -332,4 +345,14 @@ func (b *Bus) Stats() Stats {
 		s.mu.Unlock()
 	}
 	return st
+}
+
+// CloseAll ends every subscription, for one reason.
+func (b *Bus) CloseAll(reason error) {
+	b.mu.Lock()
+	subs := slices.Clone(b.subs)
+	b.mu.Unlock()
+	for _, s := range subs {
+		s.Close(reason)
+	}
 }

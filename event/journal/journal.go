@@ -46,9 +46,9 @@ const (
 // MaxRecord bounds the data of one record, in bytes.
 const MaxRecord = 1 << 20
 
-// leap is how far numbers are set forward after a writer that was killed: it
+// Leap is how far numbers are set forward after a writer that was killed: it
 // has given out no more without writing them.
-const leap = 1 << 20
+const Leap = 1 << 20
 
 // Record is one entry.
 type Record struct {

@@ -116,7 +116,7 @@ func TestNumbersAreNotUsedTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := open(t, copied, Options{})
-	if k.Last() < 5+leap {
+	if k.Last() < 5+Leap {
 		t.Fatalf("goes on at %d", k.Last()+1)
 	}
 	fill(k, 1)

@@ -65,9 +65,9 @@ func (w *writer) recover(segments []segment) (next uint64, err error) {
 	case err == nil && parseErr == nil && said >= next:
 		next = said // Perhaps with losses at the end.
 	case len(segments) > 0:
-		w.leaps = append(w.leaps, span{next, next + leap})
+		w.leaps = append(w.leaps, span{next, next + Leap})
 		w.leaps = w.leaps[max(0, len(w.leaps)-maxLeaps):]
-		next += leap
+		next += Leap
 	}
 	if err := os.Remove(clean); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return 0, safefile.Fail(err, "open the journal of events", clean)
@@ -308,7 +308,7 @@ func (w *writer) close() {
 func (w *writer) end() {
 	w.close()
 	next := w.j.Last() + 1
-	safefile.Write(filepath.Join(w.j.dir, cleanName), strconv.AppendUint(nil, next, 10)) // Without it, numbers leap.
+	safefile.Write(filepath.Join(w.j.dir, cleanName), strconv.AppendUint(nil, next, 10)) // Without it, numbers Leap.
 }
 
 // trim removes the oldest segments beyond what is to be kept.
