@@ -13,6 +13,8 @@ import (
 
 	"aios.dev/aios/account"
 	"aios.dev/aios/control"
+	"aios.dev/aios/event"
+	eventv1 "aios.dev/aios/event/v1"
 	"aios.dev/aios/platform"
 )
 
@@ -39,6 +41,7 @@ func (a *Agent) openAccount(disk uint64) {
 	clock := a.s.cfg.Clock
 	acc := &a.account
 	acc.ledger = account.NewLedger(func(c account.Crossing) {
+		a.tellLimit(c)
 		if a.s.cfg.OnLimit != nil {
 			a.s.cfg.OnLimit(a.id, c)
 		}
@@ -264,4 +267,16 @@ func (a *Agent) disk() uint64 {
 		return 0
 	}
 	return (st.Blocks - st.BlocksFree) * uint64(st.BlockSize)
+}
+
+// tellLimit tells the bus that a limit was reached. It must not block.
+func (a *Agent) tellLimit(c account.Crossing) {
+	typ := event.LimitSoft
+	if c.Level == account.Hard {
+		typ = event.LimitHard
+	}
+	a.s.emit(a, typ, &eventv1.Limit{Resource: c.Resource.String(), Used: c.Used, Limit: c.Limit})
+	if c.Resource == account.Memory && c.Limit > 0 {
+		a.s.emit(a, event.MemoryPressure, &eventv1.MemoryPressure{Used: c.Used, Limit: c.Limit, Percent: uint32(min(100*c.Used/c.Limit, 1000))})
+	}
 }

@@ -13,9 +13,12 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
 
 	"aios.dev/aios/abi"
+	"aios.dev/aios/account"
 	"aios.dev/aios/capability"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/event"
+	eventv1 "aios.dev/aios/event/v1"
 	"aios.dev/aios/platform"
 )
 
@@ -80,6 +83,7 @@ type Agent struct {
 	exit  *control.Exit // +checklocks:mu
 	ended time.Time     // +checklocks:mu
 
+	born time.Time
 	told chan struct{} // closed when its end has been reported
 }
 
@@ -161,6 +165,7 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 		procs: make(map[int32]*process),
 		ns:    ns,
 		told:  make(chan struct{}),
+		born:  s.cfg.Clock.Now(),
 		crowd: platform.NewCrowd(s.cpus, max(crowdMin, crowdPerCPU*s.cfg.CPUs), crowdSlice),
 	}
 	a.ctx = s.context(a.ns, s.creds, a.memID)
@@ -192,6 +197,11 @@ func (a *Agent) boot(req control.SpawnRequest, stream *os.File) error {
 		s.k.SendExternalSignalThreadGroup(p.tg, kernel.SignalInfoPriv(linux.SIGKILL))
 	}
 	s.watch.add(a)
+	if s.events.Enabled(event.AgentSpawn) {
+		s.emitFor(a, event.AgentSpawn, &eventv1.AgentSpawn{
+			Name: a.name, Args: event.Args(req.Process.Argv), Uid: uint32(p.tg.Leader().Credentials().EffectiveKUID),
+		}, req.Actor.Correlation)
+	}
 	go a.waitFirst(p)
 	return nil
 }
@@ -272,6 +282,11 @@ func (s *Kernel) Exec(req control.ExecRequest, files []*os.File) (control.ExecRe
 	if err != nil {
 		return control.ExecReply{}, err
 	}
+	if s.events.Enabled(event.AgentExec) {
+		s.emit(a, event.AgentExec, &eventv1.AgentExec{
+			Process: processOf(p.tg.Leader()), Args: event.Args(req.Process.Argv), FromOutside: true,
+		})
+	}
 	go a.waitFurther(p)
 	return control.ExecReply{ExecID: p.id}, nil
 }
@@ -331,6 +346,7 @@ func (a *Agent) waitFirst(p *process) {
 		delete(a.procs, 0)
 		a.mu.Unlock()
 		a.s.watch.remove(a)
+		a.s.emit(a, event.AgentExit, a.exitPayload(exit))
 		a.report(0, exit)
 		close(a.told)
 	})
@@ -339,6 +355,14 @@ func (a *Agent) waitFirst(p *process) {
 	a.release()
 	a.lifeMu.Unlock()
 	a.s.shells.refill()
+}
+
+// exitPayload is what the bus is told of the agent's end.
+func (a *Agent) exitPayload(exit control.Exit) *eventv1.AgentExit {
+	return &eventv1.AgentExit{
+		Code: exit.Code, Signal: exit.Signal, Reason: exit.Reason, Lifetime: int64(a.s.cfg.Clock.Since(a.born)),
+		MemoryPeak: a.account.ledger.Peak(account.Memory),
+	}
 }
 
 func (a *Agent) report(execID int32, exit control.Exit) {

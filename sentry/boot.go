@@ -31,6 +31,7 @@ import (
 	"aios.dev/aios/capability"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/event"
 	"aios.dev/aios/ktime"
 	"aios.dev/aios/netstack"
 	"aios.dev/aios/platform"
@@ -85,6 +86,8 @@ type Kernel struct {
 	clearing clearing // of files that were granted
 	trail    trail
 	asks     asks
+	events   *event.Bus
+	outbox   outbox // of events for the daemon
 	imagesMu sync.Mutex
 	// By their original in another domain.
 	images map[capability.ID]*capability.Capability // +checklocks:imagesMu
@@ -121,11 +124,13 @@ func Boot(cfg Config) (*Kernel, error) {
 		do func() error
 	}{
 		{"prepare process", prepareProcess},
+		{"start the bus", s.bootEvents},
 		{"prepare authority", s.bootAuthority},
 		{"start platform", s.bootPlatform},
 		{"start kernel", s.bootKernel},
 		{"register file systems", s.registerFilesystems},
 		{"start the pause process", s.startPause},
+		{"enable trace points", s.tracePoints},
 	} {
 		if err := step.do(); err != nil {
 			return nil, errdefs.Wrap(err, errdefs.DomainBoot, step.op)

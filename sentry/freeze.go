@@ -9,6 +9,8 @@ import (
 	"aios.dev/aios/abi"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/event"
+	eventv1 "aios.dev/aios/event/v1"
 	"aios.dev/aios/ktime"
 )
 
@@ -38,6 +40,7 @@ func (s *Kernel) Pause(req control.AgentRequest) (struct{}, error) {
 		return none, err
 	}
 	a.setState(abi.StatePaused)
+	s.emit(a, event.AgentPause, &eventv1.AgentPause{By: "operator"})
 	return none, nil
 }
 
@@ -135,6 +138,7 @@ func (a *Agent) unpause() {
 	}
 	a.thaw(nil)
 	a.setState(abi.StateRunning)
+	a.s.emit(a, event.AgentResume, &eventv1.AgentPause{})
 }
 
 func (a *Agent) setState(st abi.State) {

@@ -13,6 +13,7 @@ import (
 	"aios.dev/aios/abi"
 	"aios.dev/aios/capability"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/event"
 	"aios.dev/aios/sentry/grantfs"
 )
 
@@ -113,6 +114,7 @@ func (g *fileGrant) unmount() {
 			break
 		}
 	}
+	g.tellMount(event.FileUnmount)
 	for _, inner := range a.grantsInside(g.view.at) {
 		inner.putBack()
 	}

@@ -14,6 +14,8 @@ import (
 	"aios.dev/aios/abi"
 	"aios.dev/aios/capability"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/event"
+	eventv1 "aios.dev/aios/event/v1"
 	"aios.dev/aios/sentry/grantfs"
 )
 
@@ -154,7 +156,20 @@ func (a *Agent) mountGrant(c *capability.Capability, key string, dir vfs.Virtual
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.place()
+	err = g.place()
+	if err == nil {
+		g.tellMount(event.FileMount)
+	}
+	return err
+}
+
+// tellMount publishes that the grant appeared in the agent, or went.
+func (g *fileGrant) tellMount(t event.Type) {
+	rights := g.cap.Spec().Rights
+	g.a.s.emit(g.a, t, &eventv1.FileMount{
+		Target: event.Text(g.view.at), Source: event.Text(g.view.name), Type: "grant",
+		ReadOnly: rights&abi.FSWrite == 0, Grant: event.Text(g.cap.Spec().String()),
+	})
 }
 
 // newView makes what shows dir, whose reference it takes over, as spec says.

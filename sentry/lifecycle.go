@@ -4,12 +4,15 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 
 	"aios.dev/aios/abi"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/event"
+	eventv1 "aios.dev/aios/event/v1"
 )
 
 // agent returns a known agent.
@@ -93,6 +96,13 @@ func (s *Kernel) Signal(req control.SignalRequest) (struct{}, error) {
 	if sig == linux.SIGKILL && first {
 		a.dying.Store(true)
 	}
+	if sig == linux.SIGKILL && first {
+		s.emit(a, event.AgentKill, &eventv1.AgentKill{By: "operator"})
+	} else {
+		s.emit(a, event.AgentSignal, &eventv1.AgentSignal{
+			Signal: req.Signal, SignalName: unix.SignalName(unix.Signal(req.Signal)), Pid: int32(a.ns.pid.IDOfThreadGroup(p.tg)),
+		})
+	}
 	// gVisor keeps and changes what it is given: one for each group.
 	if req.All {
 		for _, tg := range a.ns.pid.ThreadGroups() {
@@ -119,6 +129,7 @@ func (a *Agent) kill(reason string) {
 		return
 	}
 	a.dying.Store(true)
+	a.s.emit(a, event.AgentKill, &eventv1.AgentKill{By: "kernel", Reason: reason})
 	if p, err := a.process(0); err == nil {
 		a.s.k.SendExternalSignalThreadGroup(p.tg, kernel.SignalInfoPriv(linux.SIGKILL))
 	}

@@ -4,6 +4,7 @@ import (
 	"path"
 	"syscall"
 
+	gverrors "gvisor.dev/gvisor/pkg/errors"
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 
@@ -87,6 +88,12 @@ func (a *Agent) lookupGrant(fs *grantfs.FS, want abi.Rights) (syscall.Errno, str
 
 // errnoFrom returns the errno in an error of gVisor.
 func errnoFrom(err error) syscall.Errno {
+	switch e := err.(type) {
+	case *gverrors.Error:
+		return linuxerr.ToUnix(e)
+	case syscall.Errno:
+		return e
+	}
 	if e, ok := linuxerr.TranslateError(err); ok {
 		return linuxerr.ToUnix(e)
 	}

@@ -13,7 +13,10 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/mm"
 	"gvisor.dev/gvisor/pkg/sentry/usage"
 
+	"aios.dev/aios/abi"
 	"aios.dev/aios/account"
+	"aios.dev/aios/event"
+	eventv1 "aios.dev/aios/event/v1"
 	"aios.dev/aios/ktime"
 )
 
@@ -73,6 +76,9 @@ func (a *Agent) setMemoryLimit(bytes uint64) {
 		return // To look costs more than all else that follows from a grant.
 	}
 	m := &a.account.memory
+	if a.mustBe(abi.StateRunning, abi.StatePaused) == nil {
+		a.s.emit(a, event.MemoryLimit, &eventv1.MemoryLimit{Before: a.memoryLimit(), After: bytes, Used: a.account.ledger.Used(account.Memory)})
+	}
 	a.account.ledger.SetLimits(account.Memory, softLimit(bytes), bytes)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -144,6 +150,7 @@ func (a *Agent) lookLocked() {
 		if limit == 0 {
 			why = "its memory was taken back"
 		}
+		a.s.emit(a, event.MemoryOOM, &eventv1.MemoryOOM{Used: most, Limit: limit, Scope: "agent"})
 		a.kill(why)
 		return
 	}

@@ -59,6 +59,17 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 			s.trail.ack(r.Last)
 			return none, nil
 		}),
+		control.MethodEventsPull: control.Handle(func(struct{}) (struct{}, error) {
+			s.outbox.pull()
+			return none, nil
+		}),
+		control.MethodEventsAck: control.Handle(func(r control.EventsAck) (struct{}, error) {
+			s.outbox.ack(r.Last)
+			return none, nil
+		}),
+		control.MethodEventsWant: control.Handle(func(r control.EventsWant) (struct{}, error) {
+			return none, s.outbox.want(r.Topics)
+		}),
 		control.MethodShutdown: control.Handle(func(control.ShutdownRequest) (struct{}, error) {
 			s.Shutdown()
 			// The response goes out first; the daemon does not wait

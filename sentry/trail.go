@@ -60,6 +60,7 @@ func (l *trail) denied(d Denial) {
 	if d.Why != "" {
 		r.Reason = d.Why
 	}
+	l.tellDenied(d)
 	rec := control.AuditRecord{Record: r}
 	if strings.HasPrefix(d.Object, seccompObject) {
 		rec.Code = errdefs.SyscallDenied
@@ -76,6 +77,7 @@ func (l *trail) denied(d Denial) {
 // add takes a record of the derivation tree. What every agent is made of is
 // gathered when it comes and goes: a record instead of one for each.
 func (l *trail) add(r capability.Record) {
+	l.tell(r)
 	if r.Op == capability.OpMint || r.Op == capability.OpRevoke {
 		if a := l.s.findAgent(r.Agent); a != nil && a.gathers() && ofSelf(r.Spec) {
 			l.mu.Lock()
