@@ -31,6 +31,7 @@ type Paths struct {
 	Audit    string // the audit trail
 	AuditKey string // by which its head is authenticated
 	Tokens   string // the signing key, revoked tokens, keys that are trusted
+	Events   string // the journal of events
 	Crashes  string // dumps of agents and of kernel processes
 	LogFile  string // what the daemon wrote
 	LockFile string // held by flock while a daemon runs; holds its PID in decimal
@@ -116,6 +117,7 @@ func layout(state, runtime string) Paths {
 		AuditKey: filepath.Join(state, "audit.key"),
 		Tokens:   filepath.Join(state, "tokens"),
 		Crashes:  filepath.Join(state, "crash"),
+		Events:   filepath.Join(state, "events"),
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 // the socket, all for the owner alone, and refuses directories that another
 // user owns or can write to. It is idempotent.
 func (p Paths) Prepare() error {
-	for _, dir := range []string{p.StateDir, p.Images, p.Domains, p.Agents, p.Audit, p.Tokens, p.Crashes, filepath.Dir(p.Socket)} {
+	for _, dir := range []string{p.StateDir, p.Images, p.Domains, p.Agents, p.Audit, p.Tokens, p.Crashes, p.Events, filepath.Dir(p.Socket)} {
 		if err := private(dir); err != nil {
 			return err
 		}

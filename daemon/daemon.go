@@ -17,6 +17,7 @@
 //	domains/NAME.json  PID, socket, options domains/NAME.log what the kernel process wrote
 //	images/            see package images
 //	crash/             dumps, see package crash
+//	events/            the journal of events, and who has read how far
 //	tokens/            the signing key, what is trusted and revoked, where bearers are served
 //
 // A kernel process outlives the daemon. When the daemon starts, it connects to
@@ -53,6 +54,7 @@ import (
 	"aios.dev/aios/config"
 	"aios.dev/aios/crash"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/event/hub"
 	"aios.dev/aios/host/cgroup"
 	"aios.dev/aios/images"
 	"aios.dev/aios/ktime"
@@ -62,6 +64,7 @@ import (
 type System struct {
 	apiv1.UnimplementedControlServer
 	apiv1.UnimplementedDebugServer
+	apiv1.UnimplementedEventsServer
 
 	paths    config.Paths
 	instance string // tells this state directory from others on the host
@@ -72,9 +75,13 @@ type System struct {
 	trail    *audit.Log
 	recent   *errdefs.Recorder
 	crashes  *crash.Store
-	crossed  atomic.Bool // something may have been delegated between domains
-	started  time.Time
-	stop     func() // ends Run
+	events   *hub.Hub
+	wanted   wantedTopics
+	// Names of agents by ID, for the filters of subscribers.
+	eventNames sync.Map
+	crossed    atomic.Bool // something may have been delegated between domains
+	started    time.Time
+	stop       func() // ends Run
 
 	keysMu  sync.Mutex // held while the files are opened
 	keys    atomic.Pointer[keyring]
@@ -135,7 +142,12 @@ func Run(paths config.Paths) error {
 		agents:  make(map[string]*record),
 		names:   make(map[string]*record),
 	}
+	if err := d.openEvents(); err != nil {
+		return err
+	}
+	defer d.sayStopped()
 	d.recover()
+	d.sayStarted()
 
 	os.Remove(paths.Socket) // Left by a daemon that was killed; the lock is ours.
 	old := unix.Umask(0o177)
@@ -147,6 +159,7 @@ func Run(paths config.Paths) error {
 	server := grpc.NewServer(d.serverOptions(api.Door{Bearer: d.admitBearer})...)
 	apiv1.RegisterControlServer(server, d)
 	apiv1.RegisterDebugServer(server, d)
+	apiv1.RegisterEventsServer(server, d)
 	d.openDoor()
 	defer d.flushTallies()
 	defer d.closeDoor()
@@ -256,6 +269,7 @@ func (d *System) addRecord(r *record) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.agents[r.id] = r
+	d.eventNames.Store(r.id, r.name)
 	if r.name != "" && d.names[r.name] == nil {
 		d.names[r.name] = r
 	}

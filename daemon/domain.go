@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,8 @@ import (
 	"aios.dev/aios/capability/audit"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/event"
+	eventv1 "aios.dev/aios/event/v1"
 	"aios.dev/aios/host/box"
 	"aios.dev/aios/platform"
 	"aios.dev/aios/platform/drivers"
@@ -46,8 +49,12 @@ type domain struct {
 	hello  *control.HelloReply // +checklocks:mu
 	dead   bool                // +checklocks:mu
 
-	trail domainTrail
-	group regrouping
+	trail  domainTrail
+	events domainEvents
+	group  regrouping
+
+	// stopping is set when the kernel process was told to end.
+	stopping atomic.Bool
 
 	buryOnce sync.Once
 	gone     chan struct{} // closed when nothing of it is left
@@ -134,6 +141,7 @@ const bootTimeout = 30 * time.Second
 // +checklocks:dom.startMu
 func (dom *domain) start(ctx context.Context, spec *apiv1.SpawnRequest) ([]string, error) {
 	d := dom.d
+	began := d.clock.Now()
 	choice, err := d.choosePlatform(spec.GetPlatform())
 	if err != nil {
 		return nil, err
@@ -159,6 +167,9 @@ func (dom *domain) start(ctx context.Context, spec *apiv1.SpawnRequest) ([]strin
 		return nil, err
 	}
 	d.log.Info("domain started", "domain", dom.name, "pid", p.info.PID, "platform", choice.Driver.Name())
+	d.emit(event.DomainStart, "", dom.name, &eventv1.DomainStart{
+		Pid: int32(p.info.PID), Platform: choice.Driver.Name(), Version: abi.Version, Took: int64(d.clock.Since(began)),
+	})
 	return boxWarnings(boxes), nil
 }
 
@@ -190,6 +201,7 @@ func (dom *domain) connect(ctx context.Context, info domainInfo) error {
 		dom.d.domainDied(dom)
 	}()
 	dom.notify(control.MethodAuditPull, struct{}{}) // What an earlier daemon did not write.
+	dom.joinEvents()
 	return nil
 }
 
@@ -255,6 +267,7 @@ func (d *System) domainDied(dom *domain) {
 			Reason: "whatever was granted in it is gone with it",
 		})
 	}
+	d.sayEnded(dom, info, lost)
 	for _, r := range lost {
 		d.lose(r, "the kernel process of domain "+dom.name+" died")
 	}
@@ -265,10 +278,25 @@ func (d *System) domainDied(dom *domain) {
 	d.revokeOrphans()
 }
 
+// sayEnded publishes the end of a kernel process: a crash, unless the daemon
+// had told it to end.
+func (d *System) sayEnded(dom *domain, info domainInfo, lost []*record) {
+	if dom.stopping.Load() {
+		d.emit(event.DomainStop, "", dom.name, &eventv1.DomainStop{})
+		return
+	}
+	p := &eventv1.DomainCrash{Pid: int32(info.PID), Reason: "its kernel process ended"}
+	for _, r := range lost {
+		p.Agents = append(p.Agents, r.id)
+	}
+	d.emit(event.DomainCrash, "", dom.name, p)
+}
+
 // lose marks an agent lost and reports whether it was not final before.
 func (d *System) lose(r *record, why string) bool {
 	lost := r.finish(abi.StateLost, &apiv1.Exit{Signal: int32(unix.SIGKILL), Reason: why}, d.clock.Now())
 	if lost {
+		d.emit(event.AgentLost, r.id, r.domName, &eventv1.AgentLost{Name: r.name, Reason: why})
 		d.settle(r)
 		close(r.settled)
 	}
@@ -391,6 +419,11 @@ func (d *System) adopt(name string, info domainInfo, records map[string]*record)
 	default:
 	}
 	d.log.Info("domain adopted", "domain", name, "pid", info.PID, "agents", len(list.Agents))
+	adopted := &eventv1.DomainAdopt{Pid: int32(info.PID)}
+	for _, st := range list.Agents {
+		adopted.Agents = append(adopted.Agents, st.ID)
+	}
+	d.emit(event.DomainAdopt, "", name, adopted)
 	if info.Isolated && len(list.Agents) == 0 { // Its agent never came to be.
 		for _, r := range records {
 			if r.domName == name && !r.final() {

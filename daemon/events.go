@@ -18,6 +18,9 @@ func (dom *domain) onEvent(method string, body json.RawMessage) {
 	case control.EventAudit:
 		dom.takeRecords(body)
 		return
+	case control.EventEvents:
+		dom.takeEvents(body)
+		return
 	case control.EventLimit:
 		var e control.LimitEvent
 		if json.Unmarshal(body, &e) == nil {
@@ -160,6 +163,7 @@ const shutdownTimeout = 10 * time.Second
 func (d *System) stopDomain(dom *domain) {
 	ctx, cancel := background(shutdownTimeout)
 	defer cancel()
+	dom.stopping.Store(true)
 	err := dom.call(ctx, control.MethodShutdown, control.ShutdownRequest{}, nil)
 	dom.mu.Lock()
 	info := dom.info

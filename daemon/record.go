@@ -245,7 +245,12 @@ func isFull(err error) bool {
 func (d *System) erase(id string) {
 	os.Remove(d.recordPath(id))
 	os.Remove(d.logPath(id))
+	// Events of its end may be on their way.
+	d.clock.AfterFunc(nameKept, func() { d.eventNames.Delete(id) })
 }
+
+// nameKept is how long events of an agent that is gone show its name.
+const nameKept = time.Minute
 
 // loadRecords reads the records of an earlier daemon, and removes files of
 // agents that do not belong to one. Other files are not ours.

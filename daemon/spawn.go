@@ -221,6 +221,7 @@ func (d *System) reserve(b *bearer, r *record) error {
 		d.names[r.name] = r
 	}
 	d.agents[r.id] = r
+	d.eventNames.Store(r.id, r.name)
 	return nil
 }
 

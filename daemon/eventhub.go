@@ -1,0 +1,188 @@
+package daemon
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"sync"
+	"time"
+
+	"aios.dev/aios/abi"
+	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
+	"aios.dev/aios/event"
+	"aios.dev/aios/event/hub"
+	eventv1 "aios.dev/aios/event/v1"
+)
+
+// openEvents opens the hub. It is done before any domain is known.
+func (d *System) openEvents() error {
+	var boot [8]byte
+	if _, err := rand.Read(boot[:]); err != nil {
+		return errdefs.Wrap(err, errdefs.HostFeature, "name this boot")
+	}
+	h, err := hub.Open(hub.Config{
+		Dir: d.paths.Events, Source: "d" + hex.EncodeToString(boot[:]), Clock: d.clock,
+		Names: func(agent string) string {
+			name, _ := d.eventNames.Load(agent)
+			text, _ := name.(string)
+			return text
+		},
+		OnWanted: d.eventsWanted,
+	})
+	d.events = h
+	return err
+}
+
+// emit publishes an event of the daemon itself; about no agent or no domain
+// when those are "". It does not wait, and may be called with any lock.
+func (d *System) emit(t event.Type, agent, domain string, p event.Payload) {
+	d.events.Emit(event.Event{Type: t, Agent: agent, Domain: domain, Payload: p})
+}
+
+// domainEvents is the part of a domain that is about the bus.
+type domainEvents struct {
+	mu sync.Mutex
+	// The last number that was taken, and that was acknowledged.
+	taken, acked uint64 // +checklocks:mu
+	// An acknowledgement is on its way.
+	acking bool // +checklocks:mu
+}
+
+// takeEvents takes events that a kernel process pushed.
+func (dom *domain) takeEvents(body json.RawMessage) {
+	var batch control.EventBatch
+	if json.Unmarshal(body, &batch) != nil {
+		return
+	}
+	d := dom.d
+	if batch.Lost > 0 {
+		d.emit(event.BusLost, "", dom.name, &eventv1.BusLost{Where: "outbox", Name: dom.name, Count: batch.Lost})
+	}
+	events := make([]event.Event, 0, len(batch.Events))
+	for _, raw := range batch.Events {
+		e, err := hub.Unmarshal(raw)
+		if err != nil {
+			d.events.Skip()
+			continue
+		}
+		e.Domain = dom.name // Whatever a kernel process says.
+		events = append(events, e)
+	}
+	d.events.Take(events)
+	if len(batch.Events) == 0 {
+		return
+	}
+	st := &dom.events
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.taken = max(st.taken, batch.First+uint64(len(batch.Events))-1)
+	if !st.acking {
+		st.acking = true
+		d.clock.AfterFunc(ackDelay, dom.ackEvents)
+	}
+}
+
+// ackEvents lets the kernel process forget what was taken. It is in the file of
+// the journal by then, or counted as lost: the journal is written all the time.
+func (dom *domain) ackEvents() {
+	st := &dom.events
+	st.mu.Lock()
+	st.acking = false
+	last := st.taken
+	fresh := last > st.acked
+	st.acked = max(st.acked, last)
+	st.mu.Unlock()
+	if fresh {
+		dom.notify(control.MethodEventsAck, control.EventsAck{Last: last})
+	}
+}
+
+// wantedDelay gathers changes of what is wanted.
+const wantedDelay = 2 * time.Millisecond
+
+// eventsWanted tells every domain which types to make on demand. The hub calls
+// it with its locks held.
+func (d *System) eventsWanted(topics []string) {
+	d.wanted.mu.Lock()
+	defer d.wanted.mu.Unlock()
+	d.wanted.topics = topics
+	if !d.wanted.armed {
+		d.wanted.armed = true
+		d.clock.AfterFunc(0, d.tellWanted)
+	}
+}
+
+// wantedTopics are the types that are made on demand and wanted now. mu is a
+// leaf.
+type wantedTopics struct {
+	mu     sync.Mutex
+	topics []string // +checklocks:mu
+	armed  bool     // +checklocks:mu
+	// tellMu keeps what domains are told in order; taken before mu.
+	tellMu sync.Mutex
+}
+
+// tellWanted tells every domain what is wanted now, and returns when they have
+// heard.
+func (d *System) tellWanted() {
+	d.wanted.tellMu.Lock()
+	defer d.wanted.tellMu.Unlock()
+	d.wanted.mu.Lock()
+	d.wanted.armed = false
+	topics := d.wanted.topics
+	d.wanted.mu.Unlock()
+	for _, dom := range d.liveDomains() {
+		dom.want(topics)
+	}
+}
+
+// wantTimeout bounds how long a subscriber waits for a domain that does not
+// answer.
+const wantTimeout = time.Second
+
+func (dom *domain) want(topics []string) {
+	ctx, cancel := background(wantTimeout)
+	defer cancel()
+	if err := dom.call(ctx, control.MethodEventsWant, control.EventsWant{Topics: topics}, nil); err != nil {
+		dom.d.log.Warn("asking a domain for events", "domain", dom.name, "err", err)
+	}
+}
+
+// joinEvents has a domain that was just connected send its events.
+func (dom *domain) joinEvents() {
+	dom.notify(control.MethodEventsPull, struct{}{})
+	dom.d.wanted.mu.Lock()
+	topics := dom.d.wanted.topics
+	dom.d.wanted.mu.Unlock()
+	if len(topics) > 0 {
+		dom.notify(control.MethodEventsWant, control.EventsWant{Topics: topics})
+	}
+}
+
+// runningFile exists while a daemon runs.
+func (d *System) runningFile() string { return d.paths.Events + "/running" }
+
+// sayStarted publishes that the daemon serves, and notes that it does.
+func (d *System) sayStarted() {
+	_, err := os.Stat(d.runningFile())
+	if err := os.WriteFile(d.runningFile(), nil, 0o600); err != nil {
+		d.log.Warn("noting that the daemon runs", "err", err)
+	}
+	d.emit(event.DaemonStart, "", "", &eventv1.DaemonStart{
+		Pid: int32(os.Getpid()), Version: abi.Version, StateDir: d.paths.StateDir,
+		Adopted: uint32(len(d.liveDomains())), AfterCrash: err == nil,
+	})
+}
+
+// sayStopped publishes that the daemon ends.
+func (d *System) sayStopped() {
+	d.emit(event.DaemonStop, "", "", &eventv1.DaemonStop{
+		Lifetime: int64(d.clock.Since(d.started)), DomainsLeft: uint32(len(d.liveDomains())),
+	})
+	os.Remove(d.runningFile())
+	if err := d.events.Close(); err != nil {
+		d.log.Warn("closing the journal of events", "err", err)
+	}
+}
