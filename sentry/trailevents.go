@@ -40,7 +40,9 @@ func (l *trail) tell(r capability.Record) {
 // have allowed what was tried, or the agent's own profile forbids it.
 func (l *trail) tellDenied(d Denial) {
 	// The agent may be gone by now.
-	emit := func(t event.Type, p event.Payload) { l.s.events.Publish(event.Event{Type: t, Agent: d.Agent, Payload: p}) }
+	emit := func(t event.Type, p event.Payload) {
+		l.s.events.Publish(event.Event{Type: t, Agent: d.Agent, Payload: p})
+	}
 	errno := ""
 	if d.Errno != 0 {
 		errno = abi.ErrnoName(d.Errno)

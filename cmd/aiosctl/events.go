@@ -270,4 +270,3 @@ func viewEventStats(st *apiv1.EventStatsResponse) eventStatsView {
 	}
 	return v
 }
-
