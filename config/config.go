@@ -34,6 +34,7 @@ type Paths struct {
 	Events   string // the journal of events
 	Crashes  string // dumps of agents and of kernel processes
 	LogFile  string // what the daemon wrote
+	LogRing  string // the last of what the daemon logged, in memory that outlives it
 	LockFile string // held by flock while a daemon runs; holds its PID in decimal
 
 	// Explicit is set when the user named the state directory. A daemon
@@ -112,6 +113,7 @@ func layout(state, runtime string) Paths {
 		Domains:  filepath.Join(state, "domains"),
 		Agents:   filepath.Join(state, "agents"),
 		LogFile:  filepath.Join(state, "aiosd.log"),
+		LogRing:  filepath.Join(state, "aiosd.klog"),
 		LockFile: filepath.Join(state, "aiosd.lock"),
 		Audit:    filepath.Join(state, "audit"),
 		AuditKey: filepath.Join(state, "audit.key"),

@@ -30,7 +30,12 @@ type KernelConfig struct {
 	RootFD      int    `json:"root_fd,omitempty"`   // 0: the process makes its own empty root
 	CPUs        int    `json:"cpus"`
 	MemoryBytes uint64 `json:"memory_bytes,omitempty"`
-	Strict      bool   `json:"strict,omitempty"`
+	// RingFD is the ring of the process' log; 0: it has none. LogLevels are as
+	// klog.ParseSettings reads them; LogJSON is the form of what it writes besides.
+	RingFD    int    `json:"ring_fd,omitempty"`
+	LogLevels string `json:"log_levels,omitempty"`
+	LogJSON   bool   `json:"log_json,omitempty"`
+	Strict    bool   `json:"strict,omitempty"`
 	// ImagesOnly is a domain that no directory of the host will ever be mounted
 	// in; its seccomp program is the narrower for it.
 	ImagesOnly bool `json:"images_only,omitempty"`

@@ -57,6 +57,7 @@ import (
 	"aios.dev/aios/event/hub"
 	"aios.dev/aios/host/cgroup"
 	"aios.dev/aios/images"
+	"aios.dev/aios/klog"
 	"aios.dev/aios/ktime"
 )
 
@@ -69,7 +70,9 @@ type System struct {
 	paths    config.Paths
 	instance string // tells this state directory from others on the host
 	clock    ktime.Clock
+	klog     *klog.Log
 	log      *slog.Logger
+	logging  config.Log
 	images   *images.Store
 	known    sync.Map // images.Image by name; what the store would say
 	trail    *audit.Log
@@ -136,11 +139,16 @@ func Run(paths config.Paths) error {
 		crashes: crashes,
 		trail:   trail, recent: errdefs.NewRecorder(recentErrors, ktime.Real.Now),
 		paths: paths, instance: instanceOf(paths.StateDir), clock: ktime.Real, images: store,
-		log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		started: ktime.Real.Now(),
 		domains: make(map[string]*domain),
 		agents:  make(map[string]*record),
 		names:   make(map[string]*record),
+	}
+	if d.logging, err = config.ThisHost().ResolveLog(); err != nil {
+		return err
+	}
+	if err := d.openLog(); err != nil {
+		return err
 	}
 	if err := d.openEvents(); err != nil {
 		return err
@@ -160,6 +168,7 @@ func Run(paths config.Paths) error {
 	apiv1.RegisterControlServer(server, d)
 	apiv1.RegisterDebugServer(server, d)
 	apiv1.RegisterEventsServer(server, d)
+	apiv1.RegisterKernelServer(server, &kernelService{d: d})
 	d.openDoor()
 	defer d.flushTallies()
 	defer d.closeDoor()

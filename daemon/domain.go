@@ -274,6 +274,7 @@ func (d *System) domainDied(dom *domain) {
 	if info.Isolated {
 		os.Remove(d.domainPath(dom.name, ".log"))
 	}
+	d.settleRing(dom.name, info.Isolated)
 	dom.bury()
 	d.revokeOrphans()
 }
@@ -346,6 +347,7 @@ func (d *System) adoptDomains(records map[string]*record) {
 		}
 		if err != nil {
 			d.log.Warn("domain is gone", "domain", name, "err", err)
+			d.settleRing(name, info.Isolated)
 			os.Remove(f)
 		}
 	}

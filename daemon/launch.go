@@ -80,6 +80,10 @@ func (d *System) launch(name string, choice platform.Choice, spec *apiv1.SpawnRe
 		statusR.Close()
 		return nil, failed(err)
 	}
+	cfg.LogLevels, cfg.LogJSON = d.logging.Levels, d.logging.JSON
+	if ring := d.newRing(name); ring != nil {
+		cfg.RingFD = extra(cmd, all.add(ring, nil))
+	}
 	report, err := d.startInGroup(cmd, name)
 	reports = append(reports, report)
 	p := &launched{cmd: cmd, status: statusR}

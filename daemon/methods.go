@@ -71,6 +71,9 @@ var methods = map[string]method{
 	apiv1.Control_CapExplain_FullMethodName:   {op: token.OpInspect},
 	apiv1.Control_Account_FullMethodName:      {op: token.OpInspect},
 
+	apiv1.Kernel_Klog_FullMethodName:       {op: token.OpDaemon},
+	apiv1.Kernel_KlogLevels_FullMethodName: {op: token.OpDaemon},
+
 	apiv1.Control_AuditQuery_FullMethodName:  {op: token.OpAudit},
 	apiv1.Control_AuditVerify_FullMethodName: {op: token.OpAudit},
 

@@ -123,15 +123,25 @@ func (l *Log) applyLocked(s *subsystem) {
 // SetLevel lets a subsystem, and those below it that have no level of their
 // own, log from level on; "*" means all, whatever they were given before.
 func (l *Log) SetLevel(name string, level slog.Level) error {
+	return l.SetLevels(Setting{name, level})
+}
+
+// SetLevels is SetLevel for each in turn, or for none if one is wrong.
+func (l *Log) SetLevels(settings ...Setting) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if name == "*" {
-		clear(l.set)
-	} else if !l.knownLocked(name) {
-		return errdefs.New(errdefs.NotFound, "there is no such subsystem", errdefs.Resource("%q", name),
-			errdefs.Fix("use one of %s, or * for all", strings.Join(l.namesLocked(), ", ")))
+	for _, s := range settings {
+		if s.Subsystem != "*" && !l.knownLocked(s.Subsystem) {
+			return errdefs.New(errdefs.NotFound, "there is no such subsystem", errdefs.Resource("%q", s.Subsystem),
+				errdefs.Fix("use one of %s, or * for all", strings.Join(l.namesLocked(), ", ")))
+		}
 	}
-	l.set[name] = level
+	for _, s := range settings {
+		if s.Subsystem == "*" {
+			clear(l.set)
+		}
+		l.set[s.Subsystem] = s.Level
+	}
 	for _, s := range l.subs {
 		l.applyLocked(s)
 	}

@@ -27,11 +27,13 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 	"gvisor.dev/gvisor/pkg/sighandling"
 
+	"aios.dev/aios/abi"
 	"aios.dev/aios/account"
 	"aios.dev/aios/capability"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/event"
+	"aios.dev/aios/klog"
 	"aios.dev/aios/ktime"
 	"aios.dev/aios/netstack"
 	"aios.dev/aios/platform"
@@ -51,6 +53,8 @@ type Config struct {
 	// ImagesOnly refuses gofers: the process may not make the calls of the host
 	// that talking to one takes.
 	ImagesOnly bool
+	// Log is what the kernel logs to; nil for nothing.
+	Log *klog.Log
 	// Clock stamps what the kernel reports.
 	Clock ktime.Clock
 	// OnExit is called for every process that ends, on its own goroutine.
@@ -93,6 +97,7 @@ type Kernel struct {
 	images map[capability.ID]*capability.Capability // +checklocks:imagesMu
 
 	gate kernelGate
+	log  kernelLog
 
 	mu sync.Mutex
 	// Each holds a reference.
@@ -114,6 +119,7 @@ func Boot(cfg Config) (*Kernel, error) {
 	}
 	s := &Kernel{
 		cfg:     cfg,
+		log:     newKernelLog(cfg.Log),
 		started: cfg.Clock.Now(),
 		cpus:    platform.NewProcessors(cfg.CPUs, cfg.Clock),
 		mounts:  make(map[string]*vfs.Mount),
@@ -138,6 +144,8 @@ func Boot(cfg Config) (*Kernel, error) {
 	}
 	s.watch.init(s)
 	s.shells.s = s
+	s.log.boot.Log(context.Background(), klog.LevelNotice, "the domain starts", "domain", cfg.Domain,
+		"platform", cfg.Driver.Name(), "cpus", cfg.CPUs, "memory", cfg.MemoryBytes, "pid", os.Getpid(), "version", abi.Version)
 	return s, nil
 }
 

@@ -70,8 +70,10 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodEventsWant: control.Handle(func(r control.EventsWant) (struct{}, error) {
 			return none, s.outbox.want(r.Topics)
 		}),
+		control.MethodKlogLevels: control.Handle(s.KlogLevels),
 		control.MethodShutdown: control.Handle(func(control.ShutdownRequest) (struct{}, error) {
 			s.Shutdown()
+			s.log.boot.Info(control.KlogEnded)
 			// The response goes out first; the daemon does not wait
 			// for the process to be gone.
 			s.cfg.Clock.AfterFunc(0, shutdown)

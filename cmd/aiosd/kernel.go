@@ -9,7 +9,6 @@ import (
 	"syscall"
 
 	"gvisor.dev/gvisor/pkg/fd"
-	"gvisor.dev/gvisor/pkg/log"
 
 	"aios.dev/aios/account"
 	"aios.dev/aios/control"
@@ -45,10 +44,11 @@ type kernelProcess struct {
 func bootKernel() (*kernelProcess, error) {
 	// The daemon's terminal and its signals are none of ours.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGPIPE)
-	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: os.Stderr}})
-	log.SetLevel(log.Warning)
-
 	cfg, err := readKernelConfig()
+	if err != nil {
+		return nil, err
+	}
+	logs, err := openLog(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func bootKernel() (*kernelProcess, error) {
 	}
 	p := &kernelProcess{listener: l}
 	k, err := sentry.Boot(sentry.Config{
-		Domain: cfg.Domain, Driver: driver, Device: device,
+		Domain: cfg.Domain, Driver: driver, Device: device, Log: logs,
 		CPUs: cfg.CPUs, MemoryBytes: cfg.MemoryBytes, ImagesOnly: cfg.ImagesOnly,
 		OnExit:  func(e control.ExitEvent) { p.server.Push(control.EventExit, e) },
 		Push:    func(event string, body any) int { return p.server.Push(event, body) },
