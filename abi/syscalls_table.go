@@ -140,7 +140,7 @@ var syscalls = []Syscall{
 	{100, "times", GroupBase, RulePlain},
 	{101, "ptrace", GroupDebug, RulePlain},
 	{102, "getuid", GroupBase, RulePlain},
-	{103, "syslog", GroupAdmin, RulePlain},
+	{103, "syslog", GroupBase, RulePlain},
 	{104, "getgid", GroupBase, RulePlain},
 	{105, "setuid", GroupBase, RulePlain},
 	{106, "setgid", GroupBase, RulePlain},

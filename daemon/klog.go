@@ -101,25 +101,6 @@ func (d *System) sweepCrashes() {
 	}
 }
 
-// crashedLog returns what the last kernel process of a domain that crashed had
-// logged, as text; nil if none did.
-func (d *System) crashedLog(name string) []byte {
-	f, err := os.Open(d.domainPath(name, crashedSuffix))
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	c, err := klog.Read(f)
-	if err != nil {
-		return nil
-	}
-	var b []byte
-	for i := range c.Records {
-		b = c.Records[i].AppendText(b)
-	}
-	return b
-}
-
 // kernelService serves the API's service Kernel.
 type kernelService struct {
 	apiv1.UnimplementedKernelServer

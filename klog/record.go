@@ -2,6 +2,7 @@ package klog
 
 import (
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -48,13 +49,28 @@ func (r *Record) AppendText(b []byte) []byte {
 		b = append(b, ' ')
 	}
 	b = append(b, ' ')
-	b = append(b, r.Subsystem...)
-	b = append(b, ": "...)
-	b = appendPrintable(b, r.Message)
+	b = r.appendMessage(b)
 	if r.Agent != "" {
 		b = append(b, " agent="...)
 		b = appendPrintable(b, r.Agent)
 	}
+	return append(r.appendAttrs(b), '\n')
+}
+
+// AppendSyslog appends the record as syslog(2) has it, priority and time since
+// the log was opened in front, and without the agent: its reader is the agent.
+func (r *Record) AppendSyslog(b []byte) []byte {
+	b = fmt.Appendf(b, "<%d>[%5d.%06d] ", Priority(r.Level), r.Mono/1e9, r.Mono%1e9/1e3)
+	return append(r.appendAttrs(r.appendMessage(b)), '\n')
+}
+
+func (r *Record) appendMessage(b []byte) []byte {
+	b = append(b, r.Subsystem...)
+	b = append(b, ": "...)
+	return appendPrintable(b, r.Message)
+}
+
+func (r *Record) appendAttrs(b []byte) []byte {
 	for _, a := range r.attrs() {
 		b = append(b, ' ')
 		b = appendPrintable(b, a.key)
@@ -65,7 +81,7 @@ func (r *Record) AppendText(b []byte) []byte {
 		b = append(b, " suppressed="...)
 		b = strconv.AppendUint(b, uint64(r.Suppressed), 10)
 	}
-	return append(b, '\n')
+	return b
 }
 
 // AppendJSON appends the record as one line of JSON.

@@ -35,6 +35,7 @@ type Agent struct {
 	crowd  *platform.Crowd // of its tasks
 	gate   agentGate
 	faults agentFaults
+	dmesg  dmesg // what of the kernel's log is about it
 	// seccomp is set before the first process is made, nil without a profile.
 	seccomp *seccompFilter
 	// account is what it uses, and may use.

@@ -144,6 +144,7 @@ func Boot(cfg Config) (*Kernel, error) {
 	}
 	s.watch.init(s)
 	s.shells.s = s
+	s.log.all.OnRecord(s.logged)
 	s.log.boot.Log(context.Background(), klog.LevelNotice, "the domain starts", "domain", cfg.Domain,
 		"platform", cfg.Driver.Name(), "cpus", cfg.CPUs, "memory", cfg.MemoryBytes, "pid", os.Getpid(), "version", abi.Version)
 	return s, nil

@@ -36,7 +36,7 @@ func (s *Kernel) emitFor(a *Agent, t event.Type, p event.Payload, correlation st
 	if a != nil {
 		e.Agent = a.id
 	}
-	s.events.Publish(e)
+	s.publish(e)
 }
 
 // processOf names the process of a task as its agent sees it.

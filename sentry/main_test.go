@@ -2,6 +2,7 @@ package sentry
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"aios.dev/aios/abi"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/klog"
 	"aios.dev/aios/platform"
 	"aios.dev/aios/platform/drivers"
 )
@@ -95,6 +97,7 @@ func run(m *testing.M) int {
 	}
 	theKernel, err = Boot(Config{
 		Domain: "test", Driver: choice.Driver, Device: device,
+		Log:  klog.New(klog.Config{Out: &theLog, OutLevel: slog.LevelDebug}),
 		CPUs: runtime.NumCPU(), OnExit: exits.note, OnLimit: theLimits.note, Push: theDaemon.push,
 	})
 	if err != nil {

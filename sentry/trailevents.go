@@ -33,7 +33,7 @@ func (l *trail) tell(r capability.Record) {
 	e := event.Event{Type: typ, Agent: r.Agent, Correlation: r.Correlation, Payload: &eventv1.Capability{
 		Id: string(r.Cap), Parent: string(r.Parent), Grant: event.Text(r.Spec), Holder: r.Target, By: r.Actor, Reason: event.Text(r.Reason), Count: r.Count,
 	}}
-	l.s.events.Publish(e)
+	l.s.publish(e)
 }
 
 // tellDenied publishes a refusal, and beside it a violation if no grant could
@@ -41,7 +41,7 @@ func (l *trail) tell(r capability.Record) {
 func (l *trail) tellDenied(d Denial) {
 	// The agent may be gone by now.
 	emit := func(t event.Type, p event.Payload) {
-		l.s.events.Publish(event.Event{Type: t, Agent: d.Agent, Payload: p})
+		l.s.publish(event.Event{Type: t, Agent: d.Agent, Payload: p})
 	}
 	errno := ""
 	if d.Errno != 0 {

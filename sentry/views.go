@@ -175,6 +175,8 @@ func (s *Kernel) viewCalls(table *kernel.SyscallTable) {
 	info.Fn = s.sysinfo
 	table.Table[sysSysinfo] = info
 
+	s.dmesgCall(table)
+
 	affinity := table.Table[sysSchedSetaffinity]
 	inner := affinity.Fn
 	affinity.Fn = func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
