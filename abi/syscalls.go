@@ -137,7 +137,7 @@ var groups = [groupCount]GroupInfo{
 	GroupClock: {Name: "clock", Never: true, Errno: syscall.EPERM,
 		Meaning: "set the machine's clock"},
 	GroupAdmin: {Name: "admin", Never: true, Errno: syscall.EPERM,
-		Meaning: "administer the machine: reboot, modules, swap, quotas, I/O ports, device nodes, the kernel's log"},
+		Meaning: "administer the machine: reboot, modules, swap, quotas, I/O ports, device nodes"},
 }
 
 func init() {

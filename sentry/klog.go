@@ -40,16 +40,21 @@ func newKernelLog(l *klog.Log) kernelLog {
 	}
 	k := kernelLog{all: l, boot: l.Subsystem("boot")}
 	for _, info := range event.Types() {
-		if info.OnDemand {
+		part, _, _ := strings.Cut(info.Topic, ".")
+		if info.OnDemand || ofDaemon[part] {
 			continue
 		}
 		for len(k.of) <= int(info.Type) {
 			k.of = append(k.of, nil)
 		}
-		part, _, _ := strings.Cut(info.Topic, ".")
 		k.of[info.Type] = &typeLog{handler: l.Subsystem(part).Handler(), level: levelOf(info.Type, info.Severity), topic: info.Topic}
 	}
 	return k
+}
+
+// ofDaemon is the topics that kernel processes have no events of.
+var ofDaemon = map[string]bool{
+	"alert": true, "breaker": true, "config": true, "daemon": true, "health": true, "sink": true, "watchdog": true,
 }
 
 // levelOf is the level at which an event of a type is logged: by its severity,
