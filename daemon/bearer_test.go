@@ -23,37 +23,39 @@ import (
 // TestMethodTable has every method of the service be decided about: one that is
 // new fails here until it is.
 func TestMethodTable(t *testing.T) {
-	service := apiv1.File_api_v1_control_proto.Services().Get(0)
 	seen := 0
-	for i := range service.Methods().Len() {
-		m := service.Methods().Get(i)
-		full := fmt.Sprintf("/%s/%s", service.FullName(), m.Name())
-		rule, ok := methods[full]
-		if !ok {
-			t.Errorf("%s is not in the table of methods: say which operation it belongs to, and what else it takes", full)
-			continue
-		}
-		seen++
-		if !slices.ContainsFunc(token.Ops(), func(o token.Op) bool { return o.Name == rule.op }) {
-			t.Errorf("%s belongs to %q, which is no operation", full, rule.op)
-		}
-		if rule.check == nil && rule.agent() {
-			if f := m.Input().Fields().ByName("agent"); f == nil {
-				t.Errorf("%s is about an agent, and %s has no field of that name", full, m.Input().Name())
+	for _, file := range []protoreflect.FileDescriptor{apiv1.File_api_v1_control_proto, apiv1.File_api_v1_debug_proto, apiv1.File_api_v1_events_proto} {
+		service := file.Services().Get(0)
+		for i := range service.Methods().Len() {
+			m := service.Methods().Get(i)
+			full := fmt.Sprintf("/%s/%s", service.FullName(), m.Name())
+			rule, ok := methods[full]
+			if !ok {
+				t.Errorf("%s is not in the table of methods: say which operation it belongs to, and what else it takes", full)
+				continue
 			}
-		}
-		// What names an agent must be looked at.
-		for _, field := range []protoreflect.Name{"agent", "capability", "to", "all_of"} {
-			if m.Input().Fields().ByName(field) != nil && !rule.agent() && rule.op != token.OpAudit {
-				t.Errorf("%s has a field %s, and %s is about no agent", full, field, rule.op)
+			seen++
+			if !slices.ContainsFunc(token.Ops(), func(o token.Op) bool { return o.Name == rule.op }) {
+				t.Errorf("%s belongs to %q, which is no operation", full, rule.op)
 			}
-			if field != "agent" && m.Input().Fields().ByName(field) != nil && rule.check == nil && rule.op != token.OpAudit {
-				t.Errorf("%s has a field %s, which nobody examines", full, field)
+			if rule.check == nil && rule.agent() {
+				if f := m.Input().Fields().ByName("agent"); f == nil {
+					t.Errorf("%s is about an agent, and %s has no field of that name", full, m.Input().Name())
+				}
+			}
+			// What names an agent must be looked at.
+			for _, field := range []protoreflect.Name{"agent", "capability", "to", "all_of"} {
+				if m.Input().Fields().ByName(field) != nil && !rule.agent() && rule.op != token.OpAudit {
+					t.Errorf("%s has a field %s, and %s is about no agent", full, field, rule.op)
+				}
+				if field != "agent" && m.Input().Fields().ByName(field) != nil && rule.check == nil && rule.op != token.OpAudit {
+					t.Errorf("%s has a field %s, which nobody examines", full, field)
+				}
 			}
 		}
 	}
 	if seen != len(methods) {
-		t.Errorf("the table has %d methods, the service %d of them", len(methods), seen)
+		t.Errorf("the table has %d methods, the services %d of them", len(methods), seen)
 	}
 }
 

@@ -56,6 +56,7 @@ func newDoorBench(t *testing.T, clock ktime.Clock) *doorBench {
 	}))
 	s := grpc.NewServer(opts...)
 	apiv1.RegisterControlServer(s, b)
+	apiv1.RegisterEventsServer(s, d)
 	served := make(chan struct{})
 	go func() { defer close(served); s.Serve(l) }()
 	t.Cleanup(func() { s.Stop(); <-served })
@@ -129,6 +130,12 @@ func (b *doorBench) ImageImport(m *apiv1.ImageImportRequest, _ grpc.ServerStream
 // bearing returns a client that shows a token.
 func (b *doorBench) bearing(t *testing.T, text string) apiv1.ControlClient {
 	t.Helper()
+	return apiv1.NewControlClient(b.dial(t, text))
+}
+
+// dial returns a connection that shows a token.
+func (b *doorBench) dial(t *testing.T, text string) *grpc.ClientConn {
+	t.Helper()
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", b.path)
 	}
@@ -137,7 +144,7 @@ func (b *doorBench) bearing(t *testing.T, text string) apiv1.ControlClient {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cc.Close() })
-	return apiv1.NewControlClient(cc)
+	return cc
 }
 
 // issue signs a token of the daemon's own that allows everything for an hour,

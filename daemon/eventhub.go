@@ -46,6 +46,8 @@ type domainEvents struct {
 	mu sync.Mutex
 	// The last number that was taken, and that was acknowledged.
 	taken, acked uint64 // +checklocks:mu
+	// Where the journal has the last one that was taken.
+	cursor uint64 // +checklocks:mu
 	// An acknowledgement is on its way.
 	acking bool // +checklocks:mu
 }
@@ -70,25 +72,30 @@ func (dom *domain) takeEvents(body json.RawMessage) {
 		e.Domain = dom.name // Whatever a kernel process says.
 		events = append(events, e)
 	}
-	d.events.Take(events)
+	cursor := d.events.Take(events)
 	if len(batch.Events) == 0 {
 		return
 	}
 	st := &dom.events
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.taken = max(st.taken, batch.First+uint64(len(batch.Events))-1)
+	st.taken, st.cursor = max(st.taken, batch.First+uint64(len(batch.Events))-1), max(st.cursor, cursor)
 	if !st.acking {
 		st.acking = true
 		d.clock.AfterFunc(ackDelay, dom.ackEvents)
 	}
 }
 
-// ackEvents lets the kernel process forget what was taken. It is in the file of
-// the journal by then, or counted as lost: the journal is written all the time.
+// ackEvents lets the kernel process forget what was taken, once it is in the
+// file of the journal, or counted as lost.
 func (dom *domain) ackEvents() {
 	st := &dom.events
 	st.mu.Lock()
+	if !dom.d.events.Kept(st.cursor) {
+		dom.d.clock.AfterFunc(ackDelay, dom.ackEvents) // The disk is slow.
+		st.mu.Unlock()
+		return
+	}
 	st.acking = false
 	last := st.taken
 	fresh := last > st.acked

@@ -85,6 +85,11 @@ var methods = map[string]method{
 	// These show every agent of a domain.
 	apiv1.Debug_CrashBundle_FullMethodName: {op: token.OpDebug, check: operatorOnly},
 
+	apiv1.Events_Watch_FullMethodName:       {op: token.OpEvents, check: as((*asked).watch)},
+	apiv1.Events_Acknowledge_FullMethodName: {op: token.OpEvents, check: durable},
+	apiv1.Events_Unsubscribe_FullMethodName: {op: token.OpEvents, check: durable},
+	apiv1.Events_EventStats_FullMethodName:  {op: token.OpDaemon},
+
 	apiv1.Control_TokenKey_FullMethodName:    {op: token.OpToken},
 	apiv1.Control_TokenCheck_FullMethodName:  {op: token.OpToken},
 	apiv1.Control_TokenRevoke_FullMethodName: {op: token.OpToken},

@@ -7,8 +7,10 @@ import (
 	"io"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/capability/token"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/event"
 	"aios.dev/aios/event/filter"
@@ -34,13 +36,18 @@ func (d *System) Watch(req *apiv1.WatchRequest, out grpc.ServerStreamingServer[a
 		return err
 	}
 	defer sub.Close()
-	d.tellWanted() // Who hears that it listens misses nothing from then on.
-	d.emit(event.BusSubscribe, "", "", &eventv1.BusSubscription{
-		Name: o.Name, Topics: req.GetTopics(), Filter: req.GetFilter(), Policy: o.Policy.String(),
-	})
 	var delivered, lost uint64
 	reason := ""
+	if !o.Past { // Who reads what was is no subscriber.
+		d.tellWanted() // Who hears that it listens misses nothing from then on.
+		d.emit(event.BusSubscribe, "", "", &eventv1.BusSubscription{
+			Name: o.Name, Topics: req.GetTopics(), Filter: req.GetFilter(), Policy: o.Policy.String(),
+		})
+	}
 	defer func() {
+		if o.Past {
+			return
+		}
 		d.emit(event.BusUnsubscribe, "", "", &eventv1.BusSubscription{Name: o.Name, Topics: req.GetTopics(), Reason: reason, Delivered: delivered, Lost: lost})
 	}()
 	if err := out.Send(&apiv1.WatchResponse{Ready: true}); err != nil {
@@ -50,7 +57,6 @@ func (d *System) Watch(req *apiv1.WatchRequest, out grpc.ServerStreamingServer[a
 		e, missed, err := sub.Next(out.Context())
 		switch {
 		case errors.Is(err, io.EOF):
-			reason = "the past has ended"
 			return nil
 		case err != nil:
 			if errors.Is(err, context.Canceled) {
@@ -125,6 +131,30 @@ func (d *System) watchOptions(req *apiv1.WatchRequest) (o hub.Options, err error
 	}
 	o.Allowed, err = d.watchAllowed(req)
 	return o, err
+}
+
+// watch is the check of Watch: bearers name the agents whose events they want.
+func (a *asked) watch(m *apiv1.WatchRequest) error {
+	if m.GetDurable() != "" {
+		return durable(a, m)
+	}
+	if len(m.GetAgents()) == 0 {
+		return errdefs.New(errdefs.Denied, "with a token you see the events of agents that you name, not all", errdefs.Op("subscribe"),
+			errdefs.Fix("name agents, with --agent"))
+	}
+	for i := range m.Agents {
+		if err := a.may(token.OpEvents, &m.Agents[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// durable is the check of what is about durable subscriptions, which have
+// names that belong to nobody.
+func durable(*asked, proto.Message) error {
+	return errdefs.New(errdefs.Denied, "no token extends to durable subscriptions", errdefs.Op("subscribe"),
+		errdefs.Fix("follow without one, or from a cursor"))
 }
 
 // watchAllowed returns what decides which agents a subscription is about.

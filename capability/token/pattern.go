@@ -19,6 +19,7 @@ const (
 	OpWait    = "wait"
 	OpAttach  = "attach"
 	OpLogs    = "logs"
+	OpEvents  = "events"
 	OpDebug   = "debug"
 	OpRemove  = "remove"
 	OpGrant   = "grant"
@@ -49,6 +50,7 @@ var ops = []Op{
 	{OpWait, true, "wait for an agent's end"},
 	{OpAttach, true, "use an agent's standard streams and terminal"},
 	{OpLogs, true, "read an agent's log"},
+	{OpEvents, true, "see what an agent does, as events"},
 	{OpDebug, true, "dump and debug an agent, whose memory that shows and changes; read and remove its dumps"},
 	{OpRemove, true, "forget an agent that has ended"},
 	{OpGrant, true, "give an agent more, no more than the token's grants; delegate, attenuate, seal, renew"},

@@ -29,6 +29,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -64,6 +65,7 @@ type Hub struct {
 	bus     *event.Bus
 	journal *journal.Journal
 	cursors *journal.Cursors
+	began   time.Time
 
 	mu sync.Mutex
 	// Of the daemon's own events.
@@ -88,7 +90,7 @@ func Open(cfg Config) (*Hub, error) {
 	if cfg.Names == nil {
 		cfg.Names = func(string) string { return "" }
 	}
-	h := &Hub{cfg: cfg, seen: make(map[string]uint64), reading: make(map[string]bool)}
+	h := &Hub{cfg: cfg, began: cfg.Clock.Now(), seen: make(map[string]uint64), reading: make(map[string]bool)}
 	dir := filepath.Join(cfg.Dir, "journal")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, errdefs.Wrap(err, errdefs.HostIO, "make the journal of events")
@@ -198,6 +200,9 @@ func (h *Hub) Emit(e event.Event) {
 	if e.Wall == 0 {
 		e.Wall = now.UnixNano()
 	}
+	if e.Mono == 0 {
+		e.Mono = int64(now.Sub(h.began))
+	}
 	if e.Severity == 0 {
 		e.Severity = info.Severity
 	}
@@ -210,9 +215,9 @@ func (h *Hub) Emit(e event.Event) {
 	h.bus.Relay([]event.Event{e})
 }
 
-// Take takes events of another source, in their order, and reports whether all
-// of them are on their way to the journal.
-func (h *Hub) Take(events []event.Event) {
+// Take takes events of another source, in their order. The source may forget
+// them when Kept says so of the cursor that is returned.
+func (h *Hub) Take(events []event.Event) (cursor uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	fresh := events[:0]
@@ -229,6 +234,14 @@ func (h *Hub) Take(events []event.Event) {
 		fresh = append(fresh, e)
 	}
 	h.bus.Relay(fresh)
+	return h.journal.Last()
+}
+
+// Kept reports whether everything up to a cursor is in the journal's files,
+// where it outlives the daemon, or counted as lost.
+func (h *Hub) Kept(cursor uint64) bool {
+	written, _ := h.journal.Written()
+	return written >= cursor
 }
 
 // keep gives an event to the journal.

@@ -246,7 +246,7 @@ func TestEventsOfTheDaemon(t *testing.T) {
 	eventually(t, "every program is in the journal", 30*time.Second, func() (bool, string) {
 		pids := make(map[string]int)
 		for _, e := range durable() {
-			if e.topic() == "agent.exec" && e.Subject == id && e.Data["path"] == "/usr/bin/true" || e.Data["path"] == "/bin/true" {
+			if e.topic() == "agent.exec" && e.Subject == id && (e.Data["path"] == "/usr/bin/true" || e.Data["path"] == "/bin/true") {
 				pids[e.ID]++
 			}
 		}
