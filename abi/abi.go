@@ -73,3 +73,8 @@ const (
 
 // Final reports whether an agent in this state will never run again.
 func (s State) Final() bool { return s == StateExited || s == StateLost }
+
+// ChaosEnv names the environment variable that, when it is 1 for a daemon, lets
+// agents inject failures into the domains that it starts: for tests, and for
+// nothing else.
+const ChaosEnv = "AIOS_CHAOS"

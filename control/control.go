@@ -136,8 +136,11 @@ type SpawnRequest struct {
 	// Seccomp is a profile in the form of OCI, which the kernel applies to
 	// every process of the agent.
 	Seccomp json.RawMessage `json:"seccomp,omitempty"`
-	Attach  bool            `json:"attach,omitempty"`
-	Actor   Actor           `json:"actor"`
+	// OnFault and OnViolation are policies in the words of package trap.
+	OnFault     []string `json:"on_fault,omitempty"`
+	OnViolation []string `json:"on_violation,omitempty"`
+	Attach      bool     `json:"attach,omitempty"`
+	Actor       Actor    `json:"actor"`
 }
 
 // ExecRequest starts a further process in a running agent. File 0, when

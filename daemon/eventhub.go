@@ -106,9 +106,6 @@ func (dom *domain) ackEvents() {
 	}
 }
 
-// wantedDelay gathers changes of what is wanted.
-const wantedDelay = 2 * time.Millisecond
-
 // eventsWanted tells every domain which types to make on demand. The hub calls
 // it with its locks held.
 func (d *System) eventsWanted(topics []string) {

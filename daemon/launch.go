@@ -62,6 +62,9 @@ func (d *System) launch(name string, choice platform.Choice, spec *apiv1.SpawnRe
 	cmd.Args = []string{"aiosd", "kernel", name}
 	cmd.Dir = "/"
 	cmd.Env = []string{"GOTRACEBACK=all"}
+	if v := os.Getenv(abi.ChaosEnv); v != "" {
+		cmd.Env = append(cmd.Env, abi.ChaosEnv+"="+v)
+	}
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.ExtraFiles = []*os.File{configR, listener, statusW}
 	cfg := control.KernelConfig{

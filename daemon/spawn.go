@@ -20,6 +20,7 @@ import (
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/images"
 	"aios.dev/aios/seccomp"
+	"aios.dev/aios/sentry/trap"
 )
 
 // Defaults of an agent's limits.
@@ -169,6 +170,12 @@ func checkSpawn(req *apiv1.SpawnRequest) error {
 			return errdefs.Wrap(err, errdefs.SeccompInvalid, "read seccomp profile")
 		}
 	}
+	if _, err := trap.ParseFaults(req.GetOnFault()); err != nil {
+		return errdefs.Wrap(err, errdefs.InvalidArgument, "read the policy on faults")
+	}
+	if _, err := trap.ParseViolations(req.GetOnViolation()); err != nil {
+		return errdefs.Wrap(err, errdefs.InvalidArgument, "read the policy on violations")
+	}
 	for _, m := range req.GetMounts() {
 		if !filepath.IsAbs(m.GetSource()) || !filepath.IsAbs(m.GetTarget()) || filepath.Clean(m.GetTarget()) == "/" {
 			return bad("a mount needs two absolute paths, and a target below /: "+strconv.Quote(m.GetSource()+":"+m.GetTarget()),
@@ -274,6 +281,7 @@ func (dom *domain) prepare(ctx context.Context, id string, req *apiv1.SpawnReque
 	if k.Hostname == "" {
 		k.Hostname = orElse(req.GetName(), id)
 	}
+	k.OnFault, k.OnViolation = req.GetOnFault(), req.GetOnViolation()
 	k.DiskBytes, k.Seccomp = req.GetLimits().GetDiskBytes(), req.GetSeccomp()
 	var err error
 	if k.Grants, err = dom.grantsOf(ctx, req); err != nil {

@@ -1,8 +1,9 @@
 // Package profile reads profiles: named bundles of grants, as plain files.
 //
 // A profile is a text of lines. '#' begins a comment, the first of which
-// describes the profile; "include NAME" takes over the grants of another; any
-// other line is a grant as package capability reads it. ${PWD} and ${HOME}
+// describes the profile; "include NAME" takes over what is in another;
+// "on-fault RULE" and "on-violation RULE" are policies as package trap reads
+// them; any other line is a grant as package capability reads it. ${PWD} and ${HOME}
 // stand for directories of whoever asks.
 //
 // Load looks for NAME.profile in the directories it is given, the first that
@@ -10,7 +11,7 @@
 // a profile gives is minted by the daemon, like any other grant.
 //
 // The package has no state and takes no locks. It imports nothing of AIOS but
-// abi, errdefs and capability.
+// abi, errdefs, capability and sentry/trap.
 package profile
 
 import (
@@ -27,6 +28,7 @@ import (
 	"aios.dev/aios/abi"
 	"aios.dev/aios/capability"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/sentry/trap"
 )
 
 //go:embed builtin/*.profile
@@ -51,6 +53,8 @@ type Profile struct {
 	File string
 	// Grants are in canonical form, without duplicates, in order.
 	Grants []string
+	// OnFault and OnViolation are policies, as package trap reads them.
+	OnFault, OnViolation []string
 }
 
 // Options say where profiles are and what their variables stand for.
@@ -184,7 +188,19 @@ func (l *loader) line(p *Profile, line string) error {
 				return err
 			}
 		}
+		p.OnFault = append(p.OnFault, inner.OnFault...)
+		p.OnViolation = append(p.OnViolation, inner.OnViolation...)
 		return nil
+	}
+	if rule, ok := strings.CutPrefix(line, "on-fault "); ok {
+		p.OnFault = append(p.OnFault, strings.TrimSpace(rule))
+		_, err := trap.ParseFaults(p.OnFault)
+		return err
+	}
+	if rule, ok := strings.CutPrefix(line, "on-violation "); ok {
+		p.OnViolation = append(p.OnViolation, strings.TrimSpace(rule))
+		_, err := trap.ParseViolations(p.OnViolation)
+		return err
 	}
 	text, err := l.expand(line)
 	if err != nil {

@@ -125,7 +125,12 @@ func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 	a.lifeMu.Lock()
 	defer a.lifeMu.Unlock()
 	a.setSeccomp(filter)
-	if err := a.boot(req, stream); err != nil {
+	if err = a.setPolicies(req.OnFault, req.OnViolation); err != nil {
+		closeFile(stream)
+	} else {
+		err = a.boot(req, stream)
+	}
+	if err != nil {
 		a.release()
 		s.mu.Lock()
 		delete(s.agents, req.ID)

@@ -62,6 +62,10 @@ type Config struct {
 	// OnLimit, unless nil, is called when an agent reaches a soft or a hard
 	// limit. It must not block: the agent's tasks wait for it.
 	OnLimit func(agent string, c account.Crossing)
+	// Chaos lets agents inject failures into the kernel: for tests.
+	Chaos bool
+	// Exit ends the process; os.Exit if it is nil.
+	Exit func(status int)
 	// Push sends an event to whoever is connected, and returns to how many;
 	// nil for nobody.
 	Push func(event string, body any) int
@@ -116,6 +120,9 @@ type Kernel struct {
 func Boot(cfg Config) (*Kernel, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = ktime.Real
+	}
+	if cfg.Exit == nil {
+		cfg.Exit = os.Exit
 	}
 	s := &Kernel{
 		cfg:     cfg,
@@ -179,6 +186,8 @@ func (s *Kernel) bootPlatform() error {
 		Exit:        s.taskExits,
 		Fault:       s.taskFaulted,
 		Trap:        s.taskTrapped,
+		Settled:     s.taskSettled,
+		Panicked:    s.taskPanicked,
 		Call:        s.taskCalls,
 	})}
 	return nil

@@ -20,6 +20,8 @@ type Denial struct {
 	Errno      syscall.Errno
 	// Why says more, for people; or "".
 	Why string
+	// Never is set for what no grant can ever allow.
+	Never bool
 	// Count is how often this happened since it was last told.
 	Count uint64
 }

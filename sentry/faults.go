@@ -10,11 +10,24 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 
 	"aios.dev/aios/platform"
+	"aios.dev/aios/sentry/trap"
 )
 
 // agentFaults is what the kernel does with the exceptions of an agent.
 type agentFaults struct {
 	trapper atomic.Pointer[trapFunc]
+	counts  trap.Counts
+	second  atomic.Uint64 // which, in the upper half, and its exceptions
+	dumped  atomic.Int64  // when, in nanoseconds of Unix time
+	inject  atomic.Uint64 // what is to fail; see chaos.go
+
+	// Set before the agent's first task is made: what its owner wants done, and
+	// how often it was.
+	policy           trap.FaultPolicy
+	violations       trap.ViolationPolicy
+	strict           bool // violations is not the plain policy
+	ladders          [trap.VectorCount]trap.Ladder
+	violationLadders [trap.ViolationCount]trap.Ladder
 }
 
 // trapFunc sees the exceptions of an agent's tasks before anything else does,

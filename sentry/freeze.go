@@ -21,27 +21,31 @@ const pauseTimeout = 5 * time.Second
 // Pause stops every task of the agent. When it returns none runs. An agent
 // with a task that cannot be stopped in pauseTimeout goes on as it was.
 func (s *Kernel) Pause(req control.AgentRequest) (struct{}, error) {
-	var none struct{}
 	a, err := s.agent(req.ID)
 	if err != nil {
-		return none, err
+		return struct{}{}, err
 	}
+	return struct{}{}, s.pauseFor(a, "operator")
+}
+
+// pauseFor stops every task of the agent, for whoever wants it.
+func (s *Kernel) pauseFor(a *Agent, by string) error {
 	a.lifeMu.Lock()
 	defer a.lifeMu.Unlock()
 	if err := a.mustBe(abi.StateRunning); err != nil {
-		return none, err
+		return err
 	}
 	if a.dying.Load() {
 		// Stopping it now would keep it from ending.
-		return none, errdefs.New(errdefs.AgentNotRunning, "the agent is being killed", errdefs.Resource("%s", a.id))
+		return errdefs.New(errdefs.AgentNotRunning, "the agent is being killed", errdefs.Resource("%s", a.id))
 	}
 	if err := a.freeze(); err != nil {
 		a.thaw(nil)
-		return none, err
+		return err
 	}
 	a.setState(abi.StatePaused)
-	s.emit(a, event.AgentPause, &eventv1.AgentPause{By: "operator"})
-	return none, nil
+	s.emit(a, event.AgentPause, &eventv1.AgentPause{By: by})
+	return nil
 }
 
 // freeze stops every task that is not stopped yet.

@@ -2,6 +2,7 @@ package sentry
 
 import (
 	"math"
+	"strings"
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
@@ -80,12 +81,15 @@ func (s *Kernel) gateCall(nr uintptr, inner kernel.SyscallFn) kernel.SyscallFn {
 	}
 	switch {
 	case call.May()&^abi.MaskNone() == 0:
-		return inner
 	case call.Rule == abi.RulePlain:
-		return s.gatePlain(call, inner)
+		inner = s.gatePlain(call, inner)
 	default:
-		return s.gateRule(call, inner)
+		inner = s.gateRule(call, inner)
 	}
+	if s.cfg.Chaos {
+		inner = s.injectFaults(call, inner)
+	}
+	return s.containCall(call, inner)
 }
 
 // gatePlain checks the call's group.
@@ -138,11 +142,14 @@ func (s *Kernel) refuse(t *kernel.Task, call abi.Syscall, group abi.Group, what 
 // same groups, and returns the errno of it.
 func (s *Kernel) deny(t *kernel.Task, operation string, group abi.Group, what string) error {
 	info := group.Info()
-	d := Denial{Agent: t.ContainerID(), Operation: operation, Object: what, Errno: info.Errno}
+	d := Denial{Agent: t.ContainerID(), Operation: operation, Object: what, Errno: info.Errno, Never: info.Never}
 	if !info.Never {
 		d.Capability = info.Needs.String()
 	}
 	s.gate.denials.note(d)
+	if a := s.agentOf(t); a != nil && a.faults.strict {
+		a.violated(t, violationOf(info), strings.TrimSpace(operation+" "+what))
+	}
 	return linuxerr.ErrorFromUnix(info.Errno)
 }
 

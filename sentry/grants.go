@@ -17,6 +17,7 @@ import (
 	"aios.dev/aios/event"
 	eventv1 "aios.dev/aios/event/v1"
 	"aios.dev/aios/sentry/grantfs"
+	"aios.dev/aios/sentry/trap"
 )
 
 // fileGrant is a grant of files in use: a mount in the agent's namespace, of a
@@ -357,5 +358,6 @@ func (a *Agent) fileDenied(c *capability.Capability) func(op, name string, missi
 			d.Capability = "fs:" + c.Object().Name + ":" + missing.Format(abi.ClassFS)
 		}
 		a.s.gate.denials.note(d)
+		a.violated(nil, trap.ViolatesFS, op+" "+name)
 	}
 }

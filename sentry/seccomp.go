@@ -18,6 +18,7 @@ import (
 	"aios.dev/aios/abi"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/seccomp"
+	"aios.dev/aios/sentry/trap"
 )
 
 // An agent's seccomp profile is enforced by gVisor's kernel, as a filter that
@@ -128,6 +129,9 @@ func (s *Kernel) taskCalls(task context.Context, ac *arch.Context64) {
 	s.gate.denials.note(Denial{
 		Agent: a.id, Operation: callName(call), Object: seccompObject + v.Action.String(), Errno: seccompErrno(v),
 	})
+	if a.faults.strict && v.Action != seccomp.Log {
+		a.violated(t, trap.ViolatesSeccomp, callName(call))
+	}
 	if v.Action == seccomp.KillProcess {
 		t.PrepareGroupExit(linux.WaitStatusTerminationSignal(linux.SIGSYS))
 	}

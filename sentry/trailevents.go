@@ -58,7 +58,7 @@ func (l *trail) tellDenied(d Denial) {
 		emit(event.SecurityViolation, &eventv1.SecurityViolation{
 			Kind: "seccomp", Syscall: d.Operation, Detail: event.Text(d.Object), Errno: errno, Action: "deny", Count: d.Count,
 		})
-	case d.Capability == "" && d.Why == "" && d.Errno != 0:
+	case d.Never:
 		emit(event.SecurityViolation, &eventv1.SecurityViolation{
 			Kind: "capability", Syscall: d.Operation, Detail: event.Text(d.Object), Errno: errno, Action: "deny", Count: d.Count,
 		})

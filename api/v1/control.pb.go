@@ -702,9 +702,13 @@ type SpawnRequest struct {
 	Labels   map[string]string      `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What the agent is given beyond itself, and limits of what it is made of,
 	// each as CLASS:OBJECT[:RIGHTS][,KEY=VALUE]...; see docs/capabilities.md.
-	Grants        []string `protobuf:"bytes,13,rep,name=grants,proto3" json:"grants,omitempty"`
-	Profile       string   `protobuf:"bytes,14,opt,name=profile,proto3" json:"profile,omitempty"` // where the grants came from, for the record
-	Seccomp       []byte   `protobuf:"bytes,15,opt,name=seccomp,proto3" json:"seccomp,omitempty"` // a seccomp profile in the form of OCI
+	Grants  []string `protobuf:"bytes,13,rep,name=grants,proto3" json:"grants,omitempty"`
+	Profile string   `protobuf:"bytes,14,opt,name=profile,proto3" json:"profile,omitempty"` // where the grants came from, for the record
+	Seccomp []byte   `protobuf:"bytes,15,opt,name=seccomp,proto3" json:"seccomp,omitempty"` // a seccomp profile in the form of OCI
+	// What is done about exceptions and about violations, each as [WHAT=]RULE; see
+	// docs/faults.md. None: the program gets its signal, the call is refused.
+	OnFault       []string `protobuf:"bytes,16,rep,name=on_fault,json=onFault,proto3" json:"on_fault,omitempty"`
+	OnViolation   []string `protobuf:"bytes,17,rep,name=on_violation,json=onViolation,proto3" json:"on_violation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -840,6 +844,20 @@ func (x *SpawnRequest) GetProfile() string {
 func (x *SpawnRequest) GetSeccomp() []byte {
 	if x != nil {
 		return x.Seccomp
+	}
+	return nil
+}
+
+func (x *SpawnRequest) GetOnFault() []string {
+	if x != nil {
+		return x.OnFault
+	}
+	return nil
+}
+
+func (x *SpawnRequest) GetOnViolation() []string {
+	if x != nil {
+		return x.OnViolation
 	}
 	return nil
 }
@@ -5945,7 +5963,7 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"disk_bytes\x18\x03 \x01(\x04R\tdiskBytes\x12\x1b\n" +
 	"\tmilli_cpu\x18\x04 \x01(\x04R\bmilliCpu\x12'\n" +
 	"\x10io_bytes_per_sec\x18\x05 \x01(\x04R\rioBytesPerSec\x12#\n" +
-	"\x0eio_ops_per_sec\x18\x06 \x01(\x04R\vioOpsPerSec\"\x93\x04\n" +
+	"\x0eio_ops_per_sec\x18\x06 \x01(\x04R\vioOpsPerSec\"\xd1\x04\n" +
 	"\fSpawnRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x1a\n" +
@@ -5962,7 +5980,9 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x06labels\x18\f \x03(\v2!.aios.v1.SpawnRequest.LabelsEntryR\x06labels\x12\x16\n" +
 	"\x06grants\x18\r \x03(\tR\x06grants\x12\x18\n" +
 	"\aprofile\x18\x0e \x01(\tR\aprofile\x12\x18\n" +
-	"\aseccomp\x18\x0f \x01(\fR\aseccomp\x1a9\n" +
+	"\aseccomp\x18\x0f \x01(\fR\aseccomp\x12\x19\n" +
+	"\bon_fault\x18\x10 \x03(\tR\aonFault\x12!\n" +
+	"\fon_violation\x18\x11 \x03(\tR\vonViolation\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"S\n" +

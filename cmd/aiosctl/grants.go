@@ -14,6 +14,7 @@ import (
 	"aios.dev/aios/capability"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/profile"
+	"aios.dev/aios/sentry/trap"
 )
 
 // grantFlags say what an agent is given.
@@ -22,6 +23,8 @@ type grantFlags struct {
 	profile string
 	limits  []string
 	seccomp string
+	faults  []string
+	violate []string
 	quiet   bool
 }
 
@@ -31,6 +34,8 @@ func (f *grantFlags) register(a *app, cmd *cobra.Command) {
 	fs.StringVar(&f.profile, "profile", "", "give what the `PROFILE` bundles, and say so: see `aiosctl profile ls` (default none)")
 	fs.StringSliceVar(&f.limits, "limit", nil, "bound `RESOURCE=AMOUNT`: memory=256M, pids=64, cpu=0.5, disk=1G, bps=10M, ops=100")
 	fs.StringVar(&f.seccomp, "seccomp", "", "apply the seccomp profile in `FILE`, in the form of OCI, to the agent")
+	fs.StringArrayVar(&f.faults, "on-fault", nil, "do `[EXCEPTION=]ACTION[,COUNT/TIME:ACTION]` when the agent faults: "+actionNames(true)+" (default deliver)")
+	fs.StringArrayVar(&f.violate, "on-violation", nil, "do `[KIND=]ACTION[,COUNT/TIME:ACTION]` when it tries what it may not: "+actionNames(false)+" (default deny)")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "do not print what a profile gives")
 	_ = cmd.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions(profile.Names(a.profileOptions()), cobra.ShellCompDirectiveNoFileComp))
 }
@@ -46,7 +51,9 @@ func (f *grantFlags) fill(a *app, r *apiv1.SpawnRequest) error {
 			a.printProfile(p)
 		}
 		r.Profile, r.Grants = p.Name, p.Grants
+		r.OnFault, r.OnViolation = p.OnFault, p.OnViolation
 	}
+	r.OnFault, r.OnViolation = append(r.OnFault, f.faults...), append(r.OnViolation, f.violate...)
 	grants, err := parseGrants(f.grants)
 	if err != nil {
 		return err
@@ -68,6 +75,17 @@ func (f *grantFlags) fill(a *app, r *apiv1.SpawnRequest) error {
 	return nil
 }
 
+// actionNames lists what can be done about faults, or about violations.
+func actionNames(fault bool) string {
+	var names []string
+	for _, i := range trap.Actions() {
+		if fault && i.Fault || !fault && i.Violation {
+			names = append(names, i.Name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
 // printProfile says, before anything starts, what a profile gives.
 func (a *app) printProfile(p profile.Profile) {
 	gives := "nothing"
@@ -75,6 +93,12 @@ func (a *app) printProfile(p profile.Profile) {
 		gives = strings.Join(p.Grants, " ")
 	}
 	fmt.Fprintf(a.stderr, "aiosctl: profile %s gives %s\n", p.Name, printable(gives))
+	for _, rule := range p.OnFault {
+		fmt.Fprintf(a.stderr, "aiosctl: profile %s does on a fault: %s\n", p.Name, printable(rule))
+	}
+	for _, rule := range p.OnViolation {
+		fmt.Fprintf(a.stderr, "aiosctl: profile %s does on a violation: %s\n", p.Name, printable(rule))
+	}
 }
 
 // parseLimit reads RESOURCE=AMOUNT.

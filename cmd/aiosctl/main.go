@@ -167,6 +167,7 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 		&cobra.Group{ID: "agents", Title: "Agents:"},
 		&cobra.Group{ID: "authority", Title: "Authority:"},
 		&cobra.Group{ID: "objects", Title: "Images and domains:"},
+		&cobra.Group{ID: "debugging", Title: "Debugging:"},
 		&cobra.Group{ID: "system", Title: "System:"},
 	)
 	add := func(group string, cmds ...*cobra.Command) {
@@ -179,7 +180,8 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 		a.waitCmd(), a.killCmd(), a.pauseCmd(), a.resumeCmd(), a.rmCmd(), a.statsCmd())
 	add("authority", a.capCmd(), a.profileCmd(), a.auditCmd(), a.tokenCmd())
 	add("objects", a.imageCmd(), a.domainCmd())
-	add("system", a.eventsCmd(), a.klogCmd(), a.doctorCmd(), a.errorsCmd(), a.daemonCmd(), a.versionCmd(), a.completionCmd())
+	add("debugging", a.eventsCmd(), a.klogCmd(), a.crashCmd())
+	add("system", a.doctorCmd(), a.errorsCmd(), a.daemonCmd(), a.versionCmd(), a.completionCmd())
 	root.SetHelpCommandGroupID("system")
 	root.SetHelpCommand(a.helpCmd())
 	return root

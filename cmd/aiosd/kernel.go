@@ -10,6 +10,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/fd"
 
+	"aios.dev/aios/abi"
 	"aios.dev/aios/account"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
@@ -75,6 +76,7 @@ func bootKernel() (*kernelProcess, error) {
 		OnExit:  func(e control.ExitEvent) { p.server.Push(control.EventExit, e) },
 		Push:    func(event string, body any) int { return p.server.Push(event, body) },
 		OnLimit: p.limits(),
+		Chaos:   os.Getenv(abi.ChaosEnv) == "1",
 	})
 	if err != nil {
 		return nil, err

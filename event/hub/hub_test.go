@@ -219,11 +219,11 @@ func TestOnDemand(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.Close()
-	s, err := h.Subscribe(Options{Topics: []string{"file.w*", "file.write"}})
-	if err == nil {
+	if _, err := h.Subscribe(Options{Topics: []string{"file.w*", "file.write"}}); err == nil {
 		t.Error("file.w* is no pattern")
 	}
-	if s, err = h.Subscribe(Options{Topics: []string{"file.write"}}); err != nil {
+	s, err := h.Subscribe(Options{Topics: []string{"file.write"}})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if got := <-wanted; fmt.Sprint(got) != "[file.write]" {

@@ -137,19 +137,7 @@ func TestEvents(t *testing.T) {
 
 		busy := in.spawn(t, "--name", "busy", "--", "sh", "-c", `cd /tmp; echo x >f; mkdir d; mv f d/g; ln -s a l; rm d/g; rmdir d
 			: </dev/null; sleep 1000 & kill $!; python3 -c "import threading; t=threading.Thread(target=print); t.start(); t.join()"; sleep 1000`)
-		of := func(id string, more ...string) func(eventLine) bool {
-			return func(e eventLine) bool {
-				if e.Subject != id {
-					return false
-				}
-				for i := 0; i < len(more); i += 2 {
-					if fmt.Sprint(e.Data[more[i]]) != more[i+1] {
-						return false
-					}
-				}
-				return true
-			}
-		}
+		of := about
 		spawned := f.wait(t, "agent.spawn", of(busy, "name", "busy"))
 		if spawned.Source != "/aios/default/"+busy || spawned.Severity != "info" || spawned.Correlation == "" {
 			t.Errorf("%+v", spawned)
