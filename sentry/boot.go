@@ -102,6 +102,8 @@ type Kernel struct {
 
 	gate kernelGate
 	log  kernelLog
+	// lockups watches what holds a CPU or a lock for too long.
+	lockups lockups
 
 	mu sync.Mutex
 	// Each holds a reference.
@@ -151,6 +153,7 @@ func Boot(cfg Config) (*Kernel, error) {
 	}
 	s.watch.init(s)
 	s.shells.s = s
+	s.lockups.start(s)
 	s.log.all.OnRecord(s.logged)
 	s.log.boot.Log(context.Background(), klog.LevelNotice, "the domain starts", "domain", cfg.Domain,
 		"platform", cfg.Driver.Name(), "cpus", cfg.CPUs, "memory", cfg.MemoryBytes, "pid", os.Getpid(), "version", abi.Version)
