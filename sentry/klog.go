@@ -76,9 +76,14 @@ func levelOf(t event.Type, s event.Severity) slog.Level {
 	}
 }
 
-// publish gives an event to the bus, and to the log.
+// publish gives an event to the log, and to the bus: whoever hears of it finds
+// it in the log.
 func (s *Kernel) publish(e event.Event) {
+	s.logEvent(&e)
 	s.events.Publish(e)
+}
+
+func (s *Kernel) logEvent(e *event.Event) {
 	if int(e.Type) >= len(s.log.of) || s.log.of[e.Type] == nil {
 		return
 	}
