@@ -2,8 +2,31 @@ package control
 
 // Methods by which the daemon looks into a kernel process and its agents.
 const (
-	MethodDump = "dump"
+	MethodDump   = "dump"
+	MethodBundle = "bundle"
 )
+
+// A bundle is asked for without a body. File 0 is one end of a stream that takes
+// a tar: KernelManifest as kernel.json, the agents as agents.json and
+// goroutines.txt.
+
+// KernelManifest describes a kernel process.
+type KernelManifest struct {
+	Domain      string `json:"domain"`
+	Platform    string `json:"platform"`
+	CPUs        int    `json:"cpus"`
+	MemoryBytes uint64 `json:"memory_bytes"`
+	ImagesOnly  bool   `json:"images_only,omitempty"`
+	Version     string `json:"version"`
+	Go          string `json:"go"`
+	Module      string `json:"module,omitempty"` // and version of it
+	GVisor      string `json:"gvisor,omitempty"`
+	Agents      int    `json:"agents"`
+	Goroutines  int    `json:"goroutines"`
+	HeapBytes   uint64 `json:"heap_bytes"`
+	// Cut says that there are more stacks than goroutines.txt holds.
+	Cut bool `json:"goroutines_cut,omitempty"`
+}
 
 // DumpRequest asks for ELF cores of an agent. File 0 is one end of a stream
 // that takes a tar: DumpManifest as manifest.json, then one core for each

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"io"
 	"slices"
 	"time"
@@ -76,6 +77,7 @@ func (d *System) dump(ctx context.Context, r *record, dom *domain, why string, r
 	kept, err := d.crashes.Add(c, ours)
 	ours.Close()
 	o := <-ended
+	defer func() { d.sayDumped(kept, "core", errors.Join(o.err, err)) }()
 	if o.err != nil {
 		if err == nil { // Complete, and yet it failed.
 			d.crashes.Remove(kept.ID)

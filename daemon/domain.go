@@ -268,6 +268,7 @@ func (d *System) domainDied(dom *domain) {
 		})
 	}
 	d.sayEnded(dom, info, lost)
+	d.keepCrash(dom, info, lost)
 	for _, r := range lost {
 		d.lose(r, "the kernel process of domain "+dom.name+" died")
 	}

@@ -82,6 +82,8 @@ var methods = map[string]method{
 	apiv1.Debug_CrashDump_FullMethodName:    {op: token.OpDebug},
 	apiv1.Debug_CrashGet_FullMethodName:     {op: token.OpDebug, check: as((*asked).crashGet)},
 	apiv1.Debug_CrashRemove_FullMethodName:  {op: token.OpDebug, check: as((*asked).crashRemove)},
+	// It shows every agent of a domain.
+	apiv1.Debug_CrashBundle_FullMethodName: {op: token.OpDebug, check: operatorOnly},
 
 	apiv1.Events_Watch_FullMethodName:       {op: token.OpEvents, check: as((*asked).watch)},
 	apiv1.Events_Acknowledge_FullMethodName: {op: token.OpEvents, check: durable},

@@ -24,13 +24,15 @@ func (a *app) crashCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "crash COMMAND",
 		RunE:  group,
-		Short: "Dump agents, and read the dumps",
+		Short: "Dump agents and kernel processes, and read the dumps",
 		Long: `A dump of an agent holds an ELF core of each of its processes, which gdb opens. One is
-made when you ask for it, or by a policy: see --on-fault of aiosctl run. The newest dumps
-are kept in the state directory.`,
+made when you ask for it, or by a policy: see --on-fault of aiosctl run. A dump of a
+kernel process holds its goroutines, agents, log and recent events; one is made when
+you ask for it, and whenever a kernel process dies. The newest dumps are kept in the
+state directory.`,
 		Example: "  aiosctl crash dump web\n  aiosctl crash ls\n  aiosctl crash get c1 core && gdb /usr/bin/python3 core",
 	}
-	cmd.AddCommand(a.crashListCmd(), a.crashShowCmd(), a.crashDumpCmd(), a.crashGetCmd(), a.crashRemoveCmd())
+	cmd.AddCommand(a.crashListCmd(), a.crashShowCmd(), a.crashDumpCmd(), a.crashBundleCmd(), a.crashGetCmd(), a.crashRemoveCmd())
 	return cmd
 }
 

@@ -234,7 +234,7 @@ func (p *Process) notes() []byte {
 			note(&b, "CORE", ntFPRegSet, t.FP)
 		}
 		if len(t.XState) > 0 {
-			note(&b, "LINUX", ntXState, t.XState)
+			note(&b, "LINUX", ntXState, commonXState(t.XState))
 		}
 	}
 	return b.Bytes()

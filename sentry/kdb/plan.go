@@ -119,6 +119,8 @@ func (m *Mapping) want(full bool) (uint64, string) {
 	switch {
 	case m.File == "[vsyscall]" || m.File == "[vvar]":
 		return 0, ""
+	case m.File == "[vdso]": // Debuggers read its symbols, whether it was used or not.
+		return m.Size(), ""
 	case m.Resident == 0:
 		return 0, "" // Never touched.
 	case !m.onDisk():
