@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
 	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/capability/audit"
 	"aios.dev/aios/control"
 	"aios.dev/aios/crash"
 	"aios.dev/aios/errdefs"
@@ -167,6 +169,9 @@ func (dom *domain) theirs(ctx context.Context, b *bundle) error {
 			if err != nil {
 				return err
 			}
+			if !slices.Contains(kernelFiles, h.Name) {
+				return errdefs.Newf(errdefs.Protocol, "it sent a file %q", h.Name)
+			}
 			data, err := io.ReadAll(t)
 			if err != nil {
 				return err
@@ -181,6 +186,9 @@ func (dom *domain) theirs(ctx context.Context, b *bundle) error {
 	}
 	return errdefs.Wrap(err, errdefs.Protocol, "read what the kernel process says of itself")
 }
+
+// kernelFiles are what a kernel process sends.
+var kernelFiles = []string{"kernel.json", "agents.json", "goroutines.txt"}
 
 // maxBundle bounds what a kernel process says of itself, in bytes.
 const maxBundle = 64 << 20
@@ -239,6 +247,8 @@ func (d *System) CrashBundle(ctx context.Context, req *apiv1.CrashBundleRequest)
 	if err != nil {
 		return nil, err
 	}
+	by := actor(ctx)
+	d.record(audit.Entry{Op: opDump, Domain: c.Domain, Actor: by.Name, Target: c.ID, Correlation: by.Correlation})
 	return &apiv1.CrashBundleResponse{Crash: toCrash(c)}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/capability/audit"
 	"aios.dev/aios/capability/token"
 	"aios.dev/aios/control"
 	"aios.dev/aios/crash"
@@ -34,14 +35,22 @@ func (d *System) CrashDump(ctx context.Context, req *apiv1.CrashDumpRequest) (*a
 	}
 	ctx, cancel := context.WithTimeout(ctx, dumpTimeout)
 	defer cancel()
+	by := actor(ctx)
 	c, err := d.dump(ctx, r, dom, "asked for by "+actorOf(ctx), control.DumpRequest{
 		ID: r.id, PID: req.GetPid(), Limit: req.GetLimitBytes(), Full: req.GetFull(),
 	})
 	if err != nil {
 		return nil, err
 	}
+	d.record(audit.Entry{Op: opDump, Domain: c.Domain, Actor: by.Name, Agent: c.Agent, Target: c.ID, Correlation: by.Correlation})
 	return &apiv1.CrashDumpResponse{Crash: toCrash(c)}, nil
 }
+
+// Operations on dumps, which show memory, in the audit trail.
+const (
+	opDump     = "dump"
+	opDumpRead = "dump.read"
+)
 
 // actorOf names who makes a call.
 func actorOf(ctx context.Context) string {
@@ -148,6 +157,12 @@ func (d *System) CrashGet(req *apiv1.CrashGetRequest, rpc grpc.ServerStreamingSe
 		return err
 	}
 	defer r.Close()
+	by := actor(rpc.Context())
+	e := audit.Entry{Op: opDumpRead, Actor: by.Name, Target: req.GetId(), Reason: req.GetMember(), Correlation: by.Correlation}
+	if c, err := d.crashes.Find(req.GetId()); err == nil {
+		e.Agent, e.Domain = c.Agent, c.Domain
+	}
+	d.record(e)
 	buf := make([]byte, crashPiece)
 	for first := true; ; first = false {
 		n, err := io.ReadFull(r, buf)

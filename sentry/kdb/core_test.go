@@ -115,6 +115,30 @@ func TestPlan(t *testing.T) {
 	})
 }
 
+func TestWant(t *testing.T) {
+	const page = pageSize
+	for _, test := range []struct {
+		name       string
+		m          Mapping
+		part, full uint64
+	}{
+		{"program", Mapping{End: 9 * page, Read: true, File: "/bin/true"}, page, 9 * page},
+		{"code of it", Mapping{End: 9 * page, Read: true, Exec: true, File: "/bin/true", Offset: page}, 0, 9 * page},
+		{"its data, written", Mapping{End: 9 * page, Read: true, File: "/bin/true", Offset: page, Anonymous: page}, 9 * page, 9 * page},
+		{"heap", Mapping{End: 9 * page, Read: true, Write: true, Resident: page}, 9 * page, 9 * page},
+		{"reserve", Mapping{End: 9 * page, Read: true, Write: true}, 0, 0},
+		{"vdso", Mapping{End: 2 * page, Read: true, Exec: true}, 2 * page, 2 * page},
+		{"device", Mapping{End: page, Read: true, Resident: page, File: "/dev/nvidia0"}, 0, 0},
+		{"vsyscall", Mapping{End: page, Exec: true, File: "[vsyscall]"}, 0, 0},
+	} {
+		part, _ := test.m.want(false)
+		full, _ := test.m.want(true)
+		if part != test.part || full != test.full {
+			t.Errorf("%s: %d, in full %d", test.name, part, full)
+		}
+	}
+}
+
 func FuzzParseSmaps(f *testing.F) {
 	f.Add([]byte("00400000-00401000 r-xp 00000000 00:01 2    /bin/true\nRss: 4 kB\nAnonymous: 0 kB\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {

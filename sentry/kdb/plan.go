@@ -113,20 +113,26 @@ func (m *Mapping) onDisk() bool {
 	return true
 }
 
+// maxVDSO is more than the code has that a kernel maps for programs.
+const maxVDSO = 64 << 10
+
 // want says how many bytes from its start on a core should hold of a mapping,
 // and why not all, unless that goes without saying.
 func (m *Mapping) want(full bool) (uint64, string) {
 	switch {
 	case m.File == "[vsyscall]" || m.File == "[vvar]":
 		return 0, ""
-	case m.File == "[vdso]": // Debuggers read its symbols, whether it was used or not.
-		return m.Size(), ""
-	case m.Resident == 0:
-		return 0, "" // Never touched.
+	case m.File == "" && m.Exec && !m.Write && m.Size() <= maxVDSO:
+		return m.Size(), "" // The vDSO, whose symbols debuggers read there.
 	case !m.onDisk():
+		if m.Resident == 0 {
+			return 0, "" // Never touched.
+		}
 		return m.Size(), ""
 	case strings.HasPrefix(m.File, "/dev/"):
 		return 0, "memory of a device"
+	// What is resident of a file does not count: in the copy of an address
+	// space, pages that are as in the file are not there before they are read.
 	case full || m.Anonymous > 0:
 		return m.Size(), ""
 	case m.Offset == 0 && m.Read:

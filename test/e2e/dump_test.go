@@ -58,7 +58,7 @@ func TestDumpInGDB(t *testing.T) {
 		out, err := exec.Command("gdb", "-nx", "-batch", "-ex", "info threads", "-ex", "thread apply all bt", "-ex", "thread 1",
 			"-ex", "p answer", "-ex", "p $rip", "-ex", "p $sp != 0", "-ex", "p $ymm0", program, core).CombinedOutput()
 		got := string(out)
-		if err != nil || strings.Contains(got, "too small") || strings.Contains(got, "is truncated") {
+		if err != nil || strings.Contains(got, "too small") || strings.Contains(got, "is truncated") || strings.Contains(got, "Failed to read") {
 			t.Errorf("gdb: %v\n%s", err, got)
 		}
 		for want, times := range map[string]int{
@@ -70,6 +70,16 @@ func TestDumpInGDB(t *testing.T) {
 		}
 		if got := in.ps(t); len(got) != 1 || got[0].State != "running" {
 			t.Errorf("the agent after its dump: %+v", got)
+		}
+		if got := string(in.ok(t, "audit", "query", "--op", "dump.read")); !strings.Contains(got, "dump.read") {
+			t.Errorf("the audit trail is without who read the dump:\n%s", got)
+		}
+		// A full one needs no program.
+		full := strings.TrimSpace(string(in.ok(t, "crash", "dump", "--full", "dumped")))
+		in.ok(t, "crash", "get", "-f", full, core)
+		out, err = exec.Command("gdb", "-nx", "-batch", "-ex", "x/2i $pc", "-c", core).CombinedOutput()
+		if got := string(out); err != nil || strings.Count(got, "0x") < 3 || strings.Contains(got, "Cannot access memory at address 0x4") {
+			t.Errorf("gdb of a full dump: %v\n%s", err, got)
 		}
 		in.ok(t, "crash", "rm", id)
 		if r := in.run(t, "crash", "show", id); r.status == 0 || !strings.Contains(string(r.stderr), "crash ls") {
