@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"aios.dev/aios/abi"
 	apiv1 "aios.dev/aios/api/v1"
 	"aios.dev/aios/capability/token"
 	"aios.dev/aios/errdefs"
@@ -162,10 +163,14 @@ func (d *System) watchAllowed(req *apiv1.WatchRequest) (func(*event.Event) bool,
 	ids := make(map[string]bool)
 	for _, ref := range req.GetAgents() {
 		r, err := d.find(ref)
-		if err != nil {
+		switch {
+		case err == nil:
+			ids[r.id] = true
+		case abi.IsAgentID(ref):
+			ids[ref] = true // It is gone; what it did is still in the journal.
+		default:
 			return nil, err
 		}
-		ids[r.id] = true
 	}
 	domain, since := req.GetDomain(), req.GetFromUnixNano()
 	if len(ids) == 0 && domain == "" && since == 0 {

@@ -152,11 +152,13 @@ func (p *eventPrinter) print(m *apiv1.WatchResponse) error {
 
 func (a *app) eventTopicsCmd() *cobra.Command {
 	return &cobra.Command{
-		Use:     "topics",
-		Short:   "List every topic there is",
-		Example: "  aiosctl events topics",
-		Args:    exactly(0, ""),
-		RunE: func(*cobra.Command, []string) error {
+		Use:     "topics [TOPIC…]",
+		Short:   "List every topic there is, or the fields of what is published under one",
+		Example: "  aiosctl events topics\n  aiosctl events topics agent.exit",
+		RunE: func(_ *cobra.Command, topics []string) error {
+			if len(topics) > 0 {
+				return a.printTopics(topics)
+			}
 			var rows [][]string
 			for _, info := range event.Types() {
 				when := "always"
@@ -168,6 +170,35 @@ func (a *app) eventTopicsCmd() *cobra.Command {
 			return a.table([]string{"TOPIC", "SEVERITY", "MADE", "WHAT HAPPENED"}, rows)
 		},
 	}
+}
+
+// printTopics prints the fields that events of some topics carry.
+func (a *app) printTopics(topics []string) error {
+	var rows [][]string
+	for _, topic := range topics {
+		set, err := event.Select([]string{topic})
+		if err != nil {
+			return err
+		}
+		for _, info := range event.Types() {
+			if !set.Has(info.Type) {
+				continue
+			}
+			fields := info.Payload.ProtoReflect().Descriptor().Fields()
+			for i := range fields.Len() {
+				f := fields.Get(i)
+				kind := f.Kind().String()
+				if f.Message() != nil {
+					kind = string(f.Message().Name())
+				}
+				if f.IsList() {
+					kind = "list of " + kind
+				}
+				rows = append(rows, []string{info.Topic, string(f.Name()), kind})
+			}
+		}
+	}
+	return a.table([]string{"TOPIC", "FIELD", "TYPE"}, rows)
 }
 
 func (a *app) eventStatsCmd() *cobra.Command {
