@@ -21,6 +21,7 @@ import (
 	"aios.dev/aios/capability/audit"
 	"aios.dev/aios/config"
 	"aios.dev/aios/control"
+	"aios.dev/aios/crash"
 	"aios.dev/aios/images"
 	"aios.dev/aios/ktime"
 )
@@ -46,8 +47,12 @@ func newSystem(t testing.TB, dir string, clock ktime.Clock) *System {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { trail.Close() })
-	return &System{
-		trail: trail,
+	crashes, err := crash.OpenStore(t.TempDir(), clock, crash.DefaultLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &System{
+		trail: trail, crashes: crashes,
 		paths: paths, instance: instanceOf(paths.StateDir), clock: clock, images: store,
 		log:     slog.New(slog.NewTextHandler(io.Discard, nil)),
 		started: clock.Now(),
@@ -55,6 +60,11 @@ func newSystem(t testing.TB, dir string, clock ktime.Clock) *System {
 		agents:  make(map[string]*record),
 		names:   make(map[string]*record),
 	}
+	if err := d.openEvents(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.events.Close() })
+	return d
 }
 
 // shortDir returns a directory whose sockets have short paths.
