@@ -33,6 +33,7 @@ type Client struct {
 	apiv1.ControlClient
 	apiv1.DebugClient
 	apiv1.EventsClient
+	apiv1.HealthClient
 	apiv1.KernelClient
 	conn *grpc.ClientConn
 }
@@ -124,7 +125,7 @@ func over(conn net.Conn, a api.Address, opts []grpc.DialOption) (*Client, error)
 	// The daemon gives a connection that says nothing little time.
 	cc.Connect()
 	return &Client{
-		ControlClient: apiv1.NewControlClient(cc), DebugClient: apiv1.NewDebugClient(cc), EventsClient: apiv1.NewEventsClient(cc),
+		ControlClient: apiv1.NewControlClient(cc), DebugClient: apiv1.NewDebugClient(cc), EventsClient: apiv1.NewEventsClient(cc), HealthClient: apiv1.NewHealthClient(cc),
 		KernelClient: apiv1.NewKernelClient(cc), conn: cc,
 	}, nil
 }

@@ -141,6 +141,8 @@ type SpawnRequest struct {
 	OnViolation []string `json:"on_violation,omitempty"`
 	Attach      bool     `json:"attach,omitempty"`
 	Actor       Actor    `json:"actor"`
+	// LogBytes is what the log holds already, of an agent that is started again.
+	LogBytes int64 `json:"log_bytes,omitempty"`
 }
 
 // ExecRequest starts a further process in a running agent. File 0, when

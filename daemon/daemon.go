@@ -59,6 +59,7 @@ import (
 	"aios.dev/aios/images"
 	"aios.dev/aios/klog"
 	"aios.dev/aios/ktime"
+	"aios.dev/aios/recovery"
 )
 
 // System is the daemon.
@@ -66,6 +67,7 @@ type System struct {
 	apiv1.UnimplementedControlServer
 	apiv1.UnimplementedDebugServer
 	apiv1.UnimplementedEventsServer
+	apiv1.UnimplementedHealthServer
 
 	paths    config.Paths
 	instance string // tells this state directory from others on the host
@@ -86,10 +88,13 @@ type System struct {
 	started    time.Time
 	stop       func() // ends Run
 
-	keysMu  sync.Mutex // held while the files are opened
-	keys    atomic.Pointer[keyring]
-	uses    tokenUses
-	bearers bearerDoor
+	keysMu   sync.Mutex // held while the files are opened
+	keys     atomic.Pointer[keyring]
+	uses     tokenUses
+	restarts chan struct{} // holds one for each agent that is being started again
+	health   *recovery.Health
+	budgets  domainBudgets
+	bearers  bearerDoor
 
 	platformOnce sync.Once
 	platformName string // what "auto" means here
@@ -150,12 +155,16 @@ func Run(paths config.Paths) error {
 	if err := d.openLog(); err != nil {
 		return err
 	}
+	d.openHealth()
 	if err := d.openEvents(); err != nil {
 		return err
 	}
 	defer d.sayStopped()
 	d.recover()
 	d.sayStarted()
+	watching, unwatch := context.WithCancel(context.Background())
+	defer unwatch()
+	go d.watchHealth(watching)
 
 	os.Remove(paths.Socket) // Left by a daemon that was killed; the lock is ours.
 	old := unix.Umask(0o177)
@@ -168,6 +177,7 @@ func Run(paths config.Paths) error {
 	apiv1.RegisterControlServer(server, d)
 	apiv1.RegisterDebugServer(server, d)
 	apiv1.RegisterEventsServer(server, d)
+	apiv1.RegisterHealthServer(server, d)
 	apiv1.RegisterKernelServer(server, &kernelService{d: d})
 	d.openDoor()
 	defer d.flushTallies()
@@ -264,10 +274,15 @@ func (d *System) recover() {
 		r.mu.Unlock()
 		switch {
 		case adopted || final:
-		case lives(r.domName):
+		case lives(r.domName) && r.wish.proto().GetCount() == 0:
 			d.remove(r) // The earlier daemon died before the domain heard of it.
 		default:
-			d.lose(r, "its domain was gone when the daemon started")
+			d.lose(r, "its domain was gone when the daemon started", verdict{ok: true})
+		}
+	}
+	for _, r := range records {
+		if r.final() {
+			d.scheduleRestart(r) // The earlier daemon was about to.
 		}
 	}
 }

@@ -53,6 +53,8 @@ type domain struct {
 	events domainEvents
 	group  regrouping
 
+	// unanswered is set while the kernel process does not answer.
+	unanswered atomic.Bool
 	// stopping is set when the kernel process was told to end.
 	stopping atomic.Bool
 
@@ -167,6 +169,7 @@ func (dom *domain) start(ctx context.Context, spec *apiv1.SpawnRequest) ([]strin
 		return nil, err
 	}
 	d.log.Info("domain started", "domain", dom.name, "pid", p.info.PID, "platform", choice.Driver.Name())
+	d.sayRestarted(dom.name)
 	d.emit(event.DomainStart, "", dom.name, &eventv1.DomainStart{
 		Pid: int32(p.info.PID), Platform: choice.Driver.Name(), Version: abi.Version, Took: int64(d.clock.Since(began)),
 	})
@@ -269,14 +272,18 @@ func (d *System) domainDied(dom *domain) {
 	}
 	d.sayEnded(dom, info, lost)
 	d.keepCrash(dom, info, lost)
+	again := d.domainCrashed(dom, lost)
 	for _, r := range lost {
-		d.lose(r, "the kernel process of domain "+dom.name+" died")
+		d.lose(r, "the kernel process of domain "+dom.name+" died", again)
 	}
 	if info.Isolated {
 		os.Remove(d.domainPath(dom.name, ".log"))
 	}
 	d.settleRing(dom.name, info.Isolated)
 	dom.bury()
+	for _, r := range lost {
+		d.scheduleRestart(r)
+	}
 	d.revokeOrphans()
 }
 
@@ -294,11 +301,14 @@ func (d *System) sayEnded(dom *domain, info domainInfo, lost []*record) {
 	d.emit(event.DomainCrash, "", dom.name, p)
 }
 
-// lose marks an agent lost and reports whether it was not final before.
-func (d *System) lose(r *record, why string) bool {
+// lose marks an agent lost and reports whether it was not final before. again
+// says whether the domain may be started again with its agents.
+func (d *System) lose(r *record, why string, again verdict) bool {
 	lost := r.finish(abi.StateLost, &apiv1.Exit{Signal: int32(unix.SIGKILL), Reason: why}, d.clock.Now())
 	if lost {
 		d.emit(event.AgentLost, r.id, r.domName, &eventv1.AgentLost{Name: r.name, Reason: why})
+		r.wish.decide(nil, &again)
+		d.tellBudget(r)
 		d.settle(r)
 		close(r.settled)
 	}

@@ -90,6 +90,7 @@ func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
 		go dom.notify(control.MethodForget, control.AgentRequest{ID: e.ID})
 		return
 	}
+	d.endedByItself(r)
 	dom.regroup()
 	d.record(audit.Entry{Op: "exit", Domain: dom.name, Agent: r.id, Target: r.name, Reason: howEnded(e.Exit)})
 	// The rest asks the kernel process and writes files: not on its reader.
@@ -97,10 +98,11 @@ func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
 		d.settle(r)
 		close(r.settled)
 		// Only now: a daemon killed before would not know how it ended.
-		dom.notify(control.MethodForget, control.AgentRequest{ID: r.id})
+		dom.forget(r)
 		if r.spec.GetIsolated() {
 			d.stopDomain(dom)
 		}
+		d.scheduleRestart(r)
 	}()
 }
 

@@ -97,6 +97,7 @@ func (d *System) serveBearers(a api.Address) (api.Address, error) {
 	server := grpc.NewServer(opts...)
 	apiv1.RegisterControlServer(server, d)
 	apiv1.RegisterDebugServer(server, d)
+	apiv1.RegisterHealthServer(server, d)
 	apiv1.RegisterKernelServer(server, &kernelService{d: d})
 	d.bearers.set(a, server, nil)
 	d.log.Info("serving bearers of tokens", "address", a)

@@ -30,7 +30,7 @@ func TestLostAgentsAreForgottenAsAsked(t *testing.T) {
 		if err := d.create(r); err != nil {
 			t.Fatal(err)
 		}
-		if !d.lose(r, "a test") || d.lose(r, "a test") {
+		if !d.lose(r, "a test", verdict{ok: true}) || d.lose(r, "a test", verdict{ok: true}) {
 			t.Errorf("%s was not lost once", id)
 		}
 		<-r.settled

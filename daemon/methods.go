@@ -89,6 +89,7 @@ var methods = map[string]method{
 	apiv1.Events_Acknowledge_FullMethodName: {op: token.OpEvents, check: durable},
 	apiv1.Events_Unsubscribe_FullMethodName: {op: token.OpEvents, check: durable},
 	apiv1.Events_EventStats_FullMethodName:  {op: token.OpDaemon},
+	apiv1.Health_Health_FullMethodName:      {op: token.OpDaemon},
 
 	apiv1.Control_TokenKey_FullMethodName:    {op: token.OpToken},
 	apiv1.Control_TokenCheck_FullMethodName:  {op: token.OpToken},

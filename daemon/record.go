@@ -29,6 +29,8 @@ type record struct {
 	tokens  []token.ID          // immutable: of the blocks of the token it was spawned with
 	done    chan struct{}       // closed when the state is final
 	settled chan struct{}       // closed after that, when the files and the name say so too
+	wish    *wish               // immutable: to be started again; nil for an agent that is not
+	saving  *sync.Mutex         // immutable: held while the file is written, so that what is newer wins
 
 	mu sync.Mutex
 	// Nil when the domain is gone.
@@ -52,7 +54,7 @@ type further struct {
 func newRecord(id string, spec *apiv1.SpawnRequest, domain string, now time.Time) *record {
 	return &record{
 		id: id, name: spec.GetName(), created: now, spec: spec,
-		done: make(chan struct{}), settled: make(chan struct{}), domName: domain,
+		done: make(chan struct{}), settled: make(chan struct{}), domName: domain, saving: new(sync.Mutex),
 		state: abi.StateStarting, execs: make(map[int32]*further),
 	}
 }
@@ -160,7 +162,7 @@ func (r *record) proto() *apiv1.Agent {
 		Id: r.id, Name: r.name, Domain: r.domName, State: string(r.state),
 		Image: imageName(r.spec), Argv: r.spec.GetProcess().GetArgv(),
 		CreatedUnixNano: r.created.UnixNano(), Labels: r.spec.GetLabels(),
-		Exit: r.exit,
+		Exit: r.exit, Restarts: r.wish.proto(),
 	}
 	if !r.ended.IsZero() {
 		a.EndedUnixNano = r.ended.UnixNano()
@@ -198,6 +200,8 @@ func (d *System) create(r *record) error {
 // save replaces the record. A crash of the host may lose it; its agent is gone
 // then too.
 func (d *System) save(r *record) error {
+	r.saving.Lock()
+	defer r.saving.Unlock()
 	raw, err := d.encode(r)
 	if err != nil {
 		return err
@@ -276,7 +280,7 @@ func (d *System) loadRecords() map[string]*record {
 			d.erase(id)
 			continue
 		}
-		out[id] = fromProto(&m)
+		out[id] = d.fromProto(&m)
 	}
 	for _, e := range entries {
 		id, suffix, _ := strings.Cut(e.Name(), ".")
@@ -287,10 +291,11 @@ func (d *System) loadRecords() map[string]*record {
 	return out
 }
 
-func fromProto(m *apiv1.InspectResponse) *record {
+func (d *System) fromProto(m *apiv1.InspectResponse) *record {
 	a := m.GetAgent()
 	r := newRecord(a.GetId(), m.GetSpec(), a.GetDomain(), time.Unix(0, a.GetCreatedUnixNano()))
 	r.name = a.GetName()
+	r.wish = d.newWish(r.spec.GetRestart(), a.GetRestarts())
 	for _, t := range m.GetTokens() {
 		if id, err := token.ParseID(t); err == nil {
 			r.tokens = append(r.tokens, id)

@@ -42,6 +42,7 @@ func gvisorVersion() string {
 func (d *System) Shutdown(ctx context.Context, req *apiv1.ShutdownRequest) (*apiv1.ShutdownResponse, error) {
 	resp := &apiv1.ShutdownResponse{}
 	if req.GetStopDomains() {
+		d.endWishes("", "the operator stopped every domain")
 		for _, dom := range d.liveDomains() {
 			d.stopDomain(dom)
 		}
@@ -85,7 +86,8 @@ func (d *System) List(ctx context.Context, req *apiv1.ListRequest) (*apiv1.ListR
 	resp := &apiv1.ListResponse{}
 	for _, r := range d.records() {
 		a := r.proto()
-		if !req.GetAll() && abi.State(a.GetState()).Final() || req.GetDomain() != "" && req.GetDomain() != a.GetDomain() {
+		ended := abi.State(a.GetState()).Final() && a.GetRestarts().GetNextUnixNano() == 0
+		if !req.GetAll() && ended || req.GetDomain() != "" && req.GetDomain() != a.GetDomain() {
 			continue
 		}
 		addStatus(a, live[r.id])
@@ -164,6 +166,9 @@ func (d *System) Wait(ctx context.Context, req *apiv1.WaitRequest) (*apiv1.WaitR
 
 // Signal implements the RPC.
 func (d *System) Signal(ctx context.Context, req *apiv1.SignalRequest) (*apiv1.SignalResponse, error) {
+	if req.GetExecId() == 0 && ends(req.GetSignal()) && d.endWish(req.GetAgent(), "the operator ended it") {
+		return &apiv1.SignalResponse{}, nil // It had ended, and stays so.
+	}
 	r, dom, err := d.findRunning(req.GetAgent())
 	if err != nil {
 		return nil, err
@@ -206,6 +211,12 @@ func (d *System) Remove(ctx context.Context, req *apiv1.RemoveRequest) (*apiv1.R
 	r, err := d.find(req.GetAgent())
 	if err != nil {
 		return nil, err
+	}
+	if req.GetForce() || r.final() {
+		d.endWish(r.id, "the operator removed it")
+		if r, err = d.find(r.id); err != nil { // Perhaps a new one.
+			return nil, err
+		}
 	}
 	dom, err := r.running()
 	if errdefs.CodeOf(err) == errdefs.WrongState {
@@ -304,6 +315,7 @@ func (d *System) DomainStop(_ context.Context, req *apiv1.DomainStopRequest) (*a
 		return nil, errdefs.New(errdefs.AgentRunning, "agents run in it: "+strings.Join(resp.Agents, " ")).
 			With(errdefs.Op("stop domain"), errdefs.Resource("%q", dom.name), errdefs.Fix("end them first, or use --force"))
 	}
+	d.endWishes(dom.name, "the operator stopped its domain")
 	d.stopDomain(dom)
 	return resp, nil
 }

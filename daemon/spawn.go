@@ -40,11 +40,9 @@ const (
 // spawn creates an agent. stream, when not nil, is joined to its first process
 // and is consumed.
 func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.File) (_ *record, warnings []string, err error) {
-	defer func() {
-		if stream != nil {
-			stream.Close()
-		}
-	}()
+	if stream != nil {
+		defer stream.Close()
+	}
 	id := string(abi.NewAgentID())
 	if err := checkSpawn(req); err != nil {
 		return nil, nil, err
@@ -59,6 +57,7 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 	req = cloneSpec(req)
 	req.Limits = limitsOf(req)
 	r := newRecord(id, req, domName, d.clock.Now())
+	r.wish = d.newWish(req.GetRestart(), nil)
 	if stream != nil {
 		r.hear() // Its end may come before the client's stream is set up.
 	}
@@ -69,48 +68,76 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 	if err := d.reserve(b, r); err != nil {
 		return nil, nil, err
 	}
+	warnings, err = d.begin(ctx, r, launching{
+		actor: actor(ctx), stream: stream, log: d.newLog, write: d.create, failed: func(error) { d.disown(r) },
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return r, warnings, nil
+}
+
+// launching is how an agent is begun: for the first time, or again.
+type launching struct {
+	actor  control.Actor
+	stream *os.File
+	// log opens the agent's log and says how much it holds.
+	log func(id string) (*os.File, int64, error)
+	// write puts the record on disk, before the kernel process is asked.
+	write func(*record) error
+	// failed ends the record of an agent that did not come to be.
+	failed func(error)
+	// op is that of the entry in the audit trail; "": spawn.
+	op string
+}
+
+// begin starts the agent of a record that is known, and its domain if need be.
+func (d *System) begin(ctx context.Context, r *record, l launching) (warnings []string, err error) {
 	alone := func() {} // ends the domain if it has nobody else
 	defer func() {
 		if err != nil {
-			d.disown(r)
+			l.failed(err)
 			alone()
 		}
 	}()
-	dom, warnings, err := d.domainFor(ctx, domName, req)
+	req := r.spec
+	dom, warnings, err := d.domainFor(ctx, r.domName, req)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if req.GetIsolated() {
 		alone = func() { d.stopDomain(dom) }
 	}
-	krq, digest, err := dom.prepare(ctx, id, req)
+	krq, digest, err := dom.prepare(ctx, r.id, req)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	krq.Actor = actor(ctx)
+	krq.Actor = l.actor
 	krq.Name = req.GetName()
-	krq.Attach = stream != nil
-	logFile, err := os.OpenFile(d.logPath(id), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	krq.Attach = l.stream != nil
+	logFile, size, err := l.log(r.id)
 	if err != nil {
-		return nil, nil, diskError(err, "create log", d.logPath(id))
+		return nil, err
 	}
 	defer logFile.Close()
+	krq.LogBytes = size
 	r.mu.Lock()
 	r.domain, r.digest = dom, digest
 	r.mu.Unlock()
-	if err := d.create(r); err != nil {
-		return nil, nil, err
+	if err := l.write(r); err != nil {
+		return nil, err
 	}
 	files := []*os.File{logFile}
-	if stream != nil {
-		files = append(files, stream)
+	if l.stream != nil {
+		files = append(files, l.stream)
 	}
+	r.wish.begun()
 	if err := dom.call(ctx, control.MethodSpawn, krq, nil, files...); err != nil {
 		if errdefs.CodeOf(err) == errdefs.Cancelled {
 			// The kernel process may have started it all the same.
-			go dom.discard(id)
+			go dom.discard(r.id)
 		}
-		return nil, nil, errdefs.Wrap(err, errdefs.Internal, "spawn agent", errdefs.Resource("%s", r.name))
+		return nil, errdefs.Wrap(err, errdefs.Internal, "spawn agent", errdefs.Resource("%s", r.name))
 	}
 	r.mu.Lock()
 	if r.state == abi.StateStarting {
@@ -119,15 +146,22 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 	r.mu.Unlock()
 	dom.regroup()
 	d.record(audit.Entry{
-		Op: "spawn", Domain: domName, Actor: krq.Actor.Name, Agent: id, Target: r.name,
+		Op: orElse(l.op, "spawn"), Domain: r.domName, Actor: krq.Actor.Name, Agent: r.id, Target: r.name,
 		Reason: strings.TrimSpace(req.GetProfile() + " " + strings.Join(krq.Process.Argv, " ")), Correlation: krq.Actor.Correlation,
 	})
-	return r, warnings, nil
+	return warnings, nil
+}
+
+// newLog makes the log of a new agent.
+func (d *System) newLog(id string) (*os.File, int64, error) {
+	f, err := os.OpenFile(d.logPath(id), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	return f, 0, diskError(err, "create log", d.logPath(id))
 }
 
 // disown forgets an agent that never came to be. Its domain may die meanwhile
 // and would save what became of the agent: whoever comes second waits.
 func (d *System) disown(r *record) {
+	r.wish.end("it never came to be")
 	if r.finish(abi.StateLost, nil, d.clock.Now()) {
 		close(r.settled)
 	} else {
@@ -163,6 +197,9 @@ func checkSpawn(req *apiv1.SpawnRequest) error {
 		return bad(fmt.Sprintf("no program runs in %d bytes of memory", mem), "give at least 1M; a number without a unit is bytes")
 	}
 	if err := checkProcess(req.GetProcess()); err != nil {
+		return err
+	}
+	if err := checkRestart(req); err != nil {
 		return err
 	}
 	if len(req.GetSeccomp()) > 0 { // Here its lines are as they were written.

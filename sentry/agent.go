@@ -165,7 +165,7 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 	s.byCgID++
 	a := &Agent{
 		s: s, id: req.ID, name: req.Name, memID: s.byCgID,
-		log:   newAgentLog(logFile, s.cfg.Clock),
+		log:   newAgentLog(logFile, req.LogBytes, s.cfg.Clock),
 		stack: ns.net.Stack(), grants: make(map[capability.ID]*fileGrant),
 		state: abi.StateStarting,
 		procs: make(map[int32]*process),

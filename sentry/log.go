@@ -29,8 +29,9 @@ type agentLog struct {
 	lost int64 // +checklocks:mu
 }
 
-func newAgentLog(f *os.File, clock ktime.Clock) *agentLog {
-	return &agentLog{f: f, clock: clock, max: maxLog}
+// newAgentLog goes on after the size bytes that the file holds already.
+func newAgentLog(f *os.File, size int64, clock ktime.Clock) *agentLog {
+	return &agentLog{f: f, clock: clock, max: maxLog, size: max(0, size)}
 }
 
 // append writes one record per MaxLogRecord bytes of p.

@@ -30,7 +30,7 @@ func openLog(t *testing.T, limit int64) (*agentLog, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newAgentLog(f, ktime.NewFake(time.Now()))
+	l := newAgentLog(f, 0, ktime.NewFake(time.Now()))
 	l.max = limit
 	t.Cleanup(l.close)
 	return l, path

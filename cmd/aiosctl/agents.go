@@ -73,7 +73,7 @@ func (a *app) agentTable(agents []*apiv1.Agent, wide, noTrunc bool) error {
 			procs, memory = "-", "-"
 		}
 		row := []string{
-			g.GetId(), dash(g.GetName()), stateOf(g), a.age(g.GetCreatedUnixNano()), procs, memory, g.GetImage(),
+			g.GetId(), dash(g.GetName()), a.stateOf(g), a.age(g.GetCreatedUnixNano()), procs, memory, g.GetImage(),
 		}
 		if wide {
 			row = append(row, g.GetDomain(), a.age(g.GetEndedUnixNano()), dash(pairs(g.GetLabels())))
@@ -146,7 +146,7 @@ func (a *app) printInspect(r *apiv1.InspectResponse) error {
 	f := a.facts()
 	f.add("ID", g.GetId())
 	f.add("Name", g.GetName())
-	f.add("State", stateOf(g))
+	f.add("State", a.stateOf(g))
 	f.add("Reason", g.GetExit().GetReason())
 	f.add("Command", commandLine(g.GetArgv(), false))
 	f.add("Created", a.when(g.GetCreatedUnixNano()))

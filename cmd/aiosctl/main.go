@@ -181,7 +181,7 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 	add("authority", a.capCmd(), a.profileCmd(), a.auditCmd(), a.tokenCmd())
 	add("objects", a.imageCmd(), a.domainCmd())
 	add("debugging", a.eventsCmd(), a.klogCmd(), a.crashCmd())
-	add("system", a.doctorCmd(), a.errorsCmd(), a.daemonCmd(), a.versionCmd(), a.completionCmd())
+	add("system", a.healthCmd(), a.doctorCmd(), a.errorsCmd(), a.daemonCmd(), a.versionCmd(), a.completionCmd())
 	root.SetHelpCommandGroupID("system")
 	root.SetHelpCommand(a.helpCmd())
 	return root

@@ -117,9 +117,11 @@ func dash(s string) string {
 }
 
 // stateOf is an agent's state and, after its end, how it ended.
-func stateOf(g *apiv1.Agent) string {
+func (a *app) stateOf(g *apiv1.Agent) string {
 	e := g.GetExit()
-	switch {
+	switch next := g.GetRestarts().GetNextUnixNano(); {
+	case next != 0:
+		return "restarts in " + shortDuration(time.Unix(0, next).Sub(a.clock.Now()))
 	case g.GetState() != "exited" || e == nil:
 		return g.GetState()
 	case e.GetSignal() != 0:

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -22,6 +24,7 @@ type agentFlags struct {
 	name, domain, image, hostname string
 	isolated                      bool
 	mounts, labels                []string
+	restart                       string
 	memory                        string
 	pids                          uint32
 	platform                      string
@@ -43,6 +46,7 @@ func (f *agentFlags) register(a *app, cmd *cobra.Command) {
 	fs.StringArrayVar(&f.labels, "label", nil, "attach `KEY=VALUE`")
 	fs.StringVar(&f.platform, "platform", "", "`PLATFORM` of a domain that this starts: auto, systrap, ptrace or kvm")
 	fs.BoolVar(&f.strict, "strict", false, "refuse to start a domain that the host cannot box fully")
+	fs.StringVar(&f.restart, "restart", "", "start the agent again when it ends: `POLICY` is no, on-failure[:N] or always[:N], at most N times in ten minutes (default no, 10)")
 	fs.BoolVar(&f.remove, "rm", false, "forget the agent and its log once it has ended (the default of run)")
 	fs.BoolVar(&f.keep, "keep", false, "keep the agent's record and log after its end (the default of spawn)")
 	f.process.register(cmd)
@@ -92,6 +96,12 @@ func (f *agentFlags) request(a *app, argv []string, joined bool) (*apiv1.SpawnRe
 		Process: p, Labels: labels, Platform: f.platform, Strict: f.strict,
 		Remove: f.remove || joined && !f.keep,
 	}
+	if r.Restart, err = parseRestart(f.restart); err != nil {
+		return nil, err
+	}
+	if r.Restart != nil && !f.remove {
+		r.Remove = false // Its record is what it is started again from.
+	}
 	if len(f.mounts) > 0 {
 		dir, err := os.Getwd()
 		if err != nil {
@@ -114,6 +124,23 @@ func (f *agentFlags) request(a *app, argv []string, joined bool) (*apiv1.SpawnRe
 		}
 	}
 	return r, f.grants.fill(a, r)
+}
+
+// parseRestart reads POLICY[:N]; nil for none.
+func parseRestart(text string) (*apiv1.RestartPolicy, error) {
+	if text == "" {
+		return nil, nil
+	}
+	when, count, counted := strings.Cut(text, ":")
+	p := &apiv1.RestartPolicy{When: when}
+	if counted {
+		n, err := strconv.ParseUint(count, 10, 32)
+		if err != nil || n == 0 {
+			return nil, invalid("--restart", text, "it does not say how often", "write on-failure:5 for at most five times in ten minutes")
+		}
+		p.Restarts = uint32(n)
+	}
+	return p, nil
 }
 
 // processFlags describe a program: of a new agent, or a further one.
