@@ -60,6 +60,7 @@ func newSystem(t testing.TB, dir string, clock ktime.Clock) *System {
 		agents:  make(map[string]*record),
 		names:   make(map[string]*record),
 	}
+	d.openHealth()
 	if err := d.openEvents(); err != nil {
 		t.Fatal(err)
 	}

@@ -128,10 +128,10 @@ func (a *Agent) judgeFault(t *kernel.Task, ac *arch.Context64, info *linux.Signa
 	case trap.Dump:
 		// The task comes here again when the dump is written, and then gets
 		// its signal.
-		if last := f.dumped.Load(); last != 0 && s.cfg.Clock.Now().UnixNano()-last < int64(dumpEvery) {
-			return false
+		last, now := f.dumped.Load(), s.cfg.Clock.Now().UnixNano()
+		if last != 0 && now-last < int64(dumpEvery) || !f.dumped.CompareAndSwap(last, now) {
+			return false // It is dumped already, or another thread has seen to it.
 		}
-		f.dumped.Store(s.cfg.Clock.Now().UnixNano())
 	}
 	s.noteException(a, t, e, true)
 	a.act(verdict{

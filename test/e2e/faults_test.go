@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -40,7 +39,8 @@ func about(id string, fields ...string) func(eventLine) bool {
 	}
 }
 
-// TestExceptions raises every exception that a program can raise.
+// TestExceptions raises exceptions of every kind that a program can raise
+// without a segment or the x87 unit, and applies policies to them.
 func TestExceptions(t *testing.T) {
 	onEach(t, func(t *testing.T, in *install) {
 		dir := in.program(t, "faults")
@@ -142,8 +142,6 @@ func TestViolations(t *testing.T) {
 			}
 		}
 
-		profile := filepath.Join(in.dir, "strict.profile")
-		must(t, os.WriteFile(profile, []byte("# Ends whoever tries to get out\non-violation escape=kill-agent\n"), 0o644))
 		for _, c := range []struct{ flags, want string }{
 			{"--on-fault bogus", "the actions are: deliver"},
 			{"--on-fault page-fault=ignore", "only alignment-check"},
