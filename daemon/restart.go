@@ -143,16 +143,6 @@ func (w *wish) begun() {
 	w.next, w.again, w.err = time.Time{}, false, ""
 }
 
-// pending reports whether the agent is going to be started again.
-func (w *wish) pending() bool {
-	if w == nil {
-		return false
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return !w.next.IsZero()
-}
-
 // end gives the wish up and reports whether a restart was due, which does not
 // come then. It returns when no attempt is under way. A wish that has ended
 // keeps its first reason.
@@ -307,10 +297,10 @@ func (d *System) tryRestart(old *record) *record {
 }
 
 // renew returns the record of the same agent, to be started again.
-func (old *record) renew() *record {
-	r := newRecord(old.id, old.spec, old.domName, old.created)
-	r.tokens, r.wish, r.saving = old.tokens, old.wish, old.saving
-	return r
+func (r *record) renew() *record {
+	next := newRecord(r.id, r.spec, r.domName, r.created)
+	next.tokens, next.wish, next.saving = r.tokens, r.wish, r.saving
+	return next
 }
 
 // restartFailed ends the record of an agent that could not be started again,

@@ -137,13 +137,13 @@ func (r *racers) set(off int64, v uint32) {
 // begin grants anew and lets the workers loose.
 func (r *racers) begin(spec string) {
 	r.round++
-	for first := true; ; first = false {
+	for tries := 1; ; tries++ {
 		g, err := theKernel.CapGrant(control.GrantRequest{ID: r.agents[0].id, Grants: []control.Grant{{Spec: spec, Key: r.key}}})
 		if err == nil {
 			r.cap = g.Caps[0]
 			break
 		}
-		if !first || errdefs.CodeOf(err) != errdefs.LeaseExpired { // On a slow machine it may be over already.
+		if tries == 10 || errdefs.CodeOf(err) != errdefs.LeaseExpired { // On a slow machine it may be over already.
 			r.t.Fatalf("grant %s: %v", spec, err)
 		}
 	}
