@@ -121,9 +121,15 @@ func (g *Ring) Write(r *Record) {
 	defer g.mu.Unlock()
 	g.last++
 	r.Seq = g.last
-	if g.dead.Load() {
-		return
+	if !g.dead.Load() {
+		g.tryWrite(r)
 	}
+}
+
+// tryWrite writes, unless the memory has gone away. The caller has g.mu.
+//
+// +checklocksignore
+func (g *Ring) tryWrite(r *Record) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if recover() != nil {

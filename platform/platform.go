@@ -165,7 +165,9 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	if c.pending {
 		c.settle(ac)
 	}
-	c.space = mm.AddressSpace()
+	if mm != nil { // Tests of the platform have none.
+		c.space = mm.AddressSpace()
+	}
 	crowd.enter(&c.place)
 	info, at, err = c.Context.Switch(ctx, mm, ac, cpu)
 	crowd.exit(&c.place)

@@ -32,9 +32,14 @@ func (s *Kernel) injectFaults(call abi.Syscall, inner kernel.SyscallFn) kernel.S
 			return inner(t, sysno, args)
 		}
 		if how&0xff == chaosStuck {
-			s.mu.Lock() // For ever.
+			s.lockForEver()
 		}
 		var nothing *kernel.Task
 		return uintptr(nothing.ThreadID()), nil, nil
 	}
 }
+
+// lockForEver takes the lock of agents.
+//
+// +checklocksignore
+func (s *Kernel) lockForEver() { s.mu.Lock() }
