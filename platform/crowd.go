@@ -31,8 +31,7 @@ type Crowd struct {
 	limit int
 	slice time.Duration
 	use   use
-	// watched says that Hooks.Call hears of every system call.
-	watched atomic.Bool
+	watch atomic.Uint32 // watchCalls and others
 
 	mu      sync.Mutex
 	holders place       // guarded by mu; who has a place, the longest first
@@ -75,10 +74,6 @@ func NewCrowd(cpus *Processors, limit int, slice time.Duration) *Crowd {
 	g.quota.milli = Unlimited
 	return g
 }
-
-// WatchCalls has Hooks.Call hear of every system call of the crowd's tasks, from
-// their next return from application code on.
-func (g *Crowd) WatchCalls() { g.watched.Store(true) }
 
 func (p *place) init() { p.next, p.prev = p, p }
 

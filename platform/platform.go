@@ -72,6 +72,15 @@ type Hooks struct {
 	// call, before the kernel looks at it, if the crowd's calls are watched.
 	Call func(task context.Context, ac *arch.Context64)
 
+	// Enter runs before a task of a traced crowd executes application code,
+	// and says what it is to do. Registers may be changed.
+	Enter func(task context.Context, ac *arch.Context64) Order
+
+	// Left runs after a task of a traced crowd has executed application code,
+	// unless by an exception that a hook has handled. called says that it left
+	// it by a system call, which the kernel has not looked at yet.
+	Left func(task context.Context, ac *arch.Context64, called bool)
+
 	// Exit runs once for every context that FirstSwitch ran for, with the
 	// same task: when the task exits, while it still has its memory manager,
 	// or when its context is released without an exit.
@@ -120,7 +129,7 @@ func (p *Platform) Unwrap() gvplatform.Platform { return p.Platform }
 
 // NewContext implements gVisor's Platform.NewContext.
 func (p *Platform) NewContext(ctx context.Context) gvplatform.Context {
-	c := &taskContext{Context: p.Platform.NewContext(ctx), hooks: &p.hooks}
+	c := &taskContext{Context: p.Platform.NewContext(ctx), hooks: &p.hooks, of: p.Platform}
 	c.place.c = c
 	return c
 }
@@ -129,8 +138,9 @@ func (p *Platform) NewContext(ctx context.Context) gvplatform.Context {
 type taskContext struct {
 	gvplatform.Context
 
-	// hooks is immutable.
+	// hooks and of, the platform beneath, are immutable.
 	hooks *Hooks
+	of    gvplatform.Platform
 
 	// task is what the first Switch was given, nil before it and after exit.
 	// Only the task goroutine touches it.
@@ -168,12 +178,22 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	if mm != nil { // Tests of the platform have none.
 		c.space = mm.AddressSpace()
 	}
+	order := Run
+	if crowd.watch.Load()&watchRuns != 0 && c.hooks.Enter != nil {
+		if order = c.hooks.Enter(ctx, ac); order == Stay {
+			return nil, hostarch.NoAccess, gvplatform.ErrContextInterrupt
+		}
+	}
 	crowd.enter(&c.place)
-	info, at, err = c.Context.Switch(ctx, mm, ac, cpu)
+	if order == Step {
+		info, at, err = c.step(ctx, mm, ac, cpu)
+	} else {
+		info, at, err = c.Context.Switch(ctx, mm, ac, cpu)
+	}
 	crowd.exit(&c.place)
 	switch {
 	case info == nil && err == nil:
-		if crowd.watched.Load() && c.hooks.Call != nil {
+		if crowd.watch.Load()&watchCalls != 0 && c.hooks.Call != nil {
 			c.hooks.Call(ctx, ac)
 		}
 	case err == gvplatform.ErrContextSignal:
@@ -183,6 +203,9 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 		if c.excepted(ctx, ac, info, at) {
 			return nil, hostarch.NoAccess, gvplatform.ErrContextInterrupt
 		}
+	}
+	if crowd.watch.Load()&watchRuns != 0 && c.hooks.Left != nil {
+		c.hooks.Left(ctx, ac, info == nil && err == nil)
 	}
 	return info, at, err
 }

@@ -162,6 +162,10 @@ func (c *threadContext) Switch(ctx context.Context, mm gvplatform.MemoryManager,
 	m := &interpreter{as: mm.AddressSpace().(*addressSpace), regs: &ac.StateData().Regs, vector: *ac.FloatingPointData()}
 	for !c.interrupted.Load() {
 		switch trap := m.step(); {
+		case trap == nil && ac.SingleStep():
+			info := &linux.SignalInfo{Signo: int32(linux.SIGTRAP), Code: linux.TRAP_TRACE}
+			info.SetAddr(uint64(ac.IP()))
+			return info, hostarch.NoAccess, gvplatform.ErrContextSignal
 		case trap == nil:
 		case trap.syscall:
 			return nil, hostarch.NoAccess, nil

@@ -63,13 +63,13 @@ func Run(t *testing.T, p gvplatform.Platform) {
 	var first, exits atomic.Int64
 	// Everybody has a place: interrupts of the crowd's own are not expected.
 	crowd := platform.NewCrowd(platform.NewProcessors(runtime.NumCPU(), ktime.Real), 1000, time.Second)
-	f := &fixture{
-		Platform: platform.Wrap(p, platform.Hooks{
-			FirstSwitch: func(context.Context) *platform.Crowd { first.Add(1); return crowd },
-			Exit:        func(context.Context) { exits.Add(1) },
-		}),
-		memory: newMemory(t),
-	}
+	f := &fixture{memory: newMemory(t), crowd: crowd}
+	f.Platform = platform.Wrap(p, platform.Hooks{
+		FirstSwitch: func(context.Context) *platform.Crowd { first.Add(1); return crowd },
+		Enter:       f.tracing.enter,
+		Left:        f.tracing.leave,
+		Exit:        func(context.Context) { exits.Add(1) },
+	})
 	for _, c := range []struct {
 		name string
 		test func(*testing.T, *fixture)
@@ -99,6 +99,9 @@ func Run(t *testing.T, p gvplatform.Platform) {
 		{"ContextMovesToNewSpace", testContextMovesToNewSpace},
 		{"ManyContexts", testManyContexts},
 		{"ManySpaces", testManySpaces},
+		{"Step", testStep},
+		{"StepFaults", testStepFaults},
+		{"Stay", testStay},
 		{"Release", testRelease},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, f) })

@@ -14,12 +14,16 @@ import (
 	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
 	"gvisor.dev/gvisor/pkg/sentry/usage"
 	"gvisor.dev/gvisor/pkg/usermem"
+
+	"aios.dev/aios/platform"
 )
 
 // fixture is a platform under test and memory for its address spaces.
 type fixture struct {
 	gvplatform.Platform
 	memory *pgalloc.MemoryFile
+	crowd  *platform.Crowd // of every thread
+	tracing
 }
 
 // Where the suite's programs live: a page for code and one for data, with
