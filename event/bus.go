@@ -3,6 +3,7 @@ package event
 import (
 	"cmp"
 	"math/bits"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -218,9 +219,17 @@ func (b *Bus) take(s *shard) {
 		}
 		for {
 			b.batch = append(b.batch, Event{})
-			ticket, ok := r.pop(&b.batch[len(b.batch)-1], b.upTo)
-			if !ok {
+			ticket, got := r.pop(&b.batch[len(b.batch)-1], b.upTo)
+			if got != popped {
 				b.batch = b.batch[:len(b.batch)-1]
+			}
+			if got == writing {
+				// Behind it may be what was published before events that this pass
+				// finds on other CPUs.
+				runtime.Gosched()
+				continue
+			}
+			if got == empty {
 				break
 			}
 			b.order = append(b.order, ticketed{ticket, len(b.batch) - 1})

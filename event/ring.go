@@ -53,9 +53,17 @@ func (r *ring) push(e *Event, ticket uint64) bool {
 	}
 }
 
-// pop takes the oldest event, if its ticket is no higher than upTo, into e. It
-// fails also when the oldest is just being written.
-func (r *ring) pop(e *Event, upTo uint64) (ticket uint64, ok bool) {
+// outcome is what came of taking an event out of a ring.
+type outcome uint8
+
+const (
+	popped  outcome = iota
+	empty           // there is none, or none of a ticket that low
+	writing         // the oldest is just being written
+)
+
+// pop takes the oldest event, if its ticket is no higher than upTo, into e.
+func (r *ring) pop(e *Event, upTo uint64) (ticket uint64, got outcome) {
 	for {
 		p := r.head.Load()
 		s := &r.slots[p&r.mask]
@@ -65,7 +73,7 @@ func (r *ring) pop(e *Event, upTo uint64) (ticket uint64, ok bool) {
 			// if the swap succeeds.
 			if ticket = s.ticket.Load(); ticket > upTo {
 				if r.head.Load() == p {
-					return 0, false
+					return 0, empty
 				}
 				continue
 			}
@@ -73,10 +81,13 @@ func (r *ring) pop(e *Event, upTo uint64) (ticket uint64, ok bool) {
 				*e = s.event
 				s.event.Payload = nil
 				s.turn.Store(p + r.mask + 1)
-				return ticket, true
+				return ticket, popped
 			}
 		case turn < p+1:
-			return 0, false
+			if r.tail.Load() != p {
+				return 0, writing
+			}
+			return 0, empty
 		}
 	}
 }
@@ -121,7 +132,7 @@ func (s *shard) drop(severity Severity) bool {
 			continue
 		}
 		var old Event
-		if _, ok := r.pop(&old, ^uint64(0)); ok {
+		if _, got := r.pop(&old, ^uint64(0)); got == popped {
 			s.held.Add(-1)
 			s.lost[low].Add(1)
 			return true
