@@ -125,7 +125,10 @@ func (d *System) domainFor(ctx context.Context, name string, spec *apiv1.SpawnRe
 		warnings, err := dom.start(ctx, spec)
 		if err != nil {
 			if spec.GetIsolated() && errdefs.CodeOf(err) == errdefs.BoxRefused {
-				os.Remove(d.domainPath(name, ".log")) // It says no more than the error.
+				os.Remove(d.domainPath(name, ".log")) // They say no more than the error.
+				os.Remove(d.domainPath(name, ringSuffix))
+			} else {
+				d.settleRing(name, spec.GetIsolated())
 			}
 			dom.bury()
 		}
@@ -371,13 +374,15 @@ func (d *System) sweepDomains() {
 		keep[d.socketOf(dom.name)] = true
 		keep[d.domainPath(dom.name, ".root")] = true
 		keep[d.domainPath(dom.name, ".log")] = true
+		keep[d.domainPath(dom.name, ringSuffix)] = true
 	}
 	// What an isolated domain that never started said; others' logs are
 	// overwritten by the next domain of the name.
 	logs, _ := filepath.Glob(d.domainPath("only-*", ".log"))
+	rings, _ := filepath.Glob(d.domainPath("only-*", ringSuffix))
 	sockets, _ := filepath.Glob(filepath.Join(filepath.Dir(d.paths.Socket), "d????????"))
 	roots, _ := filepath.Glob(d.domainPath("*", ".root"))
-	for _, path := range slices.Concat(sockets, roots, logs) {
+	for _, path := range slices.Concat(sockets, roots, logs, rings) {
 		if !keep[path] {
 			os.RemoveAll(path)
 		}
