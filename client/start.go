@@ -101,6 +101,9 @@ func start(ctx context.Context, o Options) (net.Conn, error) {
 	if o.Paths.Explicit {
 		args = append(args, "--state-dir", o.Paths.StateDir)
 	}
+	if o.Paths.ConfigNamed {
+		args = append(args, "--config", o.Paths.Config)
+	}
 	// What this process inherited, such as a script's lock on descriptor 9, must
 	// not live as long as the daemon. Kernels before 5.11 cannot do this.
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)

@@ -1,10 +1,23 @@
-// Package config decides where AIOS keeps things on the host: state, socket,
-// lock and logs. The daemon and its clients ask the same function, so that
-// they meet at the same socket.
+// Package config decides where AIOS keeps things on the host, and reads the
+// configuration file of the daemon.
 //
-// Everything is resolved from the user, the environment and one flag; there is
-// no configuration file. A Paths is a value and is never changed after Resolve
-// returned it. The package takes no locks and imports only errdefs and x/sys.
+// Key types:
+//
+//   - Paths is where state, socket, lock, logs and the configuration file are.
+//     The daemon and its clients ask the same function, so that they meet at the
+//     same socket. It is resolved from the user, the environment and one flag.
+//   - Document is a configuration file that was read. Decode fills a struct from
+//     it and refuses whatever the struct does not have, with file, line, column
+//     and what to write instead. Who looks closer at a value says with Fail where
+//     it stands.
+//   - Diff says what is different between two configurations, without secrets.
+//
+// The package knows no setting: which keys there are is what the struct says
+// that is decoded into (see daemon.Config). The file is YAML without anchors,
+// aliases and tags, so that what is written is what is meant.
+//
+// A Paths is a value and is never changed after Resolve returned it. The package
+// takes no locks, and imports errdefs and klog.
 package config
 
 import (
@@ -14,8 +27,15 @@ import (
 	"aios.dev/aios/errdefs"
 )
 
-// StateDirEnv names the environment variable that stands in for --state-dir.
-const StateDirEnv = "AIOS_STATE_DIR"
+// StateDirEnv names the environment variable that stands in for --state-dir,
+// and FileEnv that which stands in for --config.
+const (
+	StateDirEnv = "AIOS_STATE_DIR"
+	FileEnv     = "AIOS_CONFIG"
+)
+
+// fileName is what the configuration file is called.
+const fileName = "config.yaml"
 
 // maxSocketPath is the longest path of a Unix socket: sun_path has 108 bytes,
 // the last of which is NUL.
@@ -37,6 +57,9 @@ type Paths struct {
 	LogRing  string // the last of what the daemon logged, in memory that outlives it
 	LockFile string // held by flock while a daemon runs; holds its PID in decimal
 
+	// Config is the configuration file. Unless ConfigNamed it may be missing.
+	Config      string
+	ConfigNamed bool
 	// Explicit is set when the user named the state directory. A daemon
 	// started for these paths must then be told the same.
 	Explicit bool
@@ -65,10 +88,37 @@ func ThisHost() Host {
 //   - others: $XDG_STATE_HOME/aios or ~/.local/state/aios, with the socket in
 //     $XDG_RUNTIME_DIR/aios, or inside the state directory when
 //     $XDG_RUNTIME_DIR is not a directory of the user's own.
+//
+// The configuration file is the one that $AIOS_CONFIG names, else config.yaml:
+// in the state directory when that was named, in /etc/aios for root, and in
+// $XDG_CONFIG_HOME/aios or ~/.config/aios for others.
 func Resolve(stateDir string) (Paths, error) { return ThisHost().Resolve(stateDir) }
 
 // Resolve is the function Resolve for a given host.
 func (h Host) Resolve(stateDir string) (Paths, error) {
+	p, err := h.places(stateDir)
+	if err != nil {
+		return Paths{}, err
+	}
+	return p.WithConfig(h.Getenv(FileEnv))
+}
+
+// WithConfig returns the paths with another configuration file, unless it is
+// "".
+func (p Paths) WithConfig(file string) (Paths, error) {
+	if file == "" {
+		return p, nil
+	}
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return Paths{}, errdefs.Wrap(err, errdefs.InvalidArgument, "resolve the configuration file", errdefs.Fix("give an absolute path"))
+	}
+	p.Config, p.ConfigNamed = abs, true
+	return p, nil
+}
+
+// places are the paths without the environment's configuration file.
+func (h Host) places(stateDir string) (Paths, error) {
 	from := "--state-dir"
 	if stateDir == "" {
 		stateDir, from = h.Getenv(StateDirEnv), StateDirEnv
@@ -83,7 +133,9 @@ func (h Host) Resolve(stateDir string) (Paths, error) {
 		return p, checkSocket(p.Socket, "choose a shorter %s", from)
 	}
 	if h.UID == 0 {
-		return layout("/var/lib/aios", "/run/aios"), nil
+		p := layout("/var/lib/aios", "/run/aios")
+		p.Config = filepath.Join("/etc/aios", fileName)
+		return p, nil
 	}
 	state := h.Getenv("XDG_STATE_HOME")
 	if !filepath.IsAbs(state) { // The XDG specification says to ignore relative paths.
@@ -102,6 +154,13 @@ func (h Host) Resolve(stateDir string) (Paths, error) {
 		}
 	}
 	p := layout(state, runtime)
+	conf := h.Getenv("XDG_CONFIG_HOME")
+	if !filepath.IsAbs(conf) {
+		conf = filepath.Join(h.Getenv("HOME"), ".config")
+	}
+	if filepath.IsAbs(conf) {
+		p.Config = filepath.Join(conf, "aios", fileName)
+	}
 	return p, checkSocket(p.Socket, "name a shorter directory with --state-dir or %s", StateDirEnv)
 }
 
@@ -120,6 +179,7 @@ func layout(state, runtime string) Paths {
 		Tokens:   filepath.Join(state, "tokens"),
 		Crashes:  filepath.Join(state, "crash"),
 		Events:   filepath.Join(state, "events"),
+		Config:   filepath.Join(state, fileName),
 	}
 }
 

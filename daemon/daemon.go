@@ -68,6 +68,7 @@ type System struct {
 	apiv1.UnimplementedDebugServer
 	apiv1.UnimplementedEventsServer
 	apiv1.UnimplementedHealthServer
+	apiv1.UnimplementedConfigurationServer
 
 	paths    config.Paths
 	instance string // tells this state directory from others on the host
@@ -88,13 +89,14 @@ type System struct {
 	started    time.Time
 	stop       func() // ends Run
 
-	keysMu   sync.Mutex // held while the files are opened
-	keys     atomic.Pointer[keyring]
-	uses     tokenUses
-	restarts chan struct{} // holds one for each agent that is being started again
-	health   *recovery.Health
-	budgets  domainBudgets
-	bearers  bearerDoor
+	keysMu     sync.Mutex // held while the files are opened
+	keys       atomic.Pointer[keyring]
+	uses       tokenUses
+	restarts   chan struct{} // holds one for each agent that is being started again
+	health     *recovery.Health
+	budgets    domainBudgets
+	configured configured
+	bearers    bearerDoor
 
 	platformOnce sync.Once
 	platformName string // what "auto" means here
@@ -137,6 +139,10 @@ func Run(paths config.Paths) error {
 	if err != nil {
 		return err
 	}
+	conf, err := readSettings(paths)
+	if err != nil {
+		return err
+	}
 	raiseFileLimit()
 	fewThreads()
 
@@ -149,7 +155,8 @@ func Run(paths config.Paths) error {
 		agents:  make(map[string]*record),
 		names:   make(map[string]*record),
 	}
-	if d.logging, err = config.ThisHost().ResolveLog(); err != nil {
+	d.configured.set(conf, d.clock.Now())
+	if d.logging, err = conf.logging(config.ThisHost()); err != nil {
 		return err
 	}
 	if err := d.openLog(); err != nil {
@@ -178,6 +185,7 @@ func Run(paths config.Paths) error {
 	apiv1.RegisterDebugServer(server, d)
 	apiv1.RegisterEventsServer(server, d)
 	apiv1.RegisterHealthServer(server, d)
+	apiv1.RegisterConfigurationServer(server, d)
 	apiv1.RegisterKernelServer(server, &kernelService{d: d})
 	d.openDoor()
 	defer d.flushTallies()
@@ -185,7 +193,8 @@ func Run(paths config.Paths) error {
 	d.stop = sync.OnceFunc(func() { go stopServer(server) })
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	signal.Ignore(syscall.SIGPIPE)
+	defer d.reloadOnHangup()()
 	go func() {
 		<-signals
 		d.stop()

@@ -13,6 +13,7 @@ import (
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/event"
 	"aios.dev/aios/event/hub"
+	"aios.dev/aios/event/journal"
 	eventv1 "aios.dev/aios/event/v1"
 )
 
@@ -22,6 +23,7 @@ func (d *System) openEvents() error {
 	if _, err := rand.Read(boot[:]); err != nil {
 		return errdefs.Wrap(err, errdefs.HostFeature, "name this boot")
 	}
+	keep := d.configured.current().Journal
 	h, err := hub.Open(hub.Config{
 		Dir: d.paths.Events, Source: "d" + hex.EncodeToString(boot[:]), Clock: d.clock,
 		Names: func(agent string) string {
@@ -30,6 +32,7 @@ func (d *System) openEvents() error {
 			return text
 		},
 		OnWanted: d.eventsWanted,
+		Journal:  journal.Options{KeepBytes: int64(keep.Size), KeepAge: keep.Age},
 	})
 	d.events = h
 	return err

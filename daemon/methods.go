@@ -91,6 +91,10 @@ var methods = map[string]method{
 	apiv1.Events_EventStats_FullMethodName:  {op: token.OpDaemon},
 	apiv1.Health_Health_FullMethodName:      {op: token.OpDaemon},
 
+	apiv1.Configuration_ConfigStatus_FullMethodName: {op: token.OpDaemon},
+	// What the file says may run programs on the host.
+	apiv1.Configuration_ConfigReload_FullMethodName: {op: token.OpDaemon, check: operatorOnly},
+
 	apiv1.Control_TokenKey_FullMethodName:    {op: token.OpToken},
 	apiv1.Control_TokenCheck_FullMethodName:  {op: token.OpToken},
 	apiv1.Control_TokenRevoke_FullMethodName: {op: token.OpToken},

@@ -38,6 +38,12 @@ func (a *app) daemon(ctx context.Context) (*daemonView, error) {
 	v.Running, v.Version, v.API, v.KernelProtocol = true, r.GetVersion(), apiVersion(r.GetApiMinor()), r.GetKernelProtocol()
 	v.GVisor, v.Go, v.PID, v.StateDir = r.GetGvisor(), r.GetGo(), r.GetPid(), r.GetStateDir()
 	v.Started, v.Platform = viewTime(r.GetStartedUnixNano()), r.GetPlatform()
+	if st, err := c.ConfigStatus(ctx, &apiv1.ConfigStatusRequest{}); err == nil {
+		v.Config, v.ConfigFailure = st.GetFile(), st.GetFailure()
+		if !st.GetExists() {
+			v.Config = ""
+		}
+	}
 	return v, nil
 }
 
@@ -47,26 +53,36 @@ func (a *app) daemonCmd() *cobra.Command {
 		RunE:  group,
 		Short: "Start, stop and show the daemon",
 		Long: `The daemon keeps the list of agents, images and domains. Every command that needs
-it starts it. Stopping it leaves agents running; the next daemon finds them again.`,
-		Example: "  aiosctl daemon status\n  aiosctl daemon stop\n  aiosctl daemon stop --domains",
+it starts it. Stopping it leaves agents running; the next daemon finds them again.
+
+It reads a configuration file, if there is one: /etc/aios/config.yaml for root,
+~/.config/aios/config.yaml for others, config.yaml in a state directory that was named with
+--state-dir; or the one that AIOS_CONFIG or ` + "`start --config`" + ` names.`,
+		Example: "  aiosctl daemon status\n  aiosctl daemon check ./config.yaml\n  aiosctl daemon reload\n  aiosctl daemon stop\n  aiosctl daemon stop --domains",
 	}
-	cmd.AddCommand(a.daemonStartCmd(), a.daemonStopCmd(), a.daemonStatusCmd())
+	cmd.AddCommand(a.daemonStartCmd(), a.daemonStopCmd(), a.daemonStatusCmd(), a.daemonReloadCmd(), a.daemonCheckCmd())
 	return cmd
 }
 
 func (a *app) daemonStartCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:     "start",
+	var file string
+	cmd := &cobra.Command{
+		Use:     "start [flags]",
 		Short:   "Start the daemon unless it runs",
-		Example: "  aiosctl daemon start",
+		Example: "  aiosctl daemon start\n  aiosctl daemon start --config ./config.yaml",
 		Args:    exactly(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file != "" {
+				return a.startWith(cmd.Context(), file)
+			}
 			return a.with(cmd, func(ctx context.Context, c *client.Client) error {
 				_, err := c.Version(ctx, &apiv1.VersionRequest{})
 				return err
 			})
 		},
 	}
+	cmd.Flags().StringVar(&file, "config", "", "with the configuration `FILE` ($AIOS_CONFIG)")
+	return cmd
 }
 
 const (
@@ -172,6 +188,8 @@ func (a *app) printDaemon(v *daemonView) error {
 			f.add("Started", a.when(v.Started.UnixNano()))
 		}
 		f.add("Platform", v.Platform)
+		f.add("Config", v.Config)
+		f.add("Not read", v.ConfigFailure)
 	} else {
 		f.add("Daemon", "not running")
 	}

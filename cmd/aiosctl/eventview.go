@@ -63,7 +63,11 @@ func payloadWords(m protoreflect.Message) []string {
 		case f.IsList():
 			var items []string
 			for i := range v.List().Len() {
-				items = append(items, v.List().Get(i).String())
+				if f.Message() != nil {
+					items = append(items, payloadWords(v.List().Get(i).Message())...)
+				} else {
+					items = append(items, v.List().Get(i).String())
+				}
 			}
 			words = append(words, name+"="+quoted(strings.Join(items, " ")))
 		case f.Kind() == protoreflect.MessageKind:

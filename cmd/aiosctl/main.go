@@ -37,6 +37,7 @@ type app struct {
 	clock          ktime.Clock
 	zone           *time.Location // of times shown to people
 	stateDir       string         // --state-dir
+	configFile     string         // of a daemon that is started; "": the usual one
 	connectTo      string         // --connect
 	tokenFile      string         // --token-file
 	tokenless      bool           // no token is shown
@@ -61,6 +62,9 @@ func (a *app) connect(ctx context.Context, noStart bool) (*client.Client, error)
 	var err error
 	if o.Address == "" {
 		if o.Paths, err = config.Resolve(a.stateDir); err != nil {
+			return nil, err
+		}
+		if o.Paths, err = o.Paths.WithConfig(a.configFile); err != nil {
 			return nil, err
 		}
 	}

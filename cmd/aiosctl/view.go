@@ -140,6 +140,8 @@ type daemonView struct {
 	Socket         string     `json:"socket,omitempty"`
 	Started        *time.Time `json:"started,omitempty"`
 	Platform       string     `json:"platform,omitempty"`
+	Config         string     `json:"config,omitempty"`
+	ConfigFailure  string     `json:"config_failure,omitempty"`
 }
 
 type clientView struct {

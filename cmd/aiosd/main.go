@@ -1,6 +1,7 @@
 // Command aiosd is the daemon of AIOS, and the processes it makes of itself:
 //
 //	aiosd serve    the daemon
+//	aiosd check    examines a configuration file
 //	aiosd kernel   the kernel process of one domain, started by the daemon
 //	aiosd gofer    serves one host directory to a kernel process, likewise
 //	aiosd version  prints the version
@@ -20,7 +21,8 @@ import (
 	"aios.dev/aios/errdefs"
 )
 
-const usage = `usage: aiosd serve [--state-dir DIR]
+const usage = `usage: aiosd serve [--state-dir DIR] [--config FILE]
+       aiosd check [--state-dir DIR] [--config FILE]
        aiosd version
 
 aiosd serve is the daemon of AIOS. aiosctl starts it when none runs, so there
@@ -36,6 +38,8 @@ func main() {
 	switch os.Args[1] {
 	case "serve":
 		err = serve(os.Args[2:])
+	case "check":
+		err = check(os.Args[2:])
 	case "kernel":
 		err = kernelMain()
 	case "gofer":
@@ -60,15 +64,43 @@ func main() {
 // serve runs the daemon until it is told to end. A daemon that finds another
 // one running for the same state directory ends at once and with success.
 func serve(args []string) error {
-	flags := flag.NewFlagSet("aiosd serve", flag.ExitOnError)
-	stateDir := flags.String("state-dir", "", "where everything is kept; default: see aiosctl help daemon")
-	flags.Parse(args)
-	if flags.NArg() > 0 {
-		return errdefs.Newf(errdefs.InvalidArgument, "unexpected argument %q", flags.Arg(0))
-	}
-	paths, err := config.Resolve(*stateDir)
+	paths, err := places("serve", args)
 	if err != nil {
 		return err
 	}
 	return daemon.Run(paths)
+}
+
+// check reads the configuration file as serve does, and does nothing with it.
+func check(args []string) error {
+	paths, err := places("check", args)
+	if err != nil {
+		return err
+	}
+	exists, err := daemon.CheckConfig(paths)
+	switch {
+	case err != nil:
+		return err
+	case exists:
+		fmt.Println(paths.Config + ": good")
+	default:
+		fmt.Println(paths.Config + ": there is no such file, which is good: nothing is configured")
+	}
+	return nil
+}
+
+// places reads the flags of a command, which say where things are.
+func places(command string, args []string) (config.Paths, error) {
+	flags := flag.NewFlagSet("aiosd "+command, flag.ExitOnError)
+	stateDir := flags.String("state-dir", "", "where everything is kept; default: see aiosctl help daemon")
+	file := flags.String("config", "", "the configuration file; default: see aiosctl help daemon")
+	flags.Parse(args)
+	if flags.NArg() > 0 {
+		return config.Paths{}, errdefs.Newf(errdefs.InvalidArgument, "unexpected argument %q", flags.Arg(0))
+	}
+	paths, err := config.Resolve(*stateDir)
+	if err != nil {
+		return paths, err
+	}
+	return paths.WithConfig(*file)
 }
