@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"strings"
+	"time"
 )
 
 // ProtocolVersion is the version of the protocol between the daemon and a
@@ -73,6 +74,12 @@ const (
 
 // Final reports whether an agent in this state will never run again.
 func (s State) Final() bool { return s == StateExited || s == StateLost }
+
+// Bounds of the timeout of an agent's watchdog.
+const (
+	MinWatchdog = time.Second
+	MaxWatchdog = 24 * time.Hour
+)
 
 // ChaosEnv names the environment variable that, when it is 1 for a daemon, lets
 // agents inject failures into the domains that it starts: for tests, and for

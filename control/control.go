@@ -139,8 +139,12 @@ type SpawnRequest struct {
 	// OnFault and OnViolation are policies in the words of package trap.
 	OnFault     []string `json:"on_fault,omitempty"`
 	OnViolation []string `json:"on_violation,omitempty"`
-	Attach      bool     `json:"attach,omitempty"`
-	Actor       Actor    `json:"actor"`
+	// Watchdog, if not 0, is how often in nanoseconds the agent has to feed its
+	// watchdog, from the start; OnWatchdog is what happens if it does not.
+	Watchdog   int64  `json:"watchdog,omitempty"`
+	OnWatchdog string `json:"on_watchdog,omitempty"`
+	Attach     bool   `json:"attach,omitempty"`
+	Actor      Actor  `json:"actor"`
 	// LogBytes is what the log holds already, of an agent that is started again.
 	LogBytes int64 `json:"log_bytes,omitempty"`
 }
@@ -188,6 +192,8 @@ type Exit struct {
 	Code   int32  `json:"code"`
 	Signal int32  `json:"signal,omitempty"`
 	Reason string `json:"reason,omitempty"`
+	// Again says that a policy of the agent wants it started again.
+	Again bool `json:"again,omitempty"`
 }
 
 // AgentStatus is what a kernel process knows of an agent.
@@ -222,6 +228,20 @@ type StatsReply struct {
 	Tasks       int    `json:"tasks"`
 	MemoryBytes uint64 `json:"memory_bytes"` // committed in the memory file
 	HeapBytes   uint64 `json:"heap_bytes"`
+	// Watchdogs are those over parts of the kernel, and over agents.
+	Watchdogs []Watchdog `json:"watchdogs,omitempty"`
+}
+
+// Watchdog is one as it stands. Times are in nanoseconds.
+type Watchdog struct {
+	// Name is of a part of the kernel, or the ID of an agent.
+	Name    string `json:"name"`
+	Agent   bool   `json:"agent,omitempty"`
+	Timeout int64  `json:"timeout"`
+	Unfed   int64  `json:"unfed"`
+	Late    bool   `json:"late,omitempty"`  // expired, and not fed since
+	Waits   bool   `json:"waits,omitempty"` // what it watches over has nothing to do
+	Times   uint64 `json:"times,omitempty"` // that it has expired
 }
 
 // Promised sums up limits of agents. Where one of them has none, the sum has

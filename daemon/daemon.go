@@ -94,6 +94,7 @@ type System struct {
 	uses       tokenUses
 	restarts   chan struct{} // holds one for each agent that is being started again
 	health     *recovery.Health
+	dogs       *daemonDogs
 	budgets    domainBudgets
 	configured configured
 	bearers    bearerDoor
@@ -130,7 +131,9 @@ func Run(paths config.Paths) error {
 		return err
 	}
 	defer store.Close()
-	trail, err := audit.Open(paths.Audit, audit.Options{KeyFile: paths.AuditKey, SetAside: true})
+	dogs := newDaemonDogs(recovery.WatchdogConfig{Clock: ktime.Real, Tick: dogTick})
+	defer dogs.set.Close()
+	trail, err := audit.Open(paths.Audit, audit.Options{KeyFile: paths.AuditKey, SetAside: true, Busy: busy(dogs.trail)})
 	if err != nil {
 		return err
 	}
@@ -147,8 +150,8 @@ func Run(paths config.Paths) error {
 	fewThreads()
 
 	d := &System{
-		crashes: crashes,
-		trail:   trail, recent: errdefs.NewRecorder(recentErrors, ktime.Real.Now),
+		crashes: crashes, dogs: dogs,
+		trail: trail, recent: errdefs.NewRecorder(recentErrors, ktime.Real.Now),
 		paths: paths, instance: instanceOf(paths.StateDir), clock: ktime.Real, images: store,
 		started: ktime.Real.Now(),
 		domains: make(map[string]*domain),
@@ -167,6 +170,7 @@ func Run(paths config.Paths) error {
 		return err
 	}
 	defer d.sayStopped()
+	dogs.d.Store(d)
 	d.recover()
 	d.sayStarted()
 	watching, unwatch := context.WithCancel(context.Background())

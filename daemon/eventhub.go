@@ -32,7 +32,7 @@ func (d *System) openEvents() error {
 			return text
 		},
 		OnWanted: d.eventsWanted,
-		Journal:  journal.Options{KeepBytes: int64(keep.Size), KeepAge: keep.Age},
+		Journal:  journal.Options{KeepBytes: int64(keep.Size), KeepAge: keep.Age, Busy: busy(d.dogs.journal)},
 	})
 	d.events = h
 	return err

@@ -62,7 +62,9 @@ func (d *System) watchHealth(ctx context.Context) {
 			timer.Stop()
 			return
 		case <-tick:
+			d.dogs.health.Busy()
 			d.look()
+			d.dogs.health.Idle()
 		}
 	}
 }
@@ -150,7 +152,7 @@ type domainBudgets struct {
 // its agents.
 func (d *System) domainCrashed(dom *domain, lost []*record) verdict {
 	d.health.Remove(domainComponent(dom.name))
-	if !slices.ContainsFunc(lost, func(r *record) bool { return r.wish != nil }) {
+	if !slices.ContainsFunc(lost, func(r *record) bool { return r.wish.outlives() }) {
 		return verdict{ok: true}
 	}
 	b := &d.budgets

@@ -180,7 +180,7 @@ func (r *record) tokenNames() []string {
 }
 
 func toExit(e control.Exit) *apiv1.Exit {
-	return &apiv1.Exit{Code: e.Code, Signal: e.Signal, Reason: e.Reason}
+	return &apiv1.Exit{Code: e.Code, Signal: e.Signal, Reason: e.Reason, Again: e.Again}
 }
 
 func (d *System) recordPath(id string) string { return filepath.Join(d.paths.Agents, id+".json") }
@@ -295,7 +295,7 @@ func (d *System) fromProto(m *apiv1.InspectResponse) *record {
 	a := m.GetAgent()
 	r := newRecord(a.GetId(), m.GetSpec(), a.GetDomain(), time.Unix(0, a.GetCreatedUnixNano()))
 	r.name = a.GetName()
-	r.wish = d.newWish(r.spec.GetRestart(), a.GetRestarts())
+	r.wish = d.newWish(r.spec, a.GetRestarts())
 	for _, t := range m.GetTokens() {
 		if id, err := token.ParseID(t); err == nil {
 			r.tokens = append(r.tokens, id)

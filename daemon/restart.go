@@ -16,6 +16,7 @@ import (
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/ktime"
 	"aios.dev/aios/recovery"
+	"aios.dev/aios/sentry/trap"
 )
 
 // Restart policies.
@@ -40,12 +41,15 @@ func checkRestart(req *apiv1.SpawnRequest) error {
 	bad := func(detail, fix string) error {
 		return errdefs.New(errdefs.InvalidArgument, detail, errdefs.Op("spawn agent"), errdefs.Fix("%s", fix))
 	}
+	asked := mayRestart(req)
 	switch p.GetWhen() {
 	case "", restartNo:
 		if p.GetRestarts() != 0 {
 			return bad("an agent that is not started again needs no number of restarts", "leave the number out, or use on-failure or always")
 		}
-		return nil
+		if !asked {
+			return nil
+		}
 	case restartOnFailure, restartAlways:
 	default:
 		return bad(fmt.Sprintf("%q is no restart policy", p.GetWhen()), "use no, on-failure[:N] or always[:N]")
@@ -55,9 +59,32 @@ func checkRestart(req *apiv1.SpawnRequest) error {
 		return bad(fmt.Sprintf("a budget of %d restarts within %v is none", p.GetRestarts(), recovery.DefaultWindow),
 			fmt.Sprintf("give at most %d", maxRestarts))
 	case req.GetRemove():
-		return bad("an agent that is forgotten when it ends cannot be started again", "leave --rm out, or --restart")
+		fix := "leave --rm out, or --restart"
+		if asked {
+			fix = "keep it: spawn it, or run it with --keep; or choose another action than restart"
+		}
+		return bad("an agent that is forgotten when it ends cannot be started again", fix)
 	}
 	return nil
+}
+
+// mayRestart reports whether a policy of the agent, on faults, violations or
+// its watchdog, may have it started again.
+func mayRestart(req *apiv1.SpawnRequest) bool {
+	faults, _ := trap.ParseFaults(req.GetOnFault()) // They were looked at.
+	violations, _ := trap.ParseViolations(req.GetOnViolation())
+	dog, _ := trap.ParseWatchdog(req.GetWatchdog().GetOnExpiry())
+	return faults.Restarts() || violations.Restarts() || dog.Restarts()
+}
+
+// checkWatchdog refuses what makes no watchdog.
+func checkWatchdog(p *apiv1.WatchdogPolicy) error {
+	if n := time.Duration(p.GetTimeoutNanos()); n != 0 && (n < abi.MinWatchdog || n > abi.MaxWatchdog) {
+		return errdefs.New(errdefs.InvalidArgument, fmt.Sprintf("a watchdog cannot wait for %v", n), errdefs.Op("spawn agent"),
+			errdefs.Fix("give a time from %v to %v", abi.MinWatchdog, abi.MaxWatchdog))
+	}
+	_, err := trap.ParseWatchdog(p.GetOnExpiry())
+	return errdefs.Wrap(err, errdefs.InvalidArgument, "read the rule of the watchdog")
 }
 
 // wish is that an agent be started again when it ends. The records of one
@@ -83,9 +110,11 @@ type wish struct {
 	attempt chan struct{} // +checklocks:mu
 }
 
-// newWish returns what a policy wishes, with what a record remembers of it.
-func (d *System) newWish(p *apiv1.RestartPolicy, was *apiv1.Restarts) *wish {
-	if p.GetWhen() == "" || p.GetWhen() == restartNo {
+// newWish returns what is wished for an agent, with what a record remembers of
+// it.
+func (d *System) newWish(spec *apiv1.SpawnRequest, was *apiv1.Restarts) *wish {
+	p := spec.GetRestart()
+	if (p.GetWhen() == "" || p.GetWhen() == restartNo) && !mayRestart(spec) {
 		return nil
 	}
 	s := recovery.BudgetState{Total: was.GetCount(), Streak: int(was.GetStreak())}
@@ -143,6 +172,16 @@ func (w *wish) begun() {
 	w.next, w.again, w.err = time.Time{}, false, ""
 }
 
+// outlives reports whether the agent is to be started again when it was lost
+// with its domain.
+func (w *wish) outlives() bool {
+	when := ""
+	if w != nil {
+		when = w.policy.GetWhen()
+	}
+	return when == restartAlways || when == restartOnFailure
+}
+
 // end gives the wish up and reports whether a restart was due, which does not
 // come then. It returns when no attempt is under way. A wish that has ended
 // keeps its first reason.
@@ -186,7 +225,12 @@ func (w *wish) decide(exit *apiv1.Exit, domain *verdict) {
 	if w.ended != "" {
 		return
 	}
-	if domain == nil && w.policy.GetWhen() == restartOnFailure && exit.GetCode() == 0 && exit.GetSignal() == 0 {
+	switch when := w.policy.GetWhen(); {
+	case when == restartAlways, domain == nil && exit.GetAgain():
+	case when != restartOnFailure:
+		w.ended = "no policy wants it"
+		return
+	case domain == nil && exit.GetCode() == 0 && exit.GetSignal() == 0:
 		w.ended = "it ended well"
 		return
 	}

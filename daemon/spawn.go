@@ -57,7 +57,7 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 	req = cloneSpec(req)
 	req.Limits = limitsOf(req)
 	r := newRecord(id, req, domName, d.clock.Now())
-	r.wish = d.newWish(req.GetRestart(), nil)
+	r.wish = d.newWish(req, nil)
 	if stream != nil {
 		r.hear() // Its end may come before the client's stream is set up.
 	}
@@ -199,9 +199,6 @@ func checkSpawn(req *apiv1.SpawnRequest) error {
 	if err := checkProcess(req.GetProcess()); err != nil {
 		return err
 	}
-	if err := checkRestart(req); err != nil {
-		return err
-	}
 	if len(req.GetSeccomp()) > 0 { // Here its lines are as they were written.
 		if _, err := seccomp.Parse(req.GetSeccomp(), seccomp.Surroundings{}); err != nil {
 			return errdefs.Wrap(err, errdefs.SeccompInvalid, "read seccomp profile")
@@ -212,6 +209,12 @@ func checkSpawn(req *apiv1.SpawnRequest) error {
 	}
 	if _, err := trap.ParseViolations(req.GetOnViolation()); err != nil {
 		return errdefs.Wrap(err, errdefs.InvalidArgument, "read the policy on violations")
+	}
+	if err := checkWatchdog(req.GetWatchdog()); err != nil {
+		return err
+	}
+	if err := checkRestart(req); err != nil {
+		return err
 	}
 	for _, m := range req.GetMounts() {
 		if !filepath.IsAbs(m.GetSource()) || !filepath.IsAbs(m.GetTarget()) || filepath.Clean(m.GetTarget()) == "/" {
@@ -319,6 +322,7 @@ func (dom *domain) prepare(ctx context.Context, id string, req *apiv1.SpawnReque
 		k.Hostname = orElse(req.GetName(), id)
 	}
 	k.OnFault, k.OnViolation = req.GetOnFault(), req.GetOnViolation()
+	k.Watchdog, k.OnWatchdog = req.GetWatchdog().GetTimeoutNanos(), req.GetWatchdog().GetOnExpiry()
 	k.DiskBytes, k.Seccomp = req.GetLimits().GetDiskBytes(), req.GetSeccomp()
 	var err error
 	if k.Grants, err = dom.grantsOf(ctx, req); err != nil {

@@ -131,6 +131,55 @@ func TestWatchdog(t *testing.T) {
 	none.Remove()
 }
 
+// TestWatchdogsSleepWithoutDogs: an empty set has no timer, one that gets its
+// first watchdog late does not count the time before.
+func TestWatchdogsSleepWithoutDogs(t *testing.T) {
+	clock := &counting{Fake: ktime.NewFake(time.Unix(1000, 0))}
+	var got []Expiry
+	w := NewWatchdogs(WatchdogConfig{Clock: clock, Tick: time.Second, OnChange: func(e Expiry) { got = append(got, e) }})
+	clock.Advance(time.Hour)
+	if clock.timers != 0 {
+		t.Fatalf("an empty set has set %d timers", clock.timers)
+	}
+	dog := w.Add("agent", 3*time.Second)
+	clock.Advance(3 * time.Second)
+	if len(got) != 0 {
+		t.Fatalf("the time before counted: %+v", got)
+	}
+	dog.Idle()
+	dog.Idle()
+	clock.Advance(time.Minute)
+	if list := w.List(); len(got) != 0 || len(list) != 1 || !list[0].Waits {
+		t.Fatalf("idle: %+v, %+v", got, list)
+	}
+	dog.Busy()
+	clock.Advance(4 * time.Second)
+	if len(got) != 1 || !got[0].Late {
+		t.Fatalf("busy and not fed: %+v", got)
+	}
+	if want := []WatchdogStatus{{Name: "agent", Timeout: 3 * time.Second, Unfed: 3 * time.Second, Late: true, Times: 1}}; !slices.Equal(w.List(), want) {
+		t.Fatalf("list %+v", w.List())
+	}
+	dog.Remove()
+	clock.Advance(time.Second)
+	was := clock.timers
+	clock.Advance(time.Minute)
+	if clock.timers != was {
+		t.Fatal("it looks on after the last was removed")
+	}
+}
+
+// counting is a clock that counts timers.
+type counting struct {
+	*ktime.Fake
+	timers int
+}
+
+func (c *counting) AfterFunc(d time.Duration, f func()) ktime.Timer {
+	c.timers++
+	return c.Fake.AfterFunc(d, f)
+}
+
 // sleeper is a clock whose timers come late when the host has slept.
 type sleeper struct {
 	*ktime.Fake

@@ -35,6 +35,7 @@ type Agent struct {
 	crowd  *platform.Crowd // of its tasks
 	gate   agentGate
 	faults agentFaults
+	dog    agentDog
 	dmesg  dmesg // what of the kernel's log is about it
 	// seccomp is set before the first process is made, nil without a profile.
 	seccomp *seccompFilter
@@ -62,6 +63,8 @@ type Agent struct {
 
 	// killed is why AIOS ended the agent, or nil.
 	killed atomic.Pointer[string]
+	// again says that a policy wants it started again.
+	again atomic.Bool
 	// dying is set before the first process gets a SIGKILL from outside.
 	dying atomic.Bool
 	// cloning counts the calls in progress that add a task.
@@ -125,7 +128,10 @@ func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 	a.lifeMu.Lock()
 	defer a.lifeMu.Unlock()
 	a.setSeccomp(filter)
-	if err = a.setPolicies(req.OnFault, req.OnViolation); err != nil {
+	if err = a.setPolicies(req.OnFault, req.OnViolation); err == nil {
+		err = a.dog.init(a, time.Duration(req.Watchdog), req.OnWatchdog)
+	}
+	if err != nil {
 		closeFile(stream)
 	} else {
 		err = a.boot(req, stream)
@@ -203,6 +209,7 @@ func (a *Agent) boot(req control.SpawnRequest, stream *os.File) error {
 		s.k.SendExternalSignalThreadGroup(p.tg, kernel.SignalInfoPriv(linux.SIGKILL))
 	}
 	s.watch.add(a)
+	a.dog.start()
 	if s.events.Enabled(event.AgentSpawn) {
 		s.emitFor(a, event.AgentSpawn, &eventv1.AgentSpawn{
 			Name: a.name, Args: event.Args(req.Process.Argv), Uid: uint32(p.tg.Leader().Credentials().EffectiveKUID),
@@ -311,6 +318,7 @@ func (a *Agent) waitProcess(p *process, tell func(control.Exit)) {
 	if why := a.killed.Load(); why != nil {
 		exit.Reason = *why
 	}
+	exit.Again = a.again.Load()
 	drained, told := make(chan struct{}), make(chan struct{})
 	go func() {
 		p.console.drain(ctx)
@@ -379,6 +387,7 @@ func (a *Agent) report(execID int32, exit control.Exit) {
 //
 // +checklocks:a.lifeMu
 func (a *Agent) release() {
+	a.dog.end()
 	a.loseAll("the agent ended")
 	a.s.clearing.settleFor(a) // It needs the namespaces.
 	a.grantsMu.Lock()

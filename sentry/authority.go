@@ -26,7 +26,7 @@ import (
 // bootAuthority makes the derivation tree.
 func (s *Kernel) bootAuthority() error {
 	s.trail.init(s)
-	s.clearing.init(s.cfg.Clock)
+	s.clearing.init(s.cfg.Clock, s.dogs.clearing)
 	s.images = make(map[capability.ID]*capability.Capability) // +checklocksignore: the kernel boots.
 	s.space = capability.NewSpace(capability.Options{
 		Clock:   s.cfg.Clock,

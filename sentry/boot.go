@@ -100,6 +100,7 @@ type Kernel struct {
 	// By their original in another domain.
 	images map[capability.ID]*capability.Capability // +checklocks:imagesMu
 
+	dogs kernelDogs
 	gate kernelGate
 	log  kernelLog
 	// lockups watches what holds a CPU or a lock for too long.
@@ -139,6 +140,7 @@ func Boot(cfg Config) (*Kernel, error) {
 		do func() error
 	}{
 		{"prepare process", prepareProcess},
+		{"make watchdogs", s.bootWatchdogs},
 		{"start the bus", s.bootEvents},
 		{"prepare authority", s.bootAuthority},
 		{"start platform", s.bootPlatform},

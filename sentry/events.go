@@ -104,10 +104,13 @@ func (o *outbox) run() {
 			<-o.sub.Ready()
 			continue
 		}
+		o.s.dogs.outbox.Busy()
 		o.put(batch[:n])
 		clear(batch[:n])
 		for o.flushSome() {
+			o.s.dogs.outbox.Feed()
 		}
+		o.s.dogs.outbox.Idle()
 		nap(o.s.cfg.Clock, outboxPause)
 	}
 }

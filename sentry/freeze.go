@@ -39,8 +39,10 @@ func (s *Kernel) pauseFor(a *Agent, by string) error {
 		// Stopping it now would keep it from ending.
 		return errdefs.New(errdefs.AgentNotRunning, "the agent is being killed", errdefs.Resource("%s", a.id))
 	}
+	a.dog.hold()
 	if err := a.freeze(); err != nil {
 		a.thaw(nil)
+		a.dog.release()
 		return err
 	}
 	a.setState(abi.StatePaused)
@@ -141,6 +143,7 @@ func (a *Agent) unpause() {
 		return
 	}
 	a.thaw(nil)
+	a.dog.release()
 	a.setState(abi.StateRunning)
 	a.s.emit(a, event.AgentResume, &eventv1.AgentPause{})
 }

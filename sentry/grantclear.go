@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"aios.dev/aios/ktime"
+	"aios.dev/aios/recovery"
 )
 
 // clearing takes away what is left of grants of files that have ended: mounts
@@ -15,6 +16,7 @@ import (
 // a leaf.
 type clearing struct {
 	clock ktime.Clock
+	dog   *recovery.Watchdog
 
 	mu    sync.Mutex
 	queue []*fileGrant // +checklocks:mu
@@ -43,8 +45,8 @@ const (
 	clearPause = 5 * time.Millisecond
 )
 
-func (c *clearing) init(clock ktime.Clock) {
-	c.clock = clock
+func (c *clearing) init(clock ktime.Clock, dog *recovery.Watchdog) {
+	c.clock, c.dog = clock, dog
 	c.of = make(map[*Agent]int) // +checklocksignore: the kernel boots.
 }
 
@@ -91,7 +93,9 @@ func (c *clearing) run() {
 		if n%clearNow == 0 && !hurry {
 			nap(c.clock, clearPause)
 		}
+		c.dog.Busy()
 		g.clear()
+		c.dog.Idle()
 		c.note(g)
 	}
 }

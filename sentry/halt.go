@@ -28,6 +28,7 @@ type halt struct {
 // halt begins to stop the tasks of one process, or of all. It does not wait.
 func (a *Agent) halt(only *kernel.ThreadGroup) *halt {
 	h := &halt{a: a, only: only, stopped: make(map[*kernel.Task]bool)}
+	a.dog.hold()
 	h.more()
 	return h
 }
@@ -64,6 +65,7 @@ func (h *halt) await(clock ktime.Clock, late time.Time) (stuck []*kernel.Task) {
 
 // release lets them go on.
 func (h *halt) release() {
+	h.a.dog.release()
 	for _, t := range h.tasks {
 		t.EndExternalStop()
 	}

@@ -120,5 +120,6 @@ func (s *Kernel) Stats(struct{}) (control.StatsReply, error) {
 		Tasks:       s.k.TaskSet().Root.NumTasks(),
 		MemoryBytes: total,
 		HeapBytes:   m.HeapAlloc,
+		Watchdogs:   s.watchdogs(),
 	}, nil
 }

@@ -54,7 +54,7 @@ func newKernelLog(l *klog.Log) kernelLog {
 
 // ofDaemon is the topics that kernel processes have no events of.
 var ofDaemon = map[string]bool{
-	"alert": true, "breaker": true, "config": true, "daemon": true, "health": true, "sink": true, "watchdog": true,
+	"alert": true, "breaker": true, "config": true, "daemon": true, "health": true, "sink": true,
 }
 
 // levelOf is the level at which an event of a type is logged: by its severity,

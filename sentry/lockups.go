@@ -45,7 +45,9 @@ func (w *lockups) run() {
 	for w.s.k.WaitForTaskActivity(nil) {
 		bound := time.Duration(w.bound.Load())
 		nap(w.s.cfg.Clock, bound/lockupTurns)
+		w.s.dogs.lockups.Busy()
 		w.turn(bound)
+		w.s.dogs.lockups.Idle()
 	}
 }
 

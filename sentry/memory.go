@@ -305,7 +305,9 @@ func (w *memoryWatch) remove(a *Agent) {
 
 // tick looks at the agents and arms the next look.
 func (w *memoryWatch) tick() {
+	w.s.dogs.memory.Busy()
 	next := w.look()
+	w.s.dogs.memory.Idle()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.timer = nil

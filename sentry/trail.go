@@ -164,6 +164,8 @@ func (l *trail) flushSoon() {
 func (l *trail) flushSome() bool {
 	l.sendMu.Lock()
 	defer l.sendMu.Unlock()
+	l.s.dogs.trail.Busy()
+	defer l.s.dogs.trail.Idle()
 	l.mu.Lock()
 	l.armed = false
 	rest := l.records[l.sent:]

@@ -270,11 +270,16 @@ func (a *Agent) act(v verdict) {
 		why += " " + v.detail
 	}
 	switch v.action {
+	case trap.Deliver: // Of a watchdog: a fault has its signal without a verdict.
+		a.abort()
 	case trap.KillProcess:
 		if v.task.ThreadGroup() == a.firstGroup() {
 			a.dying.Store(true)
 		}
 		s.k.SendExternalSignalThreadGroup(v.task.ThreadGroup(), kernel.SignalInfoPriv(linux.SIGKILL)) // Fails if it has ended.
+	case trap.Restart:
+		a.again.Store(true)
+		a.killNow(why)
 	case trap.KillAgent:
 		a.killNow(why)
 	case trap.Freeze, trap.Quarantine:

@@ -707,9 +707,10 @@ type SpawnRequest struct {
 	Seccomp []byte   `protobuf:"bytes,15,opt,name=seccomp,proto3" json:"seccomp,omitempty"` // a seccomp profile in the form of OCI
 	// What is done about exceptions and about violations, each as [WHAT=]RULE; see
 	// docs/faults.md. None: the program gets its signal, the call is refused.
-	OnFault       []string       `protobuf:"bytes,16,rep,name=on_fault,json=onFault,proto3" json:"on_fault,omitempty"`
-	OnViolation   []string       `protobuf:"bytes,17,rep,name=on_violation,json=onViolation,proto3" json:"on_violation,omitempty"`
-	Restart       *RestartPolicy `protobuf:"bytes,18,opt,name=restart,proto3" json:"restart,omitempty"`
+	OnFault       []string        `protobuf:"bytes,16,rep,name=on_fault,json=onFault,proto3" json:"on_fault,omitempty"`
+	OnViolation   []string        `protobuf:"bytes,17,rep,name=on_violation,json=onViolation,proto3" json:"on_violation,omitempty"`
+	Restart       *RestartPolicy  `protobuf:"bytes,18,opt,name=restart,proto3" json:"restart,omitempty"`
+	Watchdog      *WatchdogPolicy `protobuf:"bytes,19,opt,name=watchdog,proto3" json:"watchdog,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -870,6 +871,66 @@ func (x *SpawnRequest) GetRestart() *RestartPolicy {
 	return nil
 }
 
+func (x *SpawnRequest) GetWatchdog() *WatchdogPolicy {
+	if x != nil {
+		return x.Watchdog
+	}
+	return nil
+}
+
+// WatchdogPolicy is what an agent's owner wants of its watchdog.
+type WatchdogPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TimeoutNanos  int64                  `protobuf:"varint,1,opt,name=timeout_nanos,json=timeoutNanos,proto3" json:"timeout_nanos,omitempty"` // armed from the start, for good; 0: it is armed if the agent does so
+	OnExpiry      string                 `protobuf:"bytes,2,opt,name=on_expiry,json=onExpiry,proto3" json:"on_expiry,omitempty"`              // a RULE; see docs/recovery.md; "": kill-agent
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchdogPolicy) Reset() {
+	*x = WatchdogPolicy{}
+	mi := &file_api_v1_control_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchdogPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchdogPolicy) ProtoMessage() {}
+
+func (x *WatchdogPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchdogPolicy.ProtoReflect.Descriptor instead.
+func (*WatchdogPolicy) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *WatchdogPolicy) GetTimeoutNanos() int64 {
+	if x != nil {
+		return x.TimeoutNanos
+	}
+	return 0
+}
+
+func (x *WatchdogPolicy) GetOnExpiry() string {
+	if x != nil {
+		return x.OnExpiry
+	}
+	return ""
+}
+
 // RestartPolicy says whether an agent that ended is started again.
 type RestartPolicy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -881,7 +942,7 @@ type RestartPolicy struct {
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_api_v1_control_proto_msgTypes[11]
+	mi := &file_api_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +954,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[11]
+	mi := &file_api_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +967,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RestartPolicy) GetWhen() string {
@@ -940,7 +1001,7 @@ type Restarts struct {
 
 func (x *Restarts) Reset() {
 	*x = Restarts{}
-	mi := &file_api_v1_control_proto_msgTypes[12]
+	mi := &file_api_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1013,7 @@ func (x *Restarts) String() string {
 func (*Restarts) ProtoMessage() {}
 
 func (x *Restarts) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[12]
+	mi := &file_api_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1026,7 @@ func (x *Restarts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restarts.ProtoReflect.Descriptor instead.
 func (*Restarts) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Restarts) GetCount() uint64 {
@@ -1035,7 +1096,7 @@ type SpawnResponse struct {
 
 func (x *SpawnResponse) Reset() {
 	*x = SpawnResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[13]
+	mi := &file_api_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1108,7 @@ func (x *SpawnResponse) String() string {
 func (*SpawnResponse) ProtoMessage() {}
 
 func (x *SpawnResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[13]
+	mi := &file_api_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1121,7 @@ func (x *SpawnResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpawnResponse.ProtoReflect.Descriptor instead.
 func (*SpawnResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SpawnResponse) GetId() string {
@@ -1094,7 +1155,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[14]
+	mi := &file_api_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1167,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[14]
+	mi := &file_api_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1180,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListRequest) GetAll() bool {
@@ -1145,7 +1206,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[15]
+	mi := &file_api_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +1218,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[15]
+	mi := &file_api_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +1231,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListResponse) GetAgents() []*Agent {
@@ -1186,13 +1247,14 @@ type Exit struct {
 	Code          int32                  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`     // exit status, 0 when a signal ended it
 	Signal        int32                  `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"` // the signal that ended it, else 0
 	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`  // why AIOS ended it, else ""
+	Again         bool                   `protobuf:"varint,4,opt,name=again,proto3" json:"again,omitempty"`   // a policy of the agent wants it started again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_api_v1_control_proto_msgTypes[16]
+	mi := &file_api_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1266,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[16]
+	mi := &file_api_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1279,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -1241,6 +1303,13 @@ func (x *Exit) GetReason() string {
 	return ""
 }
 
+func (x *Exit) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
+}
+
 type Agent struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1262,7 +1331,7 @@ type Agent struct {
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_api_v1_control_proto_msgTypes[17]
+	mi := &file_api_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1343,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[17]
+	mi := &file_api_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1356,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Agent) GetId() string {
@@ -1390,7 +1459,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[18]
+	mi := &file_api_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1471,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[18]
+	mi := &file_api_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1484,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *InspectRequest) GetAgent() string {
@@ -1439,7 +1508,7 @@ type AgentProcess struct {
 
 func (x *AgentProcess) Reset() {
 	*x = AgentProcess{}
-	mi := &file_api_v1_control_proto_msgTypes[19]
+	mi := &file_api_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1520,7 @@ func (x *AgentProcess) String() string {
 func (*AgentProcess) ProtoMessage() {}
 
 func (x *AgentProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[19]
+	mi := &file_api_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1533,7 @@ func (x *AgentProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentProcess.ProtoReflect.Descriptor instead.
 func (*AgentProcess) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AgentProcess) GetPid() int32 {
@@ -1524,7 +1593,7 @@ type InspectResponse struct {
 
 func (x *InspectResponse) Reset() {
 	*x = InspectResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[20]
+	mi := &file_api_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +1605,7 @@ func (x *InspectResponse) String() string {
 func (*InspectResponse) ProtoMessage() {}
 
 func (x *InspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[20]
+	mi := &file_api_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +1618,7 @@ func (x *InspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectResponse.ProtoReflect.Descriptor instead.
 func (*InspectResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *InspectResponse) GetAgent() *Agent {
@@ -1611,7 +1680,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[21]
+	mi := &file_api_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1692,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[21]
+	mi := &file_api_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1705,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WaitRequest) GetAgent() string {
@@ -1662,7 +1731,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[22]
+	mi := &file_api_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1743,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[22]
+	mi := &file_api_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1756,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WaitResponse) GetExit() *Exit {
@@ -1709,7 +1778,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[23]
+	mi := &file_api_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1721,7 +1790,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[23]
+	mi := &file_api_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1734,7 +1803,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SignalRequest) GetAgent() string {
@@ -1773,7 +1842,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[24]
+	mi := &file_api_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1854,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[24]
+	mi := &file_api_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1867,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 type PauseRequest struct {
@@ -1810,7 +1879,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[25]
+	mi := &file_api_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +1891,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[25]
+	mi := &file_api_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +1904,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PauseRequest) GetAgent() string {
@@ -1853,7 +1922,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[26]
+	mi := &file_api_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +1934,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[26]
+	mi := &file_api_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +1947,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 type ResumeRequest struct {
@@ -1890,7 +1959,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[27]
+	mi := &file_api_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +1971,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[27]
+	mi := &file_api_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +1984,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ResumeRequest) GetAgent() string {
@@ -1933,7 +2002,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[28]
+	mi := &file_api_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1945,7 +2014,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[28]
+	mi := &file_api_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1958,7 +2027,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 type RemoveRequest struct {
@@ -1971,7 +2040,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[29]
+	mi := &file_api_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +2052,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[29]
+	mi := &file_api_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +2065,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RemoveRequest) GetAgent() string {
@@ -2021,7 +2090,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[30]
+	mi := &file_api_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2033,7 +2102,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[30]
+	mi := &file_api_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2046,7 +2115,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 type ExecRequest struct {
@@ -2060,7 +2129,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[31]
+	mi := &file_api_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2072,7 +2141,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[31]
+	mi := &file_api_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +2154,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ExecRequest) GetAgent() string {
@@ -2119,7 +2188,7 @@ type AttachTarget struct {
 
 func (x *AttachTarget) Reset() {
 	*x = AttachTarget{}
-	mi := &file_api_v1_control_proto_msgTypes[32]
+	mi := &file_api_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +2200,7 @@ func (x *AttachTarget) String() string {
 func (*AttachTarget) ProtoMessage() {}
 
 func (x *AttachTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[32]
+	mi := &file_api_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +2213,7 @@ func (x *AttachTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachTarget.ProtoReflect.Descriptor instead.
 func (*AttachTarget) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AttachTarget) GetAgent() string {
@@ -2171,7 +2240,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_api_v1_control_proto_msgTypes[33]
+	mi := &file_api_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2252,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[33]
+	mi := &file_api_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2265,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -2232,7 +2301,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[34]
+	mi := &file_api_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2244,7 +2313,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[34]
+	mi := &file_api_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2257,7 +2326,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AttachRequest) GetMsg() isAttachRequest_Msg {
@@ -2408,7 +2477,7 @@ type AttachStarted struct {
 
 func (x *AttachStarted) Reset() {
 	*x = AttachStarted{}
-	mi := &file_api_v1_control_proto_msgTypes[35]
+	mi := &file_api_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2420,7 +2489,7 @@ func (x *AttachStarted) String() string {
 func (*AttachStarted) ProtoMessage() {}
 
 func (x *AttachStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[35]
+	mi := &file_api_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2433,7 +2502,7 @@ func (x *AttachStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStarted.ProtoReflect.Descriptor instead.
 func (*AttachStarted) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AttachStarted) GetId() string {
@@ -2487,7 +2556,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[36]
+	mi := &file_api_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +2568,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[36]
+	mi := &file_api_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +2581,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AttachResponse) GetMsg() isAttachResponse_Msg {
@@ -2614,7 +2683,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[37]
+	mi := &file_api_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2626,7 +2695,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[37]
+	mi := &file_api_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2639,7 +2708,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LogsRequest) GetAgent() string {
@@ -2688,7 +2757,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[38]
+	mi := &file_api_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2700,7 +2769,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[38]
+	mi := &file_api_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2713,7 +2782,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LogsResponse) GetTimeUnixNano() int64 {
@@ -2748,7 +2817,7 @@ type ImageImportRequest struct {
 
 func (x *ImageImportRequest) Reset() {
 	*x = ImageImportRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[39]
+	mi := &file_api_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +2829,7 @@ func (x *ImageImportRequest) String() string {
 func (*ImageImportRequest) ProtoMessage() {}
 
 func (x *ImageImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[39]
+	mi := &file_api_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +2842,7 @@ func (x *ImageImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageImportRequest.ProtoReflect.Descriptor instead.
 func (*ImageImportRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ImageImportRequest) GetName() string {
@@ -2810,7 +2879,7 @@ type ImageImportResponse struct {
 
 func (x *ImageImportResponse) Reset() {
 	*x = ImageImportResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[40]
+	mi := &file_api_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2822,7 +2891,7 @@ func (x *ImageImportResponse) String() string {
 func (*ImageImportResponse) ProtoMessage() {}
 
 func (x *ImageImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[40]
+	mi := &file_api_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2835,7 +2904,7 @@ func (x *ImageImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageImportResponse.ProtoReflect.Descriptor instead.
 func (*ImageImportResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ImageImportResponse) GetMsg() isImageImportResponse_Msg {
@@ -2890,7 +2959,7 @@ type ImageProgress struct {
 
 func (x *ImageProgress) Reset() {
 	*x = ImageProgress{}
-	mi := &file_api_v1_control_proto_msgTypes[41]
+	mi := &file_api_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +2971,7 @@ func (x *ImageProgress) String() string {
 func (*ImageProgress) ProtoMessage() {}
 
 func (x *ImageProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[41]
+	mi := &file_api_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +2984,7 @@ func (x *ImageProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageProgress.ProtoReflect.Descriptor instead.
 func (*ImageProgress) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ImageProgress) GetPhase() string {
@@ -2961,7 +3030,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_api_v1_control_proto_msgTypes[42]
+	mi := &file_api_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2973,7 +3042,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[42]
+	mi := &file_api_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2986,7 +3055,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Image) GetName() string {
@@ -3095,7 +3164,7 @@ type ImageListRequest struct {
 
 func (x *ImageListRequest) Reset() {
 	*x = ImageListRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[43]
+	mi := &file_api_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3107,7 +3176,7 @@ func (x *ImageListRequest) String() string {
 func (*ImageListRequest) ProtoMessage() {}
 
 func (x *ImageListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[43]
+	mi := &file_api_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3120,7 +3189,7 @@ func (x *ImageListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageListRequest.ProtoReflect.Descriptor instead.
 func (*ImageListRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 type ImageListResponse struct {
@@ -3132,7 +3201,7 @@ type ImageListResponse struct {
 
 func (x *ImageListResponse) Reset() {
 	*x = ImageListResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[44]
+	mi := &file_api_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3144,7 +3213,7 @@ func (x *ImageListResponse) String() string {
 func (*ImageListResponse) ProtoMessage() {}
 
 func (x *ImageListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[44]
+	mi := &file_api_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3157,7 +3226,7 @@ func (x *ImageListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageListResponse.ProtoReflect.Descriptor instead.
 func (*ImageListResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ImageListResponse) GetImages() []*Image {
@@ -3176,7 +3245,7 @@ type ImageInspectRequest struct {
 
 func (x *ImageInspectRequest) Reset() {
 	*x = ImageInspectRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[45]
+	mi := &file_api_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3188,7 +3257,7 @@ func (x *ImageInspectRequest) String() string {
 func (*ImageInspectRequest) ProtoMessage() {}
 
 func (x *ImageInspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[45]
+	mi := &file_api_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3201,7 +3270,7 @@ func (x *ImageInspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageInspectRequest.ProtoReflect.Descriptor instead.
 func (*ImageInspectRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ImageInspectRequest) GetName() string {
@@ -3220,7 +3289,7 @@ type ImageInspectResponse struct {
 
 func (x *ImageInspectResponse) Reset() {
 	*x = ImageInspectResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[46]
+	mi := &file_api_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3232,7 +3301,7 @@ func (x *ImageInspectResponse) String() string {
 func (*ImageInspectResponse) ProtoMessage() {}
 
 func (x *ImageInspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[46]
+	mi := &file_api_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3245,7 +3314,7 @@ func (x *ImageInspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageInspectResponse.ProtoReflect.Descriptor instead.
 func (*ImageInspectResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ImageInspectResponse) GetImage() *Image {
@@ -3264,7 +3333,7 @@ type ImageRemoveRequest struct {
 
 func (x *ImageRemoveRequest) Reset() {
 	*x = ImageRemoveRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[47]
+	mi := &file_api_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3276,7 +3345,7 @@ func (x *ImageRemoveRequest) String() string {
 func (*ImageRemoveRequest) ProtoMessage() {}
 
 func (x *ImageRemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[47]
+	mi := &file_api_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3289,7 +3358,7 @@ func (x *ImageRemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageRemoveRequest.ProtoReflect.Descriptor instead.
 func (*ImageRemoveRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ImageRemoveRequest) GetName() string {
@@ -3307,7 +3376,7 @@ type ImageRemoveResponse struct {
 
 func (x *ImageRemoveResponse) Reset() {
 	*x = ImageRemoveResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[48]
+	mi := &file_api_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3319,7 +3388,7 @@ func (x *ImageRemoveResponse) String() string {
 func (*ImageRemoveResponse) ProtoMessage() {}
 
 func (x *ImageRemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[48]
+	mi := &file_api_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3332,7 +3401,7 @@ func (x *ImageRemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageRemoveResponse.ProtoReflect.Descriptor instead.
 func (*ImageRemoveResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 type BoxReport struct {
@@ -3347,7 +3416,7 @@ type BoxReport struct {
 
 func (x *BoxReport) Reset() {
 	*x = BoxReport{}
-	mi := &file_api_v1_control_proto_msgTypes[49]
+	mi := &file_api_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3359,7 +3428,7 @@ func (x *BoxReport) String() string {
 func (*BoxReport) ProtoMessage() {}
 
 func (x *BoxReport) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[49]
+	mi := &file_api_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3372,7 +3441,7 @@ func (x *BoxReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoxReport.ProtoReflect.Descriptor instead.
 func (*BoxReport) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{49}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *BoxReport) GetBox() string {
@@ -3422,7 +3491,7 @@ type Domain struct {
 
 func (x *Domain) Reset() {
 	*x = Domain{}
-	mi := &file_api_v1_control_proto_msgTypes[50]
+	mi := &file_api_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3434,7 +3503,7 @@ func (x *Domain) String() string {
 func (*Domain) ProtoMessage() {}
 
 func (x *Domain) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[50]
+	mi := &file_api_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3447,7 +3516,7 @@ func (x *Domain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Domain.ProtoReflect.Descriptor instead.
 func (*Domain) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{50}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Domain) GetName() string {
@@ -3535,7 +3604,7 @@ type DomainListRequest struct {
 
 func (x *DomainListRequest) Reset() {
 	*x = DomainListRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[51]
+	mi := &file_api_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3547,7 +3616,7 @@ func (x *DomainListRequest) String() string {
 func (*DomainListRequest) ProtoMessage() {}
 
 func (x *DomainListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[51]
+	mi := &file_api_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3560,7 +3629,7 @@ func (x *DomainListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainListRequest.ProtoReflect.Descriptor instead.
 func (*DomainListRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{51}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 type DomainListResponse struct {
@@ -3572,7 +3641,7 @@ type DomainListResponse struct {
 
 func (x *DomainListResponse) Reset() {
 	*x = DomainListResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[52]
+	mi := &file_api_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3584,7 +3653,7 @@ func (x *DomainListResponse) String() string {
 func (*DomainListResponse) ProtoMessage() {}
 
 func (x *DomainListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[52]
+	mi := &file_api_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3597,7 +3666,7 @@ func (x *DomainListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainListResponse.ProtoReflect.Descriptor instead.
 func (*DomainListResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{52}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DomainListResponse) GetDomains() []*Domain {
@@ -3617,7 +3686,7 @@ type DomainStopRequest struct {
 
 func (x *DomainStopRequest) Reset() {
 	*x = DomainStopRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[53]
+	mi := &file_api_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3629,7 +3698,7 @@ func (x *DomainStopRequest) String() string {
 func (*DomainStopRequest) ProtoMessage() {}
 
 func (x *DomainStopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[53]
+	mi := &file_api_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3642,7 +3711,7 @@ func (x *DomainStopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainStopRequest.ProtoReflect.Descriptor instead.
 func (*DomainStopRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{53}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DomainStopRequest) GetName() string {
@@ -3668,7 +3737,7 @@ type DomainStopResponse struct {
 
 func (x *DomainStopResponse) Reset() {
 	*x = DomainStopResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[54]
+	mi := &file_api_v1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3680,7 +3749,7 @@ func (x *DomainStopResponse) String() string {
 func (*DomainStopResponse) ProtoMessage() {}
 
 func (x *DomainStopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[54]
+	mi := &file_api_v1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3693,7 +3762,7 @@ func (x *DomainStopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainStopResponse.ProtoReflect.Descriptor instead.
 func (*DomainStopResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{54}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DomainStopResponse) GetAgents() []string {
@@ -3726,7 +3795,7 @@ type Capability struct {
 
 func (x *Capability) Reset() {
 	*x = Capability{}
-	mi := &file_api_v1_control_proto_msgTypes[55]
+	mi := &file_api_v1_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3738,7 +3807,7 @@ func (x *Capability) String() string {
 func (*Capability) ProtoMessage() {}
 
 func (x *Capability) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[55]
+	mi := &file_api_v1_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3751,7 +3820,7 @@ func (x *Capability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capability.ProtoReflect.Descriptor instead.
 func (*Capability) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{55}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Capability) GetId() string {
@@ -3861,7 +3930,7 @@ type CapListRequest struct {
 
 func (x *CapListRequest) Reset() {
 	*x = CapListRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[56]
+	mi := &file_api_v1_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3873,7 +3942,7 @@ func (x *CapListRequest) String() string {
 func (*CapListRequest) ProtoMessage() {}
 
 func (x *CapListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[56]
+	mi := &file_api_v1_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3886,7 +3955,7 @@ func (x *CapListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapListRequest.ProtoReflect.Descriptor instead.
 func (*CapListRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{56}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *CapListRequest) GetAgent() string {
@@ -3905,7 +3974,7 @@ type CapListResponse struct {
 
 func (x *CapListResponse) Reset() {
 	*x = CapListResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[57]
+	mi := &file_api_v1_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3917,7 +3986,7 @@ func (x *CapListResponse) String() string {
 func (*CapListResponse) ProtoMessage() {}
 
 func (x *CapListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[57]
+	mi := &file_api_v1_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3930,7 +3999,7 @@ func (x *CapListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapListResponse.ProtoReflect.Descriptor instead.
 func (*CapListResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{57}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *CapListResponse) GetCapabilities() []*Capability {
@@ -3952,7 +4021,7 @@ type CapRef struct {
 
 func (x *CapRef) Reset() {
 	*x = CapRef{}
-	mi := &file_api_v1_control_proto_msgTypes[58]
+	mi := &file_api_v1_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3964,7 +4033,7 @@ func (x *CapRef) String() string {
 func (*CapRef) ProtoMessage() {}
 
 func (x *CapRef) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[58]
+	mi := &file_api_v1_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3977,7 +4046,7 @@ func (x *CapRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapRef.ProtoReflect.Descriptor instead.
 func (*CapRef) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{58}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CapRef) GetId() string {
@@ -4017,7 +4086,7 @@ type CapChange struct {
 
 func (x *CapChange) Reset() {
 	*x = CapChange{}
-	mi := &file_api_v1_control_proto_msgTypes[59]
+	mi := &file_api_v1_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4029,7 +4098,7 @@ func (x *CapChange) String() string {
 func (*CapChange) ProtoMessage() {}
 
 func (x *CapChange) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[59]
+	mi := &file_api_v1_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4042,7 +4111,7 @@ func (x *CapChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapChange.ProtoReflect.Descriptor instead.
 func (*CapChange) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{59}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CapChange) GetObject() string {
@@ -4104,7 +4173,7 @@ type CapGrantRequest struct {
 
 func (x *CapGrantRequest) Reset() {
 	*x = CapGrantRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[60]
+	mi := &file_api_v1_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4116,7 +4185,7 @@ func (x *CapGrantRequest) String() string {
 func (*CapGrantRequest) ProtoMessage() {}
 
 func (x *CapGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[60]
+	mi := &file_api_v1_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4129,7 +4198,7 @@ func (x *CapGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapGrantRequest.ProtoReflect.Descriptor instead.
 func (*CapGrantRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{60}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CapGrantRequest) GetAgent() string {
@@ -4155,7 +4224,7 @@ type CapGrantResponse struct {
 
 func (x *CapGrantResponse) Reset() {
 	*x = CapGrantResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[61]
+	mi := &file_api_v1_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4167,7 +4236,7 @@ func (x *CapGrantResponse) String() string {
 func (*CapGrantResponse) ProtoMessage() {}
 
 func (x *CapGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[61]
+	mi := &file_api_v1_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4180,7 +4249,7 @@ func (x *CapGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapGrantResponse.ProtoReflect.Descriptor instead.
 func (*CapGrantResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{61}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CapGrantResponse) GetCapabilities() []*Capability {
@@ -4202,7 +4271,7 @@ type CapDelegateRequest struct {
 
 func (x *CapDelegateRequest) Reset() {
 	*x = CapDelegateRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[62]
+	mi := &file_api_v1_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4214,7 +4283,7 @@ func (x *CapDelegateRequest) String() string {
 func (*CapDelegateRequest) ProtoMessage() {}
 
 func (x *CapDelegateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[62]
+	mi := &file_api_v1_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4227,7 +4296,7 @@ func (x *CapDelegateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapDelegateRequest.ProtoReflect.Descriptor instead.
 func (*CapDelegateRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{62}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CapDelegateRequest) GetCapability() *CapRef {
@@ -4267,7 +4336,7 @@ type CapDelegateResponse struct {
 
 func (x *CapDelegateResponse) Reset() {
 	*x = CapDelegateResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[63]
+	mi := &file_api_v1_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4279,7 +4348,7 @@ func (x *CapDelegateResponse) String() string {
 func (*CapDelegateResponse) ProtoMessage() {}
 
 func (x *CapDelegateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[63]
+	mi := &file_api_v1_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4292,7 +4361,7 @@ func (x *CapDelegateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapDelegateResponse.ProtoReflect.Descriptor instead.
 func (*CapDelegateResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{63}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *CapDelegateResponse) GetCapability() *Capability {
@@ -4312,7 +4381,7 @@ type CapAttenuateRequest struct {
 
 func (x *CapAttenuateRequest) Reset() {
 	*x = CapAttenuateRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[64]
+	mi := &file_api_v1_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4324,7 +4393,7 @@ func (x *CapAttenuateRequest) String() string {
 func (*CapAttenuateRequest) ProtoMessage() {}
 
 func (x *CapAttenuateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[64]
+	mi := &file_api_v1_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4337,7 +4406,7 @@ func (x *CapAttenuateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapAttenuateRequest.ProtoReflect.Descriptor instead.
 func (*CapAttenuateRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{64}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *CapAttenuateRequest) GetCapability() *CapRef {
@@ -4363,7 +4432,7 @@ type CapAttenuateResponse struct {
 
 func (x *CapAttenuateResponse) Reset() {
 	*x = CapAttenuateResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[65]
+	mi := &file_api_v1_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4375,7 +4444,7 @@ func (x *CapAttenuateResponse) String() string {
 func (*CapAttenuateResponse) ProtoMessage() {}
 
 func (x *CapAttenuateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[65]
+	mi := &file_api_v1_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4388,7 +4457,7 @@ func (x *CapAttenuateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapAttenuateResponse.ProtoReflect.Descriptor instead.
 func (*CapAttenuateResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{65}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *CapAttenuateResponse) GetCapability() *Capability {
@@ -4407,7 +4476,7 @@ type CapSealRequest struct {
 
 func (x *CapSealRequest) Reset() {
 	*x = CapSealRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[66]
+	mi := &file_api_v1_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4419,7 +4488,7 @@ func (x *CapSealRequest) String() string {
 func (*CapSealRequest) ProtoMessage() {}
 
 func (x *CapSealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[66]
+	mi := &file_api_v1_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4432,7 +4501,7 @@ func (x *CapSealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapSealRequest.ProtoReflect.Descriptor instead.
 func (*CapSealRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{66}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CapSealRequest) GetCapability() *CapRef {
@@ -4450,7 +4519,7 @@ type CapSealResponse struct {
 
 func (x *CapSealResponse) Reset() {
 	*x = CapSealResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[67]
+	mi := &file_api_v1_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4462,7 +4531,7 @@ func (x *CapSealResponse) String() string {
 func (*CapSealResponse) ProtoMessage() {}
 
 func (x *CapSealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[67]
+	mi := &file_api_v1_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4475,7 +4544,7 @@ func (x *CapSealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapSealResponse.ProtoReflect.Descriptor instead.
 func (*CapSealResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{67}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{68}
 }
 
 type CapRenewRequest struct {
@@ -4488,7 +4557,7 @@ type CapRenewRequest struct {
 
 func (x *CapRenewRequest) Reset() {
 	*x = CapRenewRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[68]
+	mi := &file_api_v1_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4500,7 +4569,7 @@ func (x *CapRenewRequest) String() string {
 func (*CapRenewRequest) ProtoMessage() {}
 
 func (x *CapRenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[68]
+	mi := &file_api_v1_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4513,7 +4582,7 @@ func (x *CapRenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapRenewRequest.ProtoReflect.Descriptor instead.
 func (*CapRenewRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{68}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CapRenewRequest) GetCapability() *CapRef {
@@ -4539,7 +4608,7 @@ type CapRenewResponse struct {
 
 func (x *CapRenewResponse) Reset() {
 	*x = CapRenewResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[69]
+	mi := &file_api_v1_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4551,7 +4620,7 @@ func (x *CapRenewResponse) String() string {
 func (*CapRenewResponse) ProtoMessage() {}
 
 func (x *CapRenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[69]
+	mi := &file_api_v1_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4564,7 +4633,7 @@ func (x *CapRenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapRenewResponse.ProtoReflect.Descriptor instead.
 func (*CapRenewResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{69}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *CapRenewResponse) GetCapability() *Capability {
@@ -4586,7 +4655,7 @@ type CapRevokeRequest struct {
 
 func (x *CapRevokeRequest) Reset() {
 	*x = CapRevokeRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[70]
+	mi := &file_api_v1_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4598,7 +4667,7 @@ func (x *CapRevokeRequest) String() string {
 func (*CapRevokeRequest) ProtoMessage() {}
 
 func (x *CapRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[70]
+	mi := &file_api_v1_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4611,7 +4680,7 @@ func (x *CapRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapRevokeRequest.ProtoReflect.Descriptor instead.
 func (*CapRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{70}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CapRevokeRequest) GetCapability() *CapRef {
@@ -4652,7 +4721,7 @@ type CapRevokeResponse struct {
 
 func (x *CapRevokeResponse) Reset() {
 	*x = CapRevokeResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[71]
+	mi := &file_api_v1_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4664,7 +4733,7 @@ func (x *CapRevokeResponse) String() string {
 func (*CapRevokeResponse) ProtoMessage() {}
 
 func (x *CapRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[71]
+	mi := &file_api_v1_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4677,7 +4746,7 @@ func (x *CapRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapRevokeResponse.ProtoReflect.Descriptor instead.
 func (*CapRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{71}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *CapRevokeResponse) GetCount() uint32 {
@@ -4704,7 +4773,7 @@ type CapExplainRequest struct {
 
 func (x *CapExplainRequest) Reset() {
 	*x = CapExplainRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[72]
+	mi := &file_api_v1_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4716,7 +4785,7 @@ func (x *CapExplainRequest) String() string {
 func (*CapExplainRequest) ProtoMessage() {}
 
 func (x *CapExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[72]
+	mi := &file_api_v1_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4729,7 +4798,7 @@ func (x *CapExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapExplainRequest.ProtoReflect.Descriptor instead.
 func (*CapExplainRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{72}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CapExplainRequest) GetAgent() string {
@@ -4759,7 +4828,7 @@ type CapExplainResponse struct {
 
 func (x *CapExplainResponse) Reset() {
 	*x = CapExplainResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[73]
+	mi := &file_api_v1_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4771,7 +4840,7 @@ func (x *CapExplainResponse) String() string {
 func (*CapExplainResponse) ProtoMessage() {}
 
 func (x *CapExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[73]
+	mi := &file_api_v1_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4784,7 +4853,7 @@ func (x *CapExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapExplainResponse.ProtoReflect.Descriptor instead.
 func (*CapExplainResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{73}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *CapExplainResponse) GetAllowed() bool {
@@ -4831,7 +4900,7 @@ type AccountRequest struct {
 
 func (x *AccountRequest) Reset() {
 	*x = AccountRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[74]
+	mi := &file_api_v1_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4843,7 +4912,7 @@ func (x *AccountRequest) String() string {
 func (*AccountRequest) ProtoMessage() {}
 
 func (x *AccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[74]
+	mi := &file_api_v1_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4856,7 +4925,7 @@ func (x *AccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountRequest.ProtoReflect.Descriptor instead.
 func (*AccountRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{74}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *AccountRequest) GetAgent() string {
@@ -4875,7 +4944,7 @@ type AccountResponse struct {
 
 func (x *AccountResponse) Reset() {
 	*x = AccountResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[75]
+	mi := &file_api_v1_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4887,7 +4956,7 @@ func (x *AccountResponse) String() string {
 func (*AccountResponse) ProtoMessage() {}
 
 func (x *AccountResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[75]
+	mi := &file_api_v1_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4900,7 +4969,7 @@ func (x *AccountResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountResponse.ProtoReflect.Descriptor instead.
 func (*AccountResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{75}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *AccountResponse) GetSnapshot() []byte {
@@ -4928,7 +4997,7 @@ type AuditQueryRequest struct {
 
 func (x *AuditQueryRequest) Reset() {
 	*x = AuditQueryRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[76]
+	mi := &file_api_v1_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4940,7 +5009,7 @@ func (x *AuditQueryRequest) String() string {
 func (*AuditQueryRequest) ProtoMessage() {}
 
 func (x *AuditQueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[76]
+	mi := &file_api_v1_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4953,7 +5022,7 @@ func (x *AuditQueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditQueryRequest.ProtoReflect.Descriptor instead.
 func (*AuditQueryRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{76}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *AuditQueryRequest) GetSinceUnixNano() int64 {
@@ -5037,7 +5106,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_api_v1_control_proto_msgTypes[77]
+	mi := &file_api_v1_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5049,7 +5118,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[77]
+	mi := &file_api_v1_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5062,7 +5131,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{77}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *AuditEntry) GetSeq() uint64 {
@@ -5095,7 +5164,7 @@ type AuditVerifyRequest struct {
 
 func (x *AuditVerifyRequest) Reset() {
 	*x = AuditVerifyRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[78]
+	mi := &file_api_v1_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5107,7 +5176,7 @@ func (x *AuditVerifyRequest) String() string {
 func (*AuditVerifyRequest) ProtoMessage() {}
 
 func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[78]
+	mi := &file_api_v1_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5120,7 +5189,7 @@ func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyRequest.ProtoReflect.Descriptor instead.
 func (*AuditVerifyRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{78}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *AuditVerifyRequest) GetHead() string {
@@ -5146,7 +5215,7 @@ type AuditVerifyResponse struct {
 
 func (x *AuditVerifyResponse) Reset() {
 	*x = AuditVerifyResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[79]
+	mi := &file_api_v1_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5158,7 +5227,7 @@ func (x *AuditVerifyResponse) String() string {
 func (*AuditVerifyResponse) ProtoMessage() {}
 
 func (x *AuditVerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[79]
+	mi := &file_api_v1_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5171,7 +5240,7 @@ func (x *AuditVerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyResponse.ProtoReflect.Descriptor instead.
 func (*AuditVerifyResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{79}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *AuditVerifyResponse) GetOk() bool {
@@ -5245,7 +5314,7 @@ type TokenIssueRequest struct {
 
 func (x *TokenIssueRequest) Reset() {
 	*x = TokenIssueRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[80]
+	mi := &file_api_v1_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5257,7 +5326,7 @@ func (x *TokenIssueRequest) String() string {
 func (*TokenIssueRequest) ProtoMessage() {}
 
 func (x *TokenIssueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[80]
+	mi := &file_api_v1_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5270,7 +5339,7 @@ func (x *TokenIssueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenIssueRequest.ProtoReflect.Descriptor instead.
 func (*TokenIssueRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{80}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *TokenIssueRequest) GetSubject() string {
@@ -5334,7 +5403,7 @@ type TokenIssueResponse struct {
 
 func (x *TokenIssueResponse) Reset() {
 	*x = TokenIssueResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[81]
+	mi := &file_api_v1_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5346,7 +5415,7 @@ func (x *TokenIssueResponse) String() string {
 func (*TokenIssueResponse) ProtoMessage() {}
 
 func (x *TokenIssueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[81]
+	mi := &file_api_v1_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5359,7 +5428,7 @@ func (x *TokenIssueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenIssueResponse.ProtoReflect.Descriptor instead.
 func (*TokenIssueResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{81}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *TokenIssueResponse) GetToken() string {
@@ -5400,7 +5469,7 @@ type TokenRevokeRequest struct {
 
 func (x *TokenRevokeRequest) Reset() {
 	*x = TokenRevokeRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[82]
+	mi := &file_api_v1_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5412,7 +5481,7 @@ func (x *TokenRevokeRequest) String() string {
 func (*TokenRevokeRequest) ProtoMessage() {}
 
 func (x *TokenRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[82]
+	mi := &file_api_v1_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5425,7 +5494,7 @@ func (x *TokenRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRevokeRequest.ProtoReflect.Descriptor instead.
 func (*TokenRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{82}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *TokenRevokeRequest) GetId() string {
@@ -5451,7 +5520,7 @@ type TokenRevokeResponse struct {
 
 func (x *TokenRevokeResponse) Reset() {
 	*x = TokenRevokeResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[83]
+	mi := &file_api_v1_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5463,7 +5532,7 @@ func (x *TokenRevokeResponse) String() string {
 func (*TokenRevokeResponse) ProtoMessage() {}
 
 func (x *TokenRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[83]
+	mi := &file_api_v1_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5476,7 +5545,7 @@ func (x *TokenRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRevokeResponse.ProtoReflect.Descriptor instead.
 func (*TokenRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{83}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *TokenRevokeResponse) GetEnded() uint32 {
@@ -5494,7 +5563,7 @@ type TokenKeyRequest struct {
 
 func (x *TokenKeyRequest) Reset() {
 	*x = TokenKeyRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[84]
+	mi := &file_api_v1_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5506,7 +5575,7 @@ func (x *TokenKeyRequest) String() string {
 func (*TokenKeyRequest) ProtoMessage() {}
 
 func (x *TokenKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[84]
+	mi := &file_api_v1_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5519,7 +5588,7 @@ func (x *TokenKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenKeyRequest.ProtoReflect.Descriptor instead.
 func (*TokenKeyRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{84}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{85}
 }
 
 type TokenKeyResponse struct {
@@ -5537,7 +5606,7 @@ type TokenKeyResponse struct {
 
 func (x *TokenKeyResponse) Reset() {
 	*x = TokenKeyResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[85]
+	mi := &file_api_v1_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5549,7 +5618,7 @@ func (x *TokenKeyResponse) String() string {
 func (*TokenKeyResponse) ProtoMessage() {}
 
 func (x *TokenKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[85]
+	mi := &file_api_v1_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5562,7 +5631,7 @@ func (x *TokenKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenKeyResponse.ProtoReflect.Descriptor instead.
 func (*TokenKeyResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{85}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *TokenKeyResponse) GetKey() string {
@@ -5624,7 +5693,7 @@ type TokenTrustRequest struct {
 
 func (x *TokenTrustRequest) Reset() {
 	*x = TokenTrustRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[86]
+	mi := &file_api_v1_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5636,7 +5705,7 @@ func (x *TokenTrustRequest) String() string {
 func (*TokenTrustRequest) ProtoMessage() {}
 
 func (x *TokenTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[86]
+	mi := &file_api_v1_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5649,7 +5718,7 @@ func (x *TokenTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenTrustRequest.ProtoReflect.Descriptor instead.
 func (*TokenTrustRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{86}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *TokenTrustRequest) GetKey() string {
@@ -5675,7 +5744,7 @@ type TokenTrustResponse struct {
 
 func (x *TokenTrustResponse) Reset() {
 	*x = TokenTrustResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[87]
+	mi := &file_api_v1_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5687,7 +5756,7 @@ func (x *TokenTrustResponse) String() string {
 func (*TokenTrustResponse) ProtoMessage() {}
 
 func (x *TokenTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[87]
+	mi := &file_api_v1_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5700,7 +5769,7 @@ func (x *TokenTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenTrustResponse.ProtoReflect.Descriptor instead.
 func (*TokenTrustResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{87}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *TokenTrustResponse) GetKeyId() string {
@@ -5719,7 +5788,7 @@ type TokenCheckRequest struct {
 
 func (x *TokenCheckRequest) Reset() {
 	*x = TokenCheckRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[88]
+	mi := &file_api_v1_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5731,7 +5800,7 @@ func (x *TokenCheckRequest) String() string {
 func (*TokenCheckRequest) ProtoMessage() {}
 
 func (x *TokenCheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[88]
+	mi := &file_api_v1_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5744,7 +5813,7 @@ func (x *TokenCheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenCheckRequest.ProtoReflect.Descriptor instead.
 func (*TokenCheckRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{88}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *TokenCheckRequest) GetToken() string {
@@ -5764,7 +5833,7 @@ type TokenCheckResponse struct {
 
 func (x *TokenCheckResponse) Reset() {
 	*x = TokenCheckResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[89]
+	mi := &file_api_v1_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5776,7 +5845,7 @@ func (x *TokenCheckResponse) String() string {
 func (*TokenCheckResponse) ProtoMessage() {}
 
 func (x *TokenCheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[89]
+	mi := &file_api_v1_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5789,7 +5858,7 @@ func (x *TokenCheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenCheckResponse.ProtoReflect.Descriptor instead.
 func (*TokenCheckResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{89}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *TokenCheckResponse) GetCode() string {
@@ -5815,7 +5884,7 @@ type TokenListenRequest struct {
 
 func (x *TokenListenRequest) Reset() {
 	*x = TokenListenRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[90]
+	mi := &file_api_v1_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5827,7 +5896,7 @@ func (x *TokenListenRequest) String() string {
 func (*TokenListenRequest) ProtoMessage() {}
 
 func (x *TokenListenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[90]
+	mi := &file_api_v1_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5840,7 +5909,7 @@ func (x *TokenListenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenListenRequest.ProtoReflect.Descriptor instead.
 func (*TokenListenRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{90}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *TokenListenRequest) GetAddress() string {
@@ -5859,7 +5928,7 @@ type TokenListenResponse struct {
 
 func (x *TokenListenResponse) Reset() {
 	*x = TokenListenResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[91]
+	mi := &file_api_v1_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5871,7 +5940,7 @@ func (x *TokenListenResponse) String() string {
 func (*TokenListenResponse) ProtoMessage() {}
 
 func (x *TokenListenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[91]
+	mi := &file_api_v1_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5884,7 +5953,7 @@ func (x *TokenListenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenListenResponse.ProtoReflect.Descriptor instead.
 func (*TokenListenResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{91}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *TokenListenResponse) GetAddress() string {
@@ -5902,7 +5971,7 @@ type ErrorsRecentRequest struct {
 
 func (x *ErrorsRecentRequest) Reset() {
 	*x = ErrorsRecentRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[92]
+	mi := &file_api_v1_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5914,7 +5983,7 @@ func (x *ErrorsRecentRequest) String() string {
 func (*ErrorsRecentRequest) ProtoMessage() {}
 
 func (x *ErrorsRecentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[92]
+	mi := &file_api_v1_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5927,7 +5996,7 @@ func (x *ErrorsRecentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorsRecentRequest.ProtoReflect.Descriptor instead.
 func (*ErrorsRecentRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{92}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{93}
 }
 
 type ErrorRecord struct {
@@ -5947,7 +6016,7 @@ type ErrorRecord struct {
 
 func (x *ErrorRecord) Reset() {
 	*x = ErrorRecord{}
-	mi := &file_api_v1_control_proto_msgTypes[93]
+	mi := &file_api_v1_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5959,7 +6028,7 @@ func (x *ErrorRecord) String() string {
 func (*ErrorRecord) ProtoMessage() {}
 
 func (x *ErrorRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[93]
+	mi := &file_api_v1_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5972,7 +6041,7 @@ func (x *ErrorRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorRecord.ProtoReflect.Descriptor instead.
 func (*ErrorRecord) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{93}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *ErrorRecord) GetCode() string {
@@ -6047,7 +6116,7 @@ type ErrorsRecentResponse struct {
 
 func (x *ErrorsRecentResponse) Reset() {
 	*x = ErrorsRecentResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[94]
+	mi := &file_api_v1_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6059,7 +6128,7 @@ func (x *ErrorsRecentResponse) String() string {
 func (*ErrorsRecentResponse) ProtoMessage() {}
 
 func (x *ErrorsRecentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[94]
+	mi := &file_api_v1_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6072,7 +6141,7 @@ func (x *ErrorsRecentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorsRecentResponse.ProtoReflect.Descriptor instead.
 func (*ErrorsRecentResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{94}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *ErrorsRecentResponse) GetErrors() []*ErrorRecord {
@@ -6133,7 +6202,7 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"disk_bytes\x18\x03 \x01(\x04R\tdiskBytes\x12\x1b\n" +
 	"\tmilli_cpu\x18\x04 \x01(\x04R\bmilliCpu\x12'\n" +
 	"\x10io_bytes_per_sec\x18\x05 \x01(\x04R\rioBytesPerSec\x12#\n" +
-	"\x0eio_ops_per_sec\x18\x06 \x01(\x04R\vioOpsPerSec\"\x83\x05\n" +
+	"\x0eio_ops_per_sec\x18\x06 \x01(\x04R\vioOpsPerSec\"\xb8\x05\n" +
 	"\fSpawnRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x1a\n" +
@@ -6153,10 +6222,14 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\aseccomp\x18\x0f \x01(\fR\aseccomp\x12\x19\n" +
 	"\bon_fault\x18\x10 \x03(\tR\aonFault\x12!\n" +
 	"\fon_violation\x18\x11 \x03(\tR\vonViolation\x120\n" +
-	"\arestart\x18\x12 \x01(\v2\x16.aios.v1.RestartPolicyR\arestart\x1a9\n" +
+	"\arestart\x18\x12 \x01(\v2\x16.aios.v1.RestartPolicyR\arestart\x123\n" +
+	"\bwatchdog\x18\x13 \x01(\v2\x17.aios.v1.WatchdogPolicyR\bwatchdog\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"?\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"R\n" +
+	"\x0eWatchdogPolicy\x12#\n" +
+	"\rtimeout_nanos\x18\x01 \x01(\x03R\ftimeoutNanos\x12\x1b\n" +
+	"\ton_expiry\x18\x02 \x01(\tR\bonExpiry\"?\n" +
 	"\rRestartPolicy\x12\x12\n" +
 	"\x04when\x18\x01 \x01(\tR\x04when\x12\x1a\n" +
 	"\brestarts\x18\x02 \x01(\rR\brestarts\"\xf4\x01\n" +
@@ -6177,11 +6250,12 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x03all\x18\x01 \x01(\bR\x03all\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\"6\n" +
 	"\fListResponse\x12&\n" +
-	"\x06agents\x18\x01 \x03(\v2\x0e.aios.v1.AgentR\x06agents\"J\n" +
+	"\x06agents\x18\x01 \x03(\v2\x0e.aios.v1.AgentR\x06agents\"`\n" +
 	"\x04Exit\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xd9\x03\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05again\x18\x04 \x01(\bR\x05again\"\xd9\x03\n" +
 	"\x05Agent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -6603,7 +6677,7 @@ func file_api_v1_control_proto_rawDescGZIP() []byte {
 	return file_api_v1_control_proto_rawDescData
 }
 
-var file_api_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 97)
+var file_api_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 98)
 var file_api_v1_control_proto_goTypes = []any{
 	(*VersionRequest)(nil),       // 0: aios.v1.VersionRequest
 	(*VersionResponse)(nil),      // 1: aios.v1.VersionResponse
@@ -6616,214 +6690,216 @@ var file_api_v1_control_proto_goTypes = []any{
 	(*Process)(nil),              // 8: aios.v1.Process
 	(*Limits)(nil),               // 9: aios.v1.Limits
 	(*SpawnRequest)(nil),         // 10: aios.v1.SpawnRequest
-	(*RestartPolicy)(nil),        // 11: aios.v1.RestartPolicy
-	(*Restarts)(nil),             // 12: aios.v1.Restarts
-	(*SpawnResponse)(nil),        // 13: aios.v1.SpawnResponse
-	(*ListRequest)(nil),          // 14: aios.v1.ListRequest
-	(*ListResponse)(nil),         // 15: aios.v1.ListResponse
-	(*Exit)(nil),                 // 16: aios.v1.Exit
-	(*Agent)(nil),                // 17: aios.v1.Agent
-	(*InspectRequest)(nil),       // 18: aios.v1.InspectRequest
-	(*AgentProcess)(nil),         // 19: aios.v1.AgentProcess
-	(*InspectResponse)(nil),      // 20: aios.v1.InspectResponse
-	(*WaitRequest)(nil),          // 21: aios.v1.WaitRequest
-	(*WaitResponse)(nil),         // 22: aios.v1.WaitResponse
-	(*SignalRequest)(nil),        // 23: aios.v1.SignalRequest
-	(*SignalResponse)(nil),       // 24: aios.v1.SignalResponse
-	(*PauseRequest)(nil),         // 25: aios.v1.PauseRequest
-	(*PauseResponse)(nil),        // 26: aios.v1.PauseResponse
-	(*ResumeRequest)(nil),        // 27: aios.v1.ResumeRequest
-	(*ResumeResponse)(nil),       // 28: aios.v1.ResumeResponse
-	(*RemoveRequest)(nil),        // 29: aios.v1.RemoveRequest
-	(*RemoveResponse)(nil),       // 30: aios.v1.RemoveResponse
-	(*ExecRequest)(nil),          // 31: aios.v1.ExecRequest
-	(*AttachTarget)(nil),         // 32: aios.v1.AttachTarget
-	(*WindowSize)(nil),           // 33: aios.v1.WindowSize
-	(*AttachRequest)(nil),        // 34: aios.v1.AttachRequest
-	(*AttachStarted)(nil),        // 35: aios.v1.AttachStarted
-	(*AttachResponse)(nil),       // 36: aios.v1.AttachResponse
-	(*LogsRequest)(nil),          // 37: aios.v1.LogsRequest
-	(*LogsResponse)(nil),         // 38: aios.v1.LogsResponse
-	(*ImageImportRequest)(nil),   // 39: aios.v1.ImageImportRequest
-	(*ImageImportResponse)(nil),  // 40: aios.v1.ImageImportResponse
-	(*ImageProgress)(nil),        // 41: aios.v1.ImageProgress
-	(*Image)(nil),                // 42: aios.v1.Image
-	(*ImageListRequest)(nil),     // 43: aios.v1.ImageListRequest
-	(*ImageListResponse)(nil),    // 44: aios.v1.ImageListResponse
-	(*ImageInspectRequest)(nil),  // 45: aios.v1.ImageInspectRequest
-	(*ImageInspectResponse)(nil), // 46: aios.v1.ImageInspectResponse
-	(*ImageRemoveRequest)(nil),   // 47: aios.v1.ImageRemoveRequest
-	(*ImageRemoveResponse)(nil),  // 48: aios.v1.ImageRemoveResponse
-	(*BoxReport)(nil),            // 49: aios.v1.BoxReport
-	(*Domain)(nil),               // 50: aios.v1.Domain
-	(*DomainListRequest)(nil),    // 51: aios.v1.DomainListRequest
-	(*DomainListResponse)(nil),   // 52: aios.v1.DomainListResponse
-	(*DomainStopRequest)(nil),    // 53: aios.v1.DomainStopRequest
-	(*DomainStopResponse)(nil),   // 54: aios.v1.DomainStopResponse
-	(*Capability)(nil),           // 55: aios.v1.Capability
-	(*CapListRequest)(nil),       // 56: aios.v1.CapListRequest
-	(*CapListResponse)(nil),      // 57: aios.v1.CapListResponse
-	(*CapRef)(nil),               // 58: aios.v1.CapRef
-	(*CapChange)(nil),            // 59: aios.v1.CapChange
-	(*CapGrantRequest)(nil),      // 60: aios.v1.CapGrantRequest
-	(*CapGrantResponse)(nil),     // 61: aios.v1.CapGrantResponse
-	(*CapDelegateRequest)(nil),   // 62: aios.v1.CapDelegateRequest
-	(*CapDelegateResponse)(nil),  // 63: aios.v1.CapDelegateResponse
-	(*CapAttenuateRequest)(nil),  // 64: aios.v1.CapAttenuateRequest
-	(*CapAttenuateResponse)(nil), // 65: aios.v1.CapAttenuateResponse
-	(*CapSealRequest)(nil),       // 66: aios.v1.CapSealRequest
-	(*CapSealResponse)(nil),      // 67: aios.v1.CapSealResponse
-	(*CapRenewRequest)(nil),      // 68: aios.v1.CapRenewRequest
-	(*CapRenewResponse)(nil),     // 69: aios.v1.CapRenewResponse
-	(*CapRevokeRequest)(nil),     // 70: aios.v1.CapRevokeRequest
-	(*CapRevokeResponse)(nil),    // 71: aios.v1.CapRevokeResponse
-	(*CapExplainRequest)(nil),    // 72: aios.v1.CapExplainRequest
-	(*CapExplainResponse)(nil),   // 73: aios.v1.CapExplainResponse
-	(*AccountRequest)(nil),       // 74: aios.v1.AccountRequest
-	(*AccountResponse)(nil),      // 75: aios.v1.AccountResponse
-	(*AuditQueryRequest)(nil),    // 76: aios.v1.AuditQueryRequest
-	(*AuditEntry)(nil),           // 77: aios.v1.AuditEntry
-	(*AuditVerifyRequest)(nil),   // 78: aios.v1.AuditVerifyRequest
-	(*AuditVerifyResponse)(nil),  // 79: aios.v1.AuditVerifyResponse
-	(*TokenIssueRequest)(nil),    // 80: aios.v1.TokenIssueRequest
-	(*TokenIssueResponse)(nil),   // 81: aios.v1.TokenIssueResponse
-	(*TokenRevokeRequest)(nil),   // 82: aios.v1.TokenRevokeRequest
-	(*TokenRevokeResponse)(nil),  // 83: aios.v1.TokenRevokeResponse
-	(*TokenKeyRequest)(nil),      // 84: aios.v1.TokenKeyRequest
-	(*TokenKeyResponse)(nil),     // 85: aios.v1.TokenKeyResponse
-	(*TokenTrustRequest)(nil),    // 86: aios.v1.TokenTrustRequest
-	(*TokenTrustResponse)(nil),   // 87: aios.v1.TokenTrustResponse
-	(*TokenCheckRequest)(nil),    // 88: aios.v1.TokenCheckRequest
-	(*TokenCheckResponse)(nil),   // 89: aios.v1.TokenCheckResponse
-	(*TokenListenRequest)(nil),   // 90: aios.v1.TokenListenRequest
-	(*TokenListenResponse)(nil),  // 91: aios.v1.TokenListenResponse
-	(*ErrorsRecentRequest)(nil),  // 92: aios.v1.ErrorsRecentRequest
-	(*ErrorRecord)(nil),          // 93: aios.v1.ErrorRecord
-	(*ErrorsRecentResponse)(nil), // 94: aios.v1.ErrorsRecentResponse
-	nil,                          // 95: aios.v1.SpawnRequest.LabelsEntry
-	nil,                          // 96: aios.v1.Agent.LabelsEntry
+	(*WatchdogPolicy)(nil),       // 11: aios.v1.WatchdogPolicy
+	(*RestartPolicy)(nil),        // 12: aios.v1.RestartPolicy
+	(*Restarts)(nil),             // 13: aios.v1.Restarts
+	(*SpawnResponse)(nil),        // 14: aios.v1.SpawnResponse
+	(*ListRequest)(nil),          // 15: aios.v1.ListRequest
+	(*ListResponse)(nil),         // 16: aios.v1.ListResponse
+	(*Exit)(nil),                 // 17: aios.v1.Exit
+	(*Agent)(nil),                // 18: aios.v1.Agent
+	(*InspectRequest)(nil),       // 19: aios.v1.InspectRequest
+	(*AgentProcess)(nil),         // 20: aios.v1.AgentProcess
+	(*InspectResponse)(nil),      // 21: aios.v1.InspectResponse
+	(*WaitRequest)(nil),          // 22: aios.v1.WaitRequest
+	(*WaitResponse)(nil),         // 23: aios.v1.WaitResponse
+	(*SignalRequest)(nil),        // 24: aios.v1.SignalRequest
+	(*SignalResponse)(nil),       // 25: aios.v1.SignalResponse
+	(*PauseRequest)(nil),         // 26: aios.v1.PauseRequest
+	(*PauseResponse)(nil),        // 27: aios.v1.PauseResponse
+	(*ResumeRequest)(nil),        // 28: aios.v1.ResumeRequest
+	(*ResumeResponse)(nil),       // 29: aios.v1.ResumeResponse
+	(*RemoveRequest)(nil),        // 30: aios.v1.RemoveRequest
+	(*RemoveResponse)(nil),       // 31: aios.v1.RemoveResponse
+	(*ExecRequest)(nil),          // 32: aios.v1.ExecRequest
+	(*AttachTarget)(nil),         // 33: aios.v1.AttachTarget
+	(*WindowSize)(nil),           // 34: aios.v1.WindowSize
+	(*AttachRequest)(nil),        // 35: aios.v1.AttachRequest
+	(*AttachStarted)(nil),        // 36: aios.v1.AttachStarted
+	(*AttachResponse)(nil),       // 37: aios.v1.AttachResponse
+	(*LogsRequest)(nil),          // 38: aios.v1.LogsRequest
+	(*LogsResponse)(nil),         // 39: aios.v1.LogsResponse
+	(*ImageImportRequest)(nil),   // 40: aios.v1.ImageImportRequest
+	(*ImageImportResponse)(nil),  // 41: aios.v1.ImageImportResponse
+	(*ImageProgress)(nil),        // 42: aios.v1.ImageProgress
+	(*Image)(nil),                // 43: aios.v1.Image
+	(*ImageListRequest)(nil),     // 44: aios.v1.ImageListRequest
+	(*ImageListResponse)(nil),    // 45: aios.v1.ImageListResponse
+	(*ImageInspectRequest)(nil),  // 46: aios.v1.ImageInspectRequest
+	(*ImageInspectResponse)(nil), // 47: aios.v1.ImageInspectResponse
+	(*ImageRemoveRequest)(nil),   // 48: aios.v1.ImageRemoveRequest
+	(*ImageRemoveResponse)(nil),  // 49: aios.v1.ImageRemoveResponse
+	(*BoxReport)(nil),            // 50: aios.v1.BoxReport
+	(*Domain)(nil),               // 51: aios.v1.Domain
+	(*DomainListRequest)(nil),    // 52: aios.v1.DomainListRequest
+	(*DomainListResponse)(nil),   // 53: aios.v1.DomainListResponse
+	(*DomainStopRequest)(nil),    // 54: aios.v1.DomainStopRequest
+	(*DomainStopResponse)(nil),   // 55: aios.v1.DomainStopResponse
+	(*Capability)(nil),           // 56: aios.v1.Capability
+	(*CapListRequest)(nil),       // 57: aios.v1.CapListRequest
+	(*CapListResponse)(nil),      // 58: aios.v1.CapListResponse
+	(*CapRef)(nil),               // 59: aios.v1.CapRef
+	(*CapChange)(nil),            // 60: aios.v1.CapChange
+	(*CapGrantRequest)(nil),      // 61: aios.v1.CapGrantRequest
+	(*CapGrantResponse)(nil),     // 62: aios.v1.CapGrantResponse
+	(*CapDelegateRequest)(nil),   // 63: aios.v1.CapDelegateRequest
+	(*CapDelegateResponse)(nil),  // 64: aios.v1.CapDelegateResponse
+	(*CapAttenuateRequest)(nil),  // 65: aios.v1.CapAttenuateRequest
+	(*CapAttenuateResponse)(nil), // 66: aios.v1.CapAttenuateResponse
+	(*CapSealRequest)(nil),       // 67: aios.v1.CapSealRequest
+	(*CapSealResponse)(nil),      // 68: aios.v1.CapSealResponse
+	(*CapRenewRequest)(nil),      // 69: aios.v1.CapRenewRequest
+	(*CapRenewResponse)(nil),     // 70: aios.v1.CapRenewResponse
+	(*CapRevokeRequest)(nil),     // 71: aios.v1.CapRevokeRequest
+	(*CapRevokeResponse)(nil),    // 72: aios.v1.CapRevokeResponse
+	(*CapExplainRequest)(nil),    // 73: aios.v1.CapExplainRequest
+	(*CapExplainResponse)(nil),   // 74: aios.v1.CapExplainResponse
+	(*AccountRequest)(nil),       // 75: aios.v1.AccountRequest
+	(*AccountResponse)(nil),      // 76: aios.v1.AccountResponse
+	(*AuditQueryRequest)(nil),    // 77: aios.v1.AuditQueryRequest
+	(*AuditEntry)(nil),           // 78: aios.v1.AuditEntry
+	(*AuditVerifyRequest)(nil),   // 79: aios.v1.AuditVerifyRequest
+	(*AuditVerifyResponse)(nil),  // 80: aios.v1.AuditVerifyResponse
+	(*TokenIssueRequest)(nil),    // 81: aios.v1.TokenIssueRequest
+	(*TokenIssueResponse)(nil),   // 82: aios.v1.TokenIssueResponse
+	(*TokenRevokeRequest)(nil),   // 83: aios.v1.TokenRevokeRequest
+	(*TokenRevokeResponse)(nil),  // 84: aios.v1.TokenRevokeResponse
+	(*TokenKeyRequest)(nil),      // 85: aios.v1.TokenKeyRequest
+	(*TokenKeyResponse)(nil),     // 86: aios.v1.TokenKeyResponse
+	(*TokenTrustRequest)(nil),    // 87: aios.v1.TokenTrustRequest
+	(*TokenTrustResponse)(nil),   // 88: aios.v1.TokenTrustResponse
+	(*TokenCheckRequest)(nil),    // 89: aios.v1.TokenCheckRequest
+	(*TokenCheckResponse)(nil),   // 90: aios.v1.TokenCheckResponse
+	(*TokenListenRequest)(nil),   // 91: aios.v1.TokenListenRequest
+	(*TokenListenResponse)(nil),  // 92: aios.v1.TokenListenResponse
+	(*ErrorsRecentRequest)(nil),  // 93: aios.v1.ErrorsRecentRequest
+	(*ErrorRecord)(nil),          // 94: aios.v1.ErrorRecord
+	(*ErrorsRecentResponse)(nil), // 95: aios.v1.ErrorsRecentResponse
+	nil,                          // 96: aios.v1.SpawnRequest.LabelsEntry
+	nil,                          // 97: aios.v1.Agent.LabelsEntry
 }
 var file_api_v1_control_proto_depIdxs = []int32{
 	3,  // 0: aios.v1.DoctorResponse.findings:type_name -> aios.v1.Finding
 	8,  // 1: aios.v1.SpawnRequest.process:type_name -> aios.v1.Process
 	7,  // 2: aios.v1.SpawnRequest.mounts:type_name -> aios.v1.Mount
 	9,  // 3: aios.v1.SpawnRequest.limits:type_name -> aios.v1.Limits
-	95, // 4: aios.v1.SpawnRequest.labels:type_name -> aios.v1.SpawnRequest.LabelsEntry
-	11, // 5: aios.v1.SpawnRequest.restart:type_name -> aios.v1.RestartPolicy
-	17, // 6: aios.v1.ListResponse.agents:type_name -> aios.v1.Agent
-	16, // 7: aios.v1.Agent.exit:type_name -> aios.v1.Exit
-	96, // 8: aios.v1.Agent.labels:type_name -> aios.v1.Agent.LabelsEntry
-	12, // 9: aios.v1.Agent.restarts:type_name -> aios.v1.Restarts
-	17, // 10: aios.v1.InspectResponse.agent:type_name -> aios.v1.Agent
-	10, // 11: aios.v1.InspectResponse.spec:type_name -> aios.v1.SpawnRequest
-	19, // 12: aios.v1.InspectResponse.processes:type_name -> aios.v1.AgentProcess
-	50, // 13: aios.v1.InspectResponse.domain:type_name -> aios.v1.Domain
-	16, // 14: aios.v1.WaitResponse.exit:type_name -> aios.v1.Exit
-	8,  // 15: aios.v1.ExecRequest.process:type_name -> aios.v1.Process
-	10, // 16: aios.v1.AttachRequest.spawn:type_name -> aios.v1.SpawnRequest
-	31, // 17: aios.v1.AttachRequest.exec:type_name -> aios.v1.ExecRequest
-	32, // 18: aios.v1.AttachRequest.target:type_name -> aios.v1.AttachTarget
-	33, // 19: aios.v1.AttachRequest.resize:type_name -> aios.v1.WindowSize
-	35, // 20: aios.v1.AttachResponse.started:type_name -> aios.v1.AttachStarted
-	16, // 21: aios.v1.AttachResponse.exit:type_name -> aios.v1.Exit
-	41, // 22: aios.v1.ImageImportResponse.progress:type_name -> aios.v1.ImageProgress
-	42, // 23: aios.v1.ImageImportResponse.image:type_name -> aios.v1.Image
-	42, // 24: aios.v1.ImageListResponse.images:type_name -> aios.v1.Image
-	42, // 25: aios.v1.ImageInspectResponse.image:type_name -> aios.v1.Image
-	49, // 26: aios.v1.Domain.boxes:type_name -> aios.v1.BoxReport
-	50, // 27: aios.v1.DomainListResponse.domains:type_name -> aios.v1.Domain
-	55, // 28: aios.v1.CapListResponse.capabilities:type_name -> aios.v1.Capability
-	55, // 29: aios.v1.CapGrantResponse.capabilities:type_name -> aios.v1.Capability
-	58, // 30: aios.v1.CapDelegateRequest.capability:type_name -> aios.v1.CapRef
-	59, // 31: aios.v1.CapDelegateRequest.change:type_name -> aios.v1.CapChange
-	55, // 32: aios.v1.CapDelegateResponse.capability:type_name -> aios.v1.Capability
-	58, // 33: aios.v1.CapAttenuateRequest.capability:type_name -> aios.v1.CapRef
-	59, // 34: aios.v1.CapAttenuateRequest.change:type_name -> aios.v1.CapChange
-	55, // 35: aios.v1.CapAttenuateResponse.capability:type_name -> aios.v1.Capability
-	58, // 36: aios.v1.CapSealRequest.capability:type_name -> aios.v1.CapRef
-	58, // 37: aios.v1.CapRenewRequest.capability:type_name -> aios.v1.CapRef
-	55, // 38: aios.v1.CapRenewResponse.capability:type_name -> aios.v1.Capability
-	58, // 39: aios.v1.CapRevokeRequest.capability:type_name -> aios.v1.CapRef
-	93, // 40: aios.v1.ErrorsRecentResponse.errors:type_name -> aios.v1.ErrorRecord
-	0,  // 41: aios.v1.Control.Version:input_type -> aios.v1.VersionRequest
-	2,  // 42: aios.v1.Control.Doctor:input_type -> aios.v1.DoctorRequest
-	5,  // 43: aios.v1.Control.Shutdown:input_type -> aios.v1.ShutdownRequest
-	10, // 44: aios.v1.Control.Spawn:input_type -> aios.v1.SpawnRequest
-	14, // 45: aios.v1.Control.List:input_type -> aios.v1.ListRequest
-	18, // 46: aios.v1.Control.Inspect:input_type -> aios.v1.InspectRequest
-	21, // 47: aios.v1.Control.Wait:input_type -> aios.v1.WaitRequest
-	23, // 48: aios.v1.Control.Signal:input_type -> aios.v1.SignalRequest
-	25, // 49: aios.v1.Control.Pause:input_type -> aios.v1.PauseRequest
-	27, // 50: aios.v1.Control.Resume:input_type -> aios.v1.ResumeRequest
-	29, // 51: aios.v1.Control.Remove:input_type -> aios.v1.RemoveRequest
-	34, // 52: aios.v1.Control.Attach:input_type -> aios.v1.AttachRequest
-	37, // 53: aios.v1.Control.Logs:input_type -> aios.v1.LogsRequest
-	39, // 54: aios.v1.Control.ImageImport:input_type -> aios.v1.ImageImportRequest
-	43, // 55: aios.v1.Control.ImageList:input_type -> aios.v1.ImageListRequest
-	45, // 56: aios.v1.Control.ImageInspect:input_type -> aios.v1.ImageInspectRequest
-	47, // 57: aios.v1.Control.ImageRemove:input_type -> aios.v1.ImageRemoveRequest
-	51, // 58: aios.v1.Control.DomainList:input_type -> aios.v1.DomainListRequest
-	53, // 59: aios.v1.Control.DomainStop:input_type -> aios.v1.DomainStopRequest
-	56, // 60: aios.v1.Control.CapList:input_type -> aios.v1.CapListRequest
-	60, // 61: aios.v1.Control.CapGrant:input_type -> aios.v1.CapGrantRequest
-	62, // 62: aios.v1.Control.CapDelegate:input_type -> aios.v1.CapDelegateRequest
-	64, // 63: aios.v1.Control.CapAttenuate:input_type -> aios.v1.CapAttenuateRequest
-	66, // 64: aios.v1.Control.CapSeal:input_type -> aios.v1.CapSealRequest
-	68, // 65: aios.v1.Control.CapRenew:input_type -> aios.v1.CapRenewRequest
-	70, // 66: aios.v1.Control.CapRevoke:input_type -> aios.v1.CapRevokeRequest
-	72, // 67: aios.v1.Control.CapExplain:input_type -> aios.v1.CapExplainRequest
-	74, // 68: aios.v1.Control.Account:input_type -> aios.v1.AccountRequest
-	76, // 69: aios.v1.Control.AuditQuery:input_type -> aios.v1.AuditQueryRequest
-	78, // 70: aios.v1.Control.AuditVerify:input_type -> aios.v1.AuditVerifyRequest
-	80, // 71: aios.v1.Control.TokenIssue:input_type -> aios.v1.TokenIssueRequest
-	82, // 72: aios.v1.Control.TokenRevoke:input_type -> aios.v1.TokenRevokeRequest
-	84, // 73: aios.v1.Control.TokenKey:input_type -> aios.v1.TokenKeyRequest
-	86, // 74: aios.v1.Control.TokenTrust:input_type -> aios.v1.TokenTrustRequest
-	88, // 75: aios.v1.Control.TokenCheck:input_type -> aios.v1.TokenCheckRequest
-	90, // 76: aios.v1.Control.TokenListen:input_type -> aios.v1.TokenListenRequest
-	92, // 77: aios.v1.Control.ErrorsRecent:input_type -> aios.v1.ErrorsRecentRequest
-	1,  // 78: aios.v1.Control.Version:output_type -> aios.v1.VersionResponse
-	4,  // 79: aios.v1.Control.Doctor:output_type -> aios.v1.DoctorResponse
-	6,  // 80: aios.v1.Control.Shutdown:output_type -> aios.v1.ShutdownResponse
-	13, // 81: aios.v1.Control.Spawn:output_type -> aios.v1.SpawnResponse
-	15, // 82: aios.v1.Control.List:output_type -> aios.v1.ListResponse
-	20, // 83: aios.v1.Control.Inspect:output_type -> aios.v1.InspectResponse
-	22, // 84: aios.v1.Control.Wait:output_type -> aios.v1.WaitResponse
-	24, // 85: aios.v1.Control.Signal:output_type -> aios.v1.SignalResponse
-	26, // 86: aios.v1.Control.Pause:output_type -> aios.v1.PauseResponse
-	28, // 87: aios.v1.Control.Resume:output_type -> aios.v1.ResumeResponse
-	30, // 88: aios.v1.Control.Remove:output_type -> aios.v1.RemoveResponse
-	36, // 89: aios.v1.Control.Attach:output_type -> aios.v1.AttachResponse
-	38, // 90: aios.v1.Control.Logs:output_type -> aios.v1.LogsResponse
-	40, // 91: aios.v1.Control.ImageImport:output_type -> aios.v1.ImageImportResponse
-	44, // 92: aios.v1.Control.ImageList:output_type -> aios.v1.ImageListResponse
-	46, // 93: aios.v1.Control.ImageInspect:output_type -> aios.v1.ImageInspectResponse
-	48, // 94: aios.v1.Control.ImageRemove:output_type -> aios.v1.ImageRemoveResponse
-	52, // 95: aios.v1.Control.DomainList:output_type -> aios.v1.DomainListResponse
-	54, // 96: aios.v1.Control.DomainStop:output_type -> aios.v1.DomainStopResponse
-	57, // 97: aios.v1.Control.CapList:output_type -> aios.v1.CapListResponse
-	61, // 98: aios.v1.Control.CapGrant:output_type -> aios.v1.CapGrantResponse
-	63, // 99: aios.v1.Control.CapDelegate:output_type -> aios.v1.CapDelegateResponse
-	65, // 100: aios.v1.Control.CapAttenuate:output_type -> aios.v1.CapAttenuateResponse
-	67, // 101: aios.v1.Control.CapSeal:output_type -> aios.v1.CapSealResponse
-	69, // 102: aios.v1.Control.CapRenew:output_type -> aios.v1.CapRenewResponse
-	71, // 103: aios.v1.Control.CapRevoke:output_type -> aios.v1.CapRevokeResponse
-	73, // 104: aios.v1.Control.CapExplain:output_type -> aios.v1.CapExplainResponse
-	75, // 105: aios.v1.Control.Account:output_type -> aios.v1.AccountResponse
-	77, // 106: aios.v1.Control.AuditQuery:output_type -> aios.v1.AuditEntry
-	79, // 107: aios.v1.Control.AuditVerify:output_type -> aios.v1.AuditVerifyResponse
-	81, // 108: aios.v1.Control.TokenIssue:output_type -> aios.v1.TokenIssueResponse
-	83, // 109: aios.v1.Control.TokenRevoke:output_type -> aios.v1.TokenRevokeResponse
-	85, // 110: aios.v1.Control.TokenKey:output_type -> aios.v1.TokenKeyResponse
-	87, // 111: aios.v1.Control.TokenTrust:output_type -> aios.v1.TokenTrustResponse
-	89, // 112: aios.v1.Control.TokenCheck:output_type -> aios.v1.TokenCheckResponse
-	91, // 113: aios.v1.Control.TokenListen:output_type -> aios.v1.TokenListenResponse
-	94, // 114: aios.v1.Control.ErrorsRecent:output_type -> aios.v1.ErrorsRecentResponse
-	78, // [78:115] is the sub-list for method output_type
-	41, // [41:78] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	96, // 4: aios.v1.SpawnRequest.labels:type_name -> aios.v1.SpawnRequest.LabelsEntry
+	12, // 5: aios.v1.SpawnRequest.restart:type_name -> aios.v1.RestartPolicy
+	11, // 6: aios.v1.SpawnRequest.watchdog:type_name -> aios.v1.WatchdogPolicy
+	18, // 7: aios.v1.ListResponse.agents:type_name -> aios.v1.Agent
+	17, // 8: aios.v1.Agent.exit:type_name -> aios.v1.Exit
+	97, // 9: aios.v1.Agent.labels:type_name -> aios.v1.Agent.LabelsEntry
+	13, // 10: aios.v1.Agent.restarts:type_name -> aios.v1.Restarts
+	18, // 11: aios.v1.InspectResponse.agent:type_name -> aios.v1.Agent
+	10, // 12: aios.v1.InspectResponse.spec:type_name -> aios.v1.SpawnRequest
+	20, // 13: aios.v1.InspectResponse.processes:type_name -> aios.v1.AgentProcess
+	51, // 14: aios.v1.InspectResponse.domain:type_name -> aios.v1.Domain
+	17, // 15: aios.v1.WaitResponse.exit:type_name -> aios.v1.Exit
+	8,  // 16: aios.v1.ExecRequest.process:type_name -> aios.v1.Process
+	10, // 17: aios.v1.AttachRequest.spawn:type_name -> aios.v1.SpawnRequest
+	32, // 18: aios.v1.AttachRequest.exec:type_name -> aios.v1.ExecRequest
+	33, // 19: aios.v1.AttachRequest.target:type_name -> aios.v1.AttachTarget
+	34, // 20: aios.v1.AttachRequest.resize:type_name -> aios.v1.WindowSize
+	36, // 21: aios.v1.AttachResponse.started:type_name -> aios.v1.AttachStarted
+	17, // 22: aios.v1.AttachResponse.exit:type_name -> aios.v1.Exit
+	42, // 23: aios.v1.ImageImportResponse.progress:type_name -> aios.v1.ImageProgress
+	43, // 24: aios.v1.ImageImportResponse.image:type_name -> aios.v1.Image
+	43, // 25: aios.v1.ImageListResponse.images:type_name -> aios.v1.Image
+	43, // 26: aios.v1.ImageInspectResponse.image:type_name -> aios.v1.Image
+	50, // 27: aios.v1.Domain.boxes:type_name -> aios.v1.BoxReport
+	51, // 28: aios.v1.DomainListResponse.domains:type_name -> aios.v1.Domain
+	56, // 29: aios.v1.CapListResponse.capabilities:type_name -> aios.v1.Capability
+	56, // 30: aios.v1.CapGrantResponse.capabilities:type_name -> aios.v1.Capability
+	59, // 31: aios.v1.CapDelegateRequest.capability:type_name -> aios.v1.CapRef
+	60, // 32: aios.v1.CapDelegateRequest.change:type_name -> aios.v1.CapChange
+	56, // 33: aios.v1.CapDelegateResponse.capability:type_name -> aios.v1.Capability
+	59, // 34: aios.v1.CapAttenuateRequest.capability:type_name -> aios.v1.CapRef
+	60, // 35: aios.v1.CapAttenuateRequest.change:type_name -> aios.v1.CapChange
+	56, // 36: aios.v1.CapAttenuateResponse.capability:type_name -> aios.v1.Capability
+	59, // 37: aios.v1.CapSealRequest.capability:type_name -> aios.v1.CapRef
+	59, // 38: aios.v1.CapRenewRequest.capability:type_name -> aios.v1.CapRef
+	56, // 39: aios.v1.CapRenewResponse.capability:type_name -> aios.v1.Capability
+	59, // 40: aios.v1.CapRevokeRequest.capability:type_name -> aios.v1.CapRef
+	94, // 41: aios.v1.ErrorsRecentResponse.errors:type_name -> aios.v1.ErrorRecord
+	0,  // 42: aios.v1.Control.Version:input_type -> aios.v1.VersionRequest
+	2,  // 43: aios.v1.Control.Doctor:input_type -> aios.v1.DoctorRequest
+	5,  // 44: aios.v1.Control.Shutdown:input_type -> aios.v1.ShutdownRequest
+	10, // 45: aios.v1.Control.Spawn:input_type -> aios.v1.SpawnRequest
+	15, // 46: aios.v1.Control.List:input_type -> aios.v1.ListRequest
+	19, // 47: aios.v1.Control.Inspect:input_type -> aios.v1.InspectRequest
+	22, // 48: aios.v1.Control.Wait:input_type -> aios.v1.WaitRequest
+	24, // 49: aios.v1.Control.Signal:input_type -> aios.v1.SignalRequest
+	26, // 50: aios.v1.Control.Pause:input_type -> aios.v1.PauseRequest
+	28, // 51: aios.v1.Control.Resume:input_type -> aios.v1.ResumeRequest
+	30, // 52: aios.v1.Control.Remove:input_type -> aios.v1.RemoveRequest
+	35, // 53: aios.v1.Control.Attach:input_type -> aios.v1.AttachRequest
+	38, // 54: aios.v1.Control.Logs:input_type -> aios.v1.LogsRequest
+	40, // 55: aios.v1.Control.ImageImport:input_type -> aios.v1.ImageImportRequest
+	44, // 56: aios.v1.Control.ImageList:input_type -> aios.v1.ImageListRequest
+	46, // 57: aios.v1.Control.ImageInspect:input_type -> aios.v1.ImageInspectRequest
+	48, // 58: aios.v1.Control.ImageRemove:input_type -> aios.v1.ImageRemoveRequest
+	52, // 59: aios.v1.Control.DomainList:input_type -> aios.v1.DomainListRequest
+	54, // 60: aios.v1.Control.DomainStop:input_type -> aios.v1.DomainStopRequest
+	57, // 61: aios.v1.Control.CapList:input_type -> aios.v1.CapListRequest
+	61, // 62: aios.v1.Control.CapGrant:input_type -> aios.v1.CapGrantRequest
+	63, // 63: aios.v1.Control.CapDelegate:input_type -> aios.v1.CapDelegateRequest
+	65, // 64: aios.v1.Control.CapAttenuate:input_type -> aios.v1.CapAttenuateRequest
+	67, // 65: aios.v1.Control.CapSeal:input_type -> aios.v1.CapSealRequest
+	69, // 66: aios.v1.Control.CapRenew:input_type -> aios.v1.CapRenewRequest
+	71, // 67: aios.v1.Control.CapRevoke:input_type -> aios.v1.CapRevokeRequest
+	73, // 68: aios.v1.Control.CapExplain:input_type -> aios.v1.CapExplainRequest
+	75, // 69: aios.v1.Control.Account:input_type -> aios.v1.AccountRequest
+	77, // 70: aios.v1.Control.AuditQuery:input_type -> aios.v1.AuditQueryRequest
+	79, // 71: aios.v1.Control.AuditVerify:input_type -> aios.v1.AuditVerifyRequest
+	81, // 72: aios.v1.Control.TokenIssue:input_type -> aios.v1.TokenIssueRequest
+	83, // 73: aios.v1.Control.TokenRevoke:input_type -> aios.v1.TokenRevokeRequest
+	85, // 74: aios.v1.Control.TokenKey:input_type -> aios.v1.TokenKeyRequest
+	87, // 75: aios.v1.Control.TokenTrust:input_type -> aios.v1.TokenTrustRequest
+	89, // 76: aios.v1.Control.TokenCheck:input_type -> aios.v1.TokenCheckRequest
+	91, // 77: aios.v1.Control.TokenListen:input_type -> aios.v1.TokenListenRequest
+	93, // 78: aios.v1.Control.ErrorsRecent:input_type -> aios.v1.ErrorsRecentRequest
+	1,  // 79: aios.v1.Control.Version:output_type -> aios.v1.VersionResponse
+	4,  // 80: aios.v1.Control.Doctor:output_type -> aios.v1.DoctorResponse
+	6,  // 81: aios.v1.Control.Shutdown:output_type -> aios.v1.ShutdownResponse
+	14, // 82: aios.v1.Control.Spawn:output_type -> aios.v1.SpawnResponse
+	16, // 83: aios.v1.Control.List:output_type -> aios.v1.ListResponse
+	21, // 84: aios.v1.Control.Inspect:output_type -> aios.v1.InspectResponse
+	23, // 85: aios.v1.Control.Wait:output_type -> aios.v1.WaitResponse
+	25, // 86: aios.v1.Control.Signal:output_type -> aios.v1.SignalResponse
+	27, // 87: aios.v1.Control.Pause:output_type -> aios.v1.PauseResponse
+	29, // 88: aios.v1.Control.Resume:output_type -> aios.v1.ResumeResponse
+	31, // 89: aios.v1.Control.Remove:output_type -> aios.v1.RemoveResponse
+	37, // 90: aios.v1.Control.Attach:output_type -> aios.v1.AttachResponse
+	39, // 91: aios.v1.Control.Logs:output_type -> aios.v1.LogsResponse
+	41, // 92: aios.v1.Control.ImageImport:output_type -> aios.v1.ImageImportResponse
+	45, // 93: aios.v1.Control.ImageList:output_type -> aios.v1.ImageListResponse
+	47, // 94: aios.v1.Control.ImageInspect:output_type -> aios.v1.ImageInspectResponse
+	49, // 95: aios.v1.Control.ImageRemove:output_type -> aios.v1.ImageRemoveResponse
+	53, // 96: aios.v1.Control.DomainList:output_type -> aios.v1.DomainListResponse
+	55, // 97: aios.v1.Control.DomainStop:output_type -> aios.v1.DomainStopResponse
+	58, // 98: aios.v1.Control.CapList:output_type -> aios.v1.CapListResponse
+	62, // 99: aios.v1.Control.CapGrant:output_type -> aios.v1.CapGrantResponse
+	64, // 100: aios.v1.Control.CapDelegate:output_type -> aios.v1.CapDelegateResponse
+	66, // 101: aios.v1.Control.CapAttenuate:output_type -> aios.v1.CapAttenuateResponse
+	68, // 102: aios.v1.Control.CapSeal:output_type -> aios.v1.CapSealResponse
+	70, // 103: aios.v1.Control.CapRenew:output_type -> aios.v1.CapRenewResponse
+	72, // 104: aios.v1.Control.CapRevoke:output_type -> aios.v1.CapRevokeResponse
+	74, // 105: aios.v1.Control.CapExplain:output_type -> aios.v1.CapExplainResponse
+	76, // 106: aios.v1.Control.Account:output_type -> aios.v1.AccountResponse
+	78, // 107: aios.v1.Control.AuditQuery:output_type -> aios.v1.AuditEntry
+	80, // 108: aios.v1.Control.AuditVerify:output_type -> aios.v1.AuditVerifyResponse
+	82, // 109: aios.v1.Control.TokenIssue:output_type -> aios.v1.TokenIssueResponse
+	84, // 110: aios.v1.Control.TokenRevoke:output_type -> aios.v1.TokenRevokeResponse
+	86, // 111: aios.v1.Control.TokenKey:output_type -> aios.v1.TokenKeyResponse
+	88, // 112: aios.v1.Control.TokenTrust:output_type -> aios.v1.TokenTrustResponse
+	90, // 113: aios.v1.Control.TokenCheck:output_type -> aios.v1.TokenCheckResponse
+	92, // 114: aios.v1.Control.TokenListen:output_type -> aios.v1.TokenListenResponse
+	95, // 115: aios.v1.Control.ErrorsRecent:output_type -> aios.v1.ErrorsRecentResponse
+	79, // [79:116] is the sub-list for method output_type
+	42, // [42:79] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_control_proto_init() }
@@ -6831,7 +6907,7 @@ func file_api_v1_control_proto_init() {
 	if File_api_v1_control_proto != nil {
 		return
 	}
-	file_api_v1_control_proto_msgTypes[34].OneofWrappers = []any{
+	file_api_v1_control_proto_msgTypes[35].OneofWrappers = []any{
 		(*AttachRequest_Spawn)(nil),
 		(*AttachRequest_Exec)(nil),
 		(*AttachRequest_Target)(nil),
@@ -6841,25 +6917,25 @@ func file_api_v1_control_proto_init() {
 		(*AttachRequest_Signal)(nil),
 		(*AttachRequest_OutputClosed)(nil),
 	}
-	file_api_v1_control_proto_msgTypes[36].OneofWrappers = []any{
+	file_api_v1_control_proto_msgTypes[37].OneofWrappers = []any{
 		(*AttachResponse_Started)(nil),
 		(*AttachResponse_Stdout)(nil),
 		(*AttachResponse_Stderr)(nil),
 		(*AttachResponse_Exit)(nil),
 		(*AttachResponse_Detached)(nil),
 	}
-	file_api_v1_control_proto_msgTypes[40].OneofWrappers = []any{
+	file_api_v1_control_proto_msgTypes[41].OneofWrappers = []any{
 		(*ImageImportResponse_Progress)(nil),
 		(*ImageImportResponse_Image)(nil),
 	}
-	file_api_v1_control_proto_msgTypes[59].OneofWrappers = []any{}
+	file_api_v1_control_proto_msgTypes[60].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_control_proto_rawDesc), len(file_api_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   97,
+			NumMessages:   98,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

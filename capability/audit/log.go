@@ -41,6 +41,9 @@ type Options struct {
 	// SetAside moves a log that is broken into a directory below and begins a
 	// new one, whose first entry says so. Otherwise Open refuses it.
 	SetAside bool
+	// Busy, unless nil, is told when the writer begins to work on the disk, and
+	// when it is done with that.
+	Busy func(bool)
 
 	disk disk // nil: the host's
 }
@@ -52,6 +55,9 @@ func setDefault[T int | int64 | time.Duration](v *T, to T) {
 }
 
 func (o *Options) setDefaults() {
+	if o.Busy == nil {
+		o.Busy = func(bool) {}
+	}
 	if o.Clock == nil {
 		o.Clock = ktime.Real
 	}

@@ -38,7 +38,10 @@ type writer struct {
 func (l *Log) run() {
 	defer close(l.exited)
 	for range l.wake {
-		if l.turn() {
+		l.opt.Busy(true)
+		closed := l.turn()
+		l.opt.Busy(false)
+		if closed {
 			return
 		}
 	}

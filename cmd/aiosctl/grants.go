@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -25,6 +26,8 @@ type grantFlags struct {
 	seccomp string
 	faults  []string
 	violate []string
+	dog     time.Duration
+	onDog   string
 	quiet   bool
 }
 
@@ -34,8 +37,10 @@ func (f *grantFlags) register(a *app, cmd *cobra.Command) {
 	fs.StringVar(&f.profile, "profile", "", "give what the `PROFILE` bundles, and say so: see `aiosctl profile ls` (default none)")
 	fs.StringSliceVar(&f.limits, "limit", nil, "bound `RESOURCE=AMOUNT`: memory=256M, pids=64, cpu=0.5, disk=1G, bps=10M, ops=100")
 	fs.StringVar(&f.seccomp, "seccomp", "", "apply the seccomp profile in `FILE`, in the form of OCI, to the agent")
-	fs.StringArrayVar(&f.faults, "on-fault", nil, "do `[EXCEPTION=]ACTION[,COUNT/TIME:ACTION]` when the agent faults: "+actionNames(true)+" (default deliver)")
-	fs.StringArrayVar(&f.violate, "on-violation", nil, "do `[KIND=]ACTION[,COUNT/TIME:ACTION]` when it tries what it may not: "+actionNames(false)+" (default deny)")
+	fs.StringArrayVar(&f.faults, "on-fault", nil, "do `[EXCEPTION=]ACTION[,COUNT/TIME:ACTION]` when the agent faults: "+actionNames(trap.OnFault)+" (default deliver)")
+	fs.StringArrayVar(&f.violate, "on-violation", nil, "do `[KIND=]ACTION[,COUNT/TIME:ACTION]` when it tries what it may not: "+actionNames(trap.OnViolation)+" (default deny)")
+	fs.DurationVar(&f.dog, "watchdog", 0, "expect the agent to write to /aios/self/watchdog every `TIME`, such as 30s (default only if it asks for that itself)")
+	fs.StringVar(&f.onDog, "on-watchdog", "", "do `ACTION[,COUNT/TIME:ACTION]` when it does not: "+actionNames(trap.OnWatchdog)+" (default kill-agent)")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "do not print what a profile gives")
 	_ = cmd.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions(profile.Names(a.profileOptions()), cobra.ShellCompDirectiveNoFileComp))
 }
@@ -54,6 +59,9 @@ func (f *grantFlags) fill(a *app, r *apiv1.SpawnRequest) error {
 		r.OnFault, r.OnViolation = p.OnFault, p.OnViolation
 	}
 	r.OnFault, r.OnViolation = append(r.OnFault, f.faults...), append(r.OnViolation, f.violate...)
+	if f.dog != 0 || f.onDog != "" {
+		r.Watchdog = &apiv1.WatchdogPolicy{TimeoutNanos: int64(f.dog), OnExpiry: f.onDog}
+	}
 	grants, err := parseGrants(f.grants)
 	if err != nil {
 		return err
@@ -75,16 +83,8 @@ func (f *grantFlags) fill(a *app, r *apiv1.SpawnRequest) error {
 	return nil
 }
 
-// actionNames lists what can be done about faults, or about violations.
-func actionNames(fault bool) string {
-	var names []string
-	for _, i := range trap.Actions() {
-		if fault && i.Fault || !fault && i.Violation {
-			names = append(names, i.Name)
-		}
-	}
-	return strings.Join(names, ", ")
-}
+// actionNames lists what can be done about faults, violations or watchdogs.
+func actionNames(u trap.Use) string { return strings.Join(trap.ActionNames(u), ", ") }
 
 // printProfile says, before anything starts, what a profile gives.
 func (a *app) printProfile(p profile.Profile) {

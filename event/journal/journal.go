@@ -77,6 +77,9 @@ type Options struct {
 	// without locks, by the writer.
 	Failed    func(error)
 	Recovered func(lost uint64)
+	// Busy is told when the writer begins to work on the disk, and when it is
+	// done with that.
+	Busy func(bool)
 
 	disk disk
 }
@@ -169,6 +172,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Recovered == nil {
 		o.Recovered = func(uint64) {}
+	}
+	if o.Busy == nil {
+		o.Busy = func(bool) {}
 	}
 	if o.disk == nil {
 		o.disk = hostDisk{}

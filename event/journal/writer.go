@@ -112,7 +112,9 @@ func (w *writer) run() {
 		j.waiting, j.pending = nil, 0
 		j.mu.Unlock()
 		if len(batch) > 0 {
+			j.opt.Busy(true)
 			w.write(batch)
+			j.opt.Busy(false)
 			continue
 		}
 		if closed {
@@ -127,7 +129,9 @@ func (w *writer) run() {
 			case <-wake:
 				t.Stop()
 			case <-ready:
+				j.opt.Busy(true)
 				w.sync()
+				j.opt.Busy(false)
 			}
 			continue
 		}

@@ -43,6 +43,10 @@ type Authority interface {
 	Explain(ctx context.Context, agent, op string) (allowed bool, why string, err error)
 	// Stats returns the account of agent as a JSON object.
 	Stats(agent string) ([]byte, error)
+	// Watchdog tells how agent's watchdog stands; SetWatchdog feeds, arms or
+	// disarms it.
+	Watchdog(agent string) (Watchdog, error)
+	SetWatchdog(agent string, o WatchdogOrder) error
 	// Denied reports a refusal to log and audit trail. This package reports
 	// every one of a call through its doors; the methods above do not.
 	Denied(agent, op, object string, why error)

@@ -6,6 +6,7 @@
 //	/aios/self/tree             what was derived from them
 //	/aios/self/limits           what they allow it to use, in sum
 //	/aios/self/stats            its account, as JSON
+//	/aios/self/watchdog         to be fed, armed, disarmed
 //	/aios/ctl                   write a command, read the answer
 //	/aios/help version
 //	/dev/aios                   the same by ioctl

@@ -76,6 +76,7 @@ type entry struct {
 	children []*entry
 	generate func(*session) ([]byte, error) // a file that is read
 	command  bool                           // the file that takes commands
+	watchdog bool                           // with generate: the file that takes orders
 }
 
 func directoryEntry(name string, children ...*entry) *entry {
@@ -96,6 +97,7 @@ var rootDir = number(new(uint64), Mountpoint, directoryEntry("",
 		fileEntry("tree", (*session).tree),
 		fileEntry("limits", (*session).limits),
 		fileEntry("stats", (*session).stats),
+		&entry{name: "watchdog", mode: linux.ModeRegular | 0o666, generate: (*session).watchdog, watchdog: true},
 	),
 	directoryEntry("lib",
 		fileEntry("aios.py", func(*session) ([]byte, error) { return python.Module, nil }),
@@ -120,6 +122,8 @@ func (fs *filesystem) newInode(ctx context.Context, e *entry) kernfs.Inode {
 	switch {
 	case e.children != nil:
 		return fs.newDirectory(ctx, e)
+	case e.watchdog:
+		return fs.newWatchdogFile(ctx, e)
 	case e.command:
 		return fs.newCommandFile(ctx, e)
 	default:

@@ -45,6 +45,24 @@ type fakeKernel struct {
 	mu     sync.Mutex
 	denied []string // "AGENT OP OBJECT CODE"
 	acted  []string
+	dog    Watchdog
+	orders []WatchdogOrder
+}
+
+func (k *fakeKernel) Watchdog(string) (Watchdog, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.dog, nil
+}
+
+func (k *fakeKernel) SetWatchdog(_ string, o WatchdogOrder) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.dog.ByOwner && !o.Feed {
+		return errdefs.New(errdefs.Denied, "the owner has armed it")
+	}
+	k.orders = append(k.orders, o)
+	return nil
 }
 
 func (k *fakeKernel) Space() *capability.Space { return k.space }

@@ -6,12 +6,12 @@ import (
 	"aios.dev/aios/errdefs"
 )
 
-// Action is what is done about a fault or a violation.
+// Action is what is done about a fault, a violation or a watchdog that expired.
 type Action uint8
 
 // The actions, from the mildest outward.
 const (
-	Deliver     Action = iota // a fault: its signal is the program's business
+	Deliver     Action = iota // a fault, a watchdog: a signal, the program's business
 	Deny                      // a violation: the call fails, no more
 	Ignore                    // a misaligned access: done, and not told again
 	Dump                      // write a core dump, then as Deliver or Deny
@@ -19,6 +19,7 @@ const (
 	Freeze                    // pause the agent for somebody to look at
 	Quarantine                // freeze it, and take back all it was granted
 	KillAgent                 // end the agent
+	Restart                   // end it, and start it again from its definition
 	KillDomain                // end the domain with all its agents
 	actionCount
 )
@@ -45,21 +46,47 @@ type ActionInfo struct {
 	Name   string
 	// Scope is the outermost fault domain that it touches.
 	Scope Scope
-	// Fault and Violation say what it can be chosen for.
-	Fault, Violation bool
-	Meaning          string
+	// Uses are what it can be chosen for.
+	Uses    Use
+	Meaning string
+}
+
+// Use is what a policy is about; a set of bits.
+type Use uint8
+
+// What policies are about.
+const (
+	OnFault Use = 1 << iota
+	OnViolation
+	OnWatchdog
+
+	onAll = OnFault | OnViolation | OnWatchdog
+)
+
+// What messages call what a policy is about.
+func (u Use) String() string {
+	switch u {
+	case OnFault:
+		return "a fault"
+	case OnViolation:
+		return "a violation"
+	case OnWatchdog:
+		return "a watchdog"
+	}
+	return "?"
 }
 
 var actions = [actionCount]ActionInfo{
-	{Deliver, "deliver", ScopeProcess, true, false, "the program gets the signal, as on Linux"},
-	{Deny, "deny", ScopeProcess, false, true, "the call fails"},
-	{Ignore, "ignore", ScopeProcess, true, false, "of alignment-check only: the access is made, and the process not told of others"},
-	{Dump, "dump", ScopeProcess, true, true, "a core dump is written; then as deliver or deny"},
-	{KillProcess, "kill-process", ScopeProcess, true, true, "the process ends"},
-	{Freeze, "freeze", ScopeAgent, true, true, "the agent is paused, until somebody resumes or kills it"},
-	{Quarantine, "quarantine", ScopeAgent, true, true, "the agent is paused and everything it was granted taken back; memory and files stay"},
-	{KillAgent, "kill-agent", ScopeAgent, true, true, "the agent ends"},
-	{KillDomain, "kill-domain", ScopeDomain, true, true, "the domain ends, with every agent in it"},
+	{Deliver, "deliver", ScopeProcess, OnFault | OnWatchdog, "the program gets the signal of the fault, as on Linux; of a watchdog SIGABRT"},
+	{Deny, "deny", ScopeProcess, OnViolation, "the call fails"},
+	{Ignore, "ignore", ScopeProcess, OnFault, "of alignment-check only: the access is made, and the process not told of others"},
+	{Dump, "dump", ScopeProcess, onAll, "a core dump is written; then as deliver or deny; of a watchdog nothing more"},
+	{KillProcess, "kill-process", ScopeProcess, OnFault | OnViolation, "the process ends"},
+	{Freeze, "freeze", ScopeAgent, onAll, "the agent is paused, until somebody resumes or kills it"},
+	{Quarantine, "quarantine", ScopeAgent, onAll, "the agent is paused and everything it was granted taken back; memory and files stay"},
+	{KillAgent, "kill-agent", ScopeAgent, onAll, "the agent ends"},
+	{Restart, "restart", ScopeAgent, onAll, "the agent ends and is started again from its definition, as often as its restart budget allows"},
+	{KillDomain, "kill-domain", ScopeDomain, onAll, "the domain ends, with every agent in it"},
 }
 
 // Actions returns every action. The caller must not change it.
@@ -76,23 +103,24 @@ func (a Action) Info() ActionInfo {
 // String is the action's name.
 func (a Action) String() string { return a.Info().Name }
 
-// parseAction reads the name of an action that can be chosen for faults, or
-// for violations.
-func parseAction(text string, fault bool) (Action, error) {
+// ActionNames lists the actions that can be chosen for a use.
+func ActionNames(u Use) []string {
 	var names []string
 	for _, i := range actions {
-		if fault && !i.Fault || !fault && !i.Violation {
-			continue
+		if i.Uses&u != 0 {
+			names = append(names, i.Name)
 		}
-		if i.Name == text {
+	}
+	return names
+}
+
+// parseAction reads the name of an action that can be chosen for a use.
+func parseAction(text string, u Use) (Action, error) {
+	for _, i := range actions {
+		if i.Uses&u != 0 && i.Name == text {
 			return i.Action, nil
 		}
-		names = append(names, i.Name)
 	}
-	what := "a violation"
-	if fault {
-		what = "a fault"
-	}
-	return 0, errdefs.New(errdefs.InvalidArgument, "no action on "+what+" has that name", errdefs.Resource("%q", text),
-		errdefs.Fix("the actions are: %s", strings.Join(names, ", ")))
+	return 0, errdefs.New(errdefs.InvalidArgument, "no action on "+u.String()+" has that name", errdefs.Resource("%q", text),
+		errdefs.Fix("the actions are: %s", strings.Join(ActionNames(u), ", ")))
 }

@@ -1,6 +1,7 @@
 package trap
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,9 +33,9 @@ func (r Rule) String() string {
 	return text
 }
 
-func parseRule(text string, fault bool) (r Rule, err error) {
+func parseRule(text string, u Use) (r Rule, err error) {
 	first, more, escalates := strings.Cut(text, ",")
-	if r.Action, err = parseAction(first, fault); err != nil || !escalates {
+	if r.Action, err = parseAction(first, u); err != nil || !escalates {
 		return r, err
 	}
 	rate, then, ok1 := strings.Cut(more, ":")
@@ -46,7 +47,7 @@ func parseRule(text string, fault bool) (r Rule, err error) {
 			errdefs.Fix("write ACTION,COUNT/TIME:ACTION, such as deliver,20/1s:kill-agent; at most %d in %v", maxAfter, maxWithin))
 	}
 	r.After, r.Within = uint32(n), d
-	if r.Then, err = parseAction(then, fault); err != nil {
+	if r.Then, err = parseAction(then, u); err != nil {
 		return r, err
 	}
 	if r.Then.Info().Scope < r.Action.Info().Scope || r.Then == r.Action {
@@ -85,7 +86,7 @@ func ParseFaults(texts []string) (FaultPolicy, error) {
 		if !one {
 			rule = text
 		}
-		r, err := parseRule(rule, true)
+		r, err := parseRule(rule, OnFault)
 		if err != nil {
 			return p, err
 		}
@@ -226,7 +227,7 @@ func ParseViolations(texts []string) (ViolationPolicy, error) {
 		if !one {
 			rule = text
 		}
-		r, err := parseRule(rule, false)
+		r, err := parseRule(rule, OnViolation)
 		if err != nil {
 			return p, err
 		}
@@ -247,3 +248,20 @@ func ParseViolations(texts []string) (ViolationPolicy, error) {
 	}
 	return p, nil
 }
+
+// ParseWatchdog reads the rule for a watchdog that expires; "" is kill-agent.
+func ParseWatchdog(text string) (Rule, error) {
+	if text == "" {
+		return Rule{Action: KillAgent}, nil
+	}
+	return parseRule(text, OnWatchdog)
+}
+
+// Restarts reports whether the rule may start the agent again.
+func (r Rule) Restarts() bool { return r.Action == Restart || r.After > 0 && r.Then == Restart }
+
+// Restarts reports whether a rule of the policy may start the agent again.
+func (p *FaultPolicy) Restarts() bool { return slices.ContainsFunc(p.rules[:], Rule.Restarts) }
+
+// Restarts reports whether a rule of the policy may start the agent again.
+func (p *ViolationPolicy) Restarts() bool { return slices.ContainsFunc(p.rules[:], Rule.Restarts) }

@@ -130,6 +130,28 @@ func TestWhatIsNoPolicySaysWhy(t *testing.T) {
 	}
 }
 
+func TestWatchdogRules(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "kill-agent", "freeze": "freeze", "deliver,2/5m0s:restart": "deliver,2/5m0s:restart", "dump": "dump", "restart": "restart",
+	} {
+		r, err := ParseWatchdog(text)
+		if err != nil || r.String() != want || r.Restarts() != strings.HasSuffix(want, "restart") {
+			t.Errorf("%q: %v %v, restarts %v", text, r, err, r.Restarts())
+		}
+	}
+	for _, bad := range []string{"deny", "ignore", "kill-process", "deliver,1:dump", "kill-agent,2/1s:deliver"} {
+		if r, err := ParseWatchdog(bad); err == nil || fix(err) == "" {
+			t.Errorf("%q: %v %v", bad, r, err)
+		}
+	}
+	faults, _ := ParseFaults([]string{"page-fault=deliver,3/1s:restart"})
+	violations, _ := ParseViolations([]string{"restart"})
+	plain, _ := ParseFaults([]string{"kill-agent"})
+	if !faults.Restarts() || !violations.Restarts() || plain.Restarts() {
+		t.Error("which policies may start the agent again")
+	}
+}
+
 func FuzzPolicies(f *testing.F) {
 	f.Add("page-fault=deliver,20/1s:kill-agent")
 	f.Add("fs=deny,3/10s:quarantine")
