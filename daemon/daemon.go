@@ -95,6 +95,8 @@ type System struct {
 	restarts   chan struct{} // holds one for each agent that is being started again
 	health     *recovery.Health
 	dogs       *daemonDogs
+	breakers   breakers
+	booting    *recovery.Breaker // of kernel processes
 	budgets    domainBudgets
 	configured configured
 	bearers    bearerDoor

@@ -48,6 +48,10 @@ type domain struct {
 	client *control.Client     // +checklocks:mu
 	hello  *control.HelloReply // +checklocks:mu
 	dead   bool                // +checklocks:mu
+	// Components of directories whose gofers have ended.
+	cut []string // +checklocks:mu
+	// As it last answered.
+	dogs []control.Watchdog // +checklocks:mu
 
 	trail  domainTrail
 	events domainEvents
@@ -151,6 +155,31 @@ func (dom *domain) start(ctx context.Context, spec *apiv1.SpawnRequest) ([]strin
 	if err != nil {
 		return nil, err
 	}
+	done, err := d.booting.Allow()
+	if err != nil {
+		return nil, errdefs.Wrap(err, errdefs.BreakerOpen, "start domain", errdefs.Resource("%s", dom.name))
+	}
+	boxes, err := dom.boot(ctx, choice, spec)
+	done(err)
+	if err != nil {
+		return nil, err
+	}
+	dom.mu.Lock()
+	pid := dom.info.PID
+	dom.mu.Unlock()
+	d.log.Info("domain started", "domain", dom.name, "pid", pid, "platform", choice.Driver.Name())
+	d.sayRestarted(dom.name)
+	d.emit(event.DomainStart, "", dom.name, &eventv1.DomainStart{
+		Pid: int32(pid), Platform: choice.Driver.Name(), Version: abi.Version, Took: int64(d.clock.Since(began)),
+	})
+	return boxWarnings(boxes), nil
+}
+
+// boot starts the process, and is connected to it when it returns.
+//
+// +checklocks:dom.startMu
+func (dom *domain) boot(ctx context.Context, choice platform.Choice, spec *apiv1.SpawnRequest) ([]control.Box, error) {
+	d := dom.d
 	p, err := d.launch(dom.name, choice, spec)
 	if err != nil {
 		return nil, err
@@ -171,12 +200,7 @@ func (dom *domain) start(ctx context.Context, spec *apiv1.SpawnRequest) ([]strin
 		os.Remove(p.info.Socket)
 		return nil, err
 	}
-	d.log.Info("domain started", "domain", dom.name, "pid", p.info.PID, "platform", choice.Driver.Name())
-	d.sayRestarted(dom.name)
-	d.emit(event.DomainStart, "", dom.name, &eventv1.DomainStart{
-		Pid: int32(p.info.PID), Platform: choice.Driver.Name(), Version: abi.Version, Took: int64(d.clock.Since(began)),
-	})
-	return boxWarnings(boxes), nil
+	return boxes, nil
 }
 
 // bootError adds what the kernel process last said.

@@ -24,6 +24,7 @@ import (
 	"aios.dev/aios/crash"
 	"aios.dev/aios/images"
 	"aios.dev/aios/ktime"
+	"aios.dev/aios/recovery"
 )
 
 // newSystem returns a daemon that serves nobody, over the state directory dir.
@@ -60,6 +61,9 @@ func newSystem(t testing.TB, dir string, clock ktime.Clock) *System {
 		agents:  make(map[string]*record),
 		names:   make(map[string]*record),
 	}
+	d.dogs = newDaemonDogs(recovery.WatchdogConfig{Clock: clock, Tick: dogTick})
+	d.dogs.d.Store(d)
+	t.Cleanup(d.dogs.set.Close)
 	d.openHealth()
 	if err := d.openEvents(); err != nil {
 		t.Fatal(err)

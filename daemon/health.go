@@ -4,13 +4,14 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	apiv1 "aios.dev/aios/api/v1"
 	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
 	"aios.dev/aios/event"
 	eventv1 "aios.dev/aios/event/v1"
 	"aios.dev/aios/ktime"
@@ -34,6 +35,7 @@ const (
 const (
 	componentJournal = "journal"
 	componentDisk    = "disk"
+	componentTrail   = "audit trail"
 )
 
 func domainComponent(name string) string { return "domain " + name }
@@ -42,12 +44,32 @@ func agentComponent(r *record) string    { return "agent " + r.label() }
 // openHealth makes the registry.
 func (d *System) openHealth() {
 	d.restarts = make(chan struct{}, restartsAtOnce)
+	d.openBreakers()
 	d.health = recovery.NewHealth(d.clock, func(c recovery.HealthChange) {
 		typ := event.HealthDegraded
 		if c.Level == recovery.OK {
 			typ = event.HealthRestored
 		}
 		d.emit(typ, "", "", &eventv1.Health{Component: c.Name, State: c.Level.String(), Reason: event.Text(c.Reason), Lasted: int64(c.For)})
+	})
+}
+
+// bootsAtFault is how many kernel processes in a row must fail to start for the
+// next ones not to be tried for a while: each may take until bootTimeout, and
+// agents that are to be started again would queue for it.
+const bootsAtFault = 5
+
+// openBreakers makes the circuit breakers of the daemon itself. There is none
+// before the disk: it answers at once, and may work again any moment.
+func (d *System) openBreakers() {
+	d.booting = d.newBreaker(recovery.BreakerConfig{
+		Name: "start of kernel processes", Failures: bootsAtFault, Blames: func(err error) bool {
+			switch errdefs.CodeOf(err) {
+			case errdefs.BoxRefused, errdefs.Cancelled, errdefs.InvalidArgument, errdefs.DiskFull:
+				return false
+			}
+			return !isFull(err)
+		},
 	})
 }
 
@@ -91,6 +113,13 @@ func (d *System) look() {
 		journal.Fix = "make room on the disk; subscribers that listen get events all the same"
 	}
 	d.health.Set(journal)
+	trail := recovery.Component{Name: componentTrail}
+	if failure := d.trail.Err(); failure != nil {
+		trail.Level, trail.Reason = recovery.Failed, "records are refused and counted: "+failure.Error()
+		trail.Fix = "make room on the disk; it is tried again every second, and the trail then says how many are missing"
+	}
+	d.health.Set(trail)
+	d.lookAtBreakers()
 }
 
 // ping asks a domain whether it answers.
@@ -115,6 +144,13 @@ func (d *System) ping(dom *domain) {
 		}
 	} else {
 		dom.unanswered.Store(false)
+		dom.mu.Lock()
+		dom.dogs = stats.Watchdogs
+		dom.mu.Unlock()
+		if late := lateParts(stats.Watchdogs); len(late) > 0 {
+			c.Level, c.Reason = recovery.Degraded, "parts of its kernel do not come to an end: "+strings.Join(late, ", ")
+			c.Fix = "`aiosctl klog " + dom.name + "` has the stacks; `aiosctl domain stop -f " + dom.name + "` ends it if it does not recover"
+		}
 	}
 	d.health.Set(c)
 	select {
@@ -122,21 +158,6 @@ func (d *System) ping(dom *domain) {
 		d.health.Remove(c.Name)
 	default:
 	}
-}
-
-// Health implements the RPC.
-func (d *System) Health(context.Context, *apiv1.HealthRequest) (*apiv1.HealthResponse, error) {
-	d.look()
-	resp := &apiv1.HealthResponse{Worst: d.health.Worst().String()}
-	resp.Components = append(resp.Components, &apiv1.HealthComponent{
-		Name: "daemon", Level: recovery.OK.String(), SinceUnixNano: d.started.UnixNano(),
-	})
-	for _, c := range d.health.List() {
-		resp.Components = append(resp.Components, &apiv1.HealthComponent{
-			Name: c.Name, Level: c.Level.String(), Reason: c.Reason, Fix: c.Fix, SinceUnixNano: c.Since.UnixNano(),
-		})
-	}
-	return resp, nil
 }
 
 // domainBudgets are how often domains may be started again, by name. mu is a
@@ -152,6 +173,7 @@ type domainBudgets struct {
 // its agents.
 func (d *System) domainCrashed(dom *domain, lost []*record) verdict {
 	d.health.Remove(domainComponent(dom.name))
+	dom.mendCut("")
 	if !slices.ContainsFunc(lost, func(r *record) bool { return r.wish.outlives() }) {
 		return verdict{ok: true}
 	}

@@ -38,6 +38,12 @@ func (d *System) launch(name string, choice platform.Choice, spec *apiv1.SpawnRe
 	}
 	socket := d.socketOf(name)
 	os.Remove(socket)
+	started := false
+	defer func() {
+		if !started {
+			os.Remove(socket)
+		}
+	}()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
 		return nil, failed(err)
@@ -113,6 +119,7 @@ func (d *System) launch(name string, choice platform.Choice, spec *apiv1.SpawnRe
 		d.dropGroup(name)
 		return nil, failed(err)
 	}
+	started = true
 	return p, nil
 }
 

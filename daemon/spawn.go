@@ -493,6 +493,10 @@ func (dom *domain) serve(ctx context.Context, key string, dir hostDir, readonly,
 	if err != nil {
 		return "", errdefs.Wrap(err, errdefs.HostIO, "start a gofer")
 	}
-	go cmd.Wait() // It ends when the kernel process closes the connection.
-	return key, dom.mount(ctx, control.MountRequest{Key: key, Kind: control.KindGofer, ReadOnly: readonly}, ours)
+	go dom.awaitGofer(cmd, key, dir, image) // It ends when the kernel process closes the connection.
+	if err := dom.mount(ctx, control.MountRequest{Key: key, Kind: control.KindGofer, ReadOnly: readonly}, ours); err != nil {
+		return key, err
+	}
+	dom.mendCut(goferComponent(dom, dir))
+	return key, nil
 }

@@ -220,7 +220,7 @@ func (d *Watchdog) Busy() {
 	}
 }
 
-// Idle: see Busy.
+// Idle says that what is watched waits for something to do: see Busy.
 func (d *Watchdog) Idle() {
 	if d != nil && !d.idle {
 		d.idle = true

@@ -64,6 +64,9 @@ type HealthResponse struct {
 	// "ok", "degraded" or "failed": the worst of all.
 	Worst         string             `protobuf:"bytes,1,opt,name=worst,proto3" json:"worst,omitempty"`
 	Components    []*HealthComponent `protobuf:"bytes,2,rep,name=components,proto3" json:"components,omitempty"`
+	Watchdogs     []*HealthWatchdog  `protobuf:"bytes,3,rep,name=watchdogs,proto3" json:"watchdogs,omitempty"`
+	Breakers      []*HealthBreaker   `protobuf:"bytes,4,rep,name=breakers,proto3" json:"breakers,omitempty"`
+	Restarts      []*HealthRestarts  `protobuf:"bytes,5,rep,name=restarts,proto3" json:"restarts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -112,9 +115,310 @@ func (x *HealthResponse) GetComponents() []*HealthComponent {
 	return nil
 }
 
+func (x *HealthResponse) GetWatchdogs() []*HealthWatchdog {
+	if x != nil {
+		return x.Watchdogs
+	}
+	return nil
+}
+
+func (x *HealthResponse) GetBreakers() []*HealthBreaker {
+	if x != nil {
+		return x.Breakers
+	}
+	return nil
+}
+
+func (x *HealthResponse) GetRestarts() []*HealthRestarts {
+	if x != nil {
+		return x.Restarts
+	}
+	return nil
+}
+
+// HealthWatchdog is a watchdog: over a part of the daemon or of a kernel
+// process, or over an agent.
+type HealthWatchdog struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Of            string                 `protobuf:"bytes,1,opt,name=of,proto3" json:"of,omitempty"`     // "daemon", "domain NAME"
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // of the part; "agent NAME"
+	TimeoutNanos  int64                  `protobuf:"varint,3,opt,name=timeout_nanos,json=timeoutNanos,proto3" json:"timeout_nanos,omitempty"`
+	UnfedNanos    int64                  `protobuf:"varint,4,opt,name=unfed_nanos,json=unfedNanos,proto3" json:"unfed_nanos,omitempty"` // for how long it was not fed
+	Late          bool                   `protobuf:"varint,5,opt,name=late,proto3" json:"late,omitempty"`                               // it has expired, and was not fed since
+	Waits         bool                   `protobuf:"varint,6,opt,name=waits,proto3" json:"waits,omitempty"`                             // what it watches over has nothing to do
+	Expired       uint64                 `protobuf:"varint,7,opt,name=expired,proto3" json:"expired,omitempty"`                         // how often it has
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthWatchdog) Reset() {
+	*x = HealthWatchdog{}
+	mi := &file_api_v1_health_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthWatchdog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthWatchdog) ProtoMessage() {}
+
+func (x *HealthWatchdog) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_health_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthWatchdog.ProtoReflect.Descriptor instead.
+func (*HealthWatchdog) Descriptor() ([]byte, []int) {
+	return file_api_v1_health_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *HealthWatchdog) GetOf() string {
+	if x != nil {
+		return x.Of
+	}
+	return ""
+}
+
+func (x *HealthWatchdog) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HealthWatchdog) GetTimeoutNanos() int64 {
+	if x != nil {
+		return x.TimeoutNanos
+	}
+	return 0
+}
+
+func (x *HealthWatchdog) GetUnfedNanos() int64 {
+	if x != nil {
+		return x.UnfedNanos
+	}
+	return 0
+}
+
+func (x *HealthWatchdog) GetLate() bool {
+	if x != nil {
+		return x.Late
+	}
+	return false
+}
+
+func (x *HealthWatchdog) GetWaits() bool {
+	if x != nil {
+		return x.Waits
+	}
+	return false
+}
+
+func (x *HealthWatchdog) GetExpired() uint64 {
+	if x != nil {
+		return x.Expired
+	}
+	return 0
+}
+
+// HealthBreaker is a circuit breaker before something outside.
+type HealthBreaker struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`                                         // "closed", "half-open", "open"
+	Failures      uint32                 `protobuf:"varint,3,opt,name=failures,proto3" json:"failures,omitempty"`                                  // in a row
+	Opened        uint64                 `protobuf:"varint,4,opt,name=opened,proto3" json:"opened,omitempty"`                                      // how often
+	Refused       uint64                 `protobuf:"varint,5,opt,name=refused,proto3" json:"refused,omitempty"`                                    // calls, ever
+	SinceUnixNano int64                  `protobuf:"varint,6,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"` // when it came into this state
+	RetryInNanos  int64                  `protobuf:"varint,7,opt,name=retry_in_nanos,json=retryInNanos,proto3" json:"retry_in_nanos,omitempty"`
+	Error         string                 `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"` // the latest, while it is not closed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthBreaker) Reset() {
+	*x = HealthBreaker{}
+	mi := &file_api_v1_health_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthBreaker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthBreaker) ProtoMessage() {}
+
+func (x *HealthBreaker) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_health_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthBreaker.ProtoReflect.Descriptor instead.
+func (*HealthBreaker) Descriptor() ([]byte, []int) {
+	return file_api_v1_health_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *HealthBreaker) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HealthBreaker) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *HealthBreaker) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *HealthBreaker) GetOpened() uint64 {
+	if x != nil {
+		return x.Opened
+	}
+	return 0
+}
+
+func (x *HealthBreaker) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *HealthBreaker) GetSinceUnixNano() int64 {
+	if x != nil {
+		return x.SinceUnixNano
+	}
+	return 0
+}
+
+func (x *HealthBreaker) GetRetryInNanos() int64 {
+	if x != nil {
+		return x.RetryInNanos
+	}
+	return 0
+}
+
+func (x *HealthBreaker) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// HealthRestarts is the restart budget of an agent or a domain.
+type HealthRestarts struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Of            string                 `protobuf:"bytes,1,opt,name=of,proto3" json:"of,omitempty"`                                            // "agent NAME", "domain NAME"
+	When          string                 `protobuf:"bytes,2,opt,name=when,proto3" json:"when,omitempty"`                                        // its policy
+	Count         uint64                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`                                     // how often it was started again
+	Left          uint32                 `protobuf:"varint,4,opt,name=left,proto3" json:"left,omitempty"`                                       // of the budget
+	NextUnixNano  int64                  `protobuf:"varint,5,opt,name=next_unix_nano,json=nextUnixNano,proto3" json:"next_unix_nano,omitempty"` // when it is started again; 0: it is not
+	Ended         string                 `protobuf:"bytes,6,opt,name=ended,proto3" json:"ended,omitempty"`                                      // why it is not started again any more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthRestarts) Reset() {
+	*x = HealthRestarts{}
+	mi := &file_api_v1_health_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthRestarts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthRestarts) ProtoMessage() {}
+
+func (x *HealthRestarts) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_health_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthRestarts.ProtoReflect.Descriptor instead.
+func (*HealthRestarts) Descriptor() ([]byte, []int) {
+	return file_api_v1_health_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *HealthRestarts) GetOf() string {
+	if x != nil {
+		return x.Of
+	}
+	return ""
+}
+
+func (x *HealthRestarts) GetWhen() string {
+	if x != nil {
+		return x.When
+	}
+	return ""
+}
+
+func (x *HealthRestarts) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *HealthRestarts) GetLeft() uint32 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+func (x *HealthRestarts) GetNextUnixNano() int64 {
+	if x != nil {
+		return x.NextUnixNano
+	}
+	return 0
+}
+
+func (x *HealthRestarts) GetEnded() string {
+	if x != nil {
+		return x.Ended
+	}
+	return ""
+}
+
 type HealthComponent struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "daemon", "journal", "disk", "domain NAME", "agent NAME"
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "daemon", "disk", "journal", "audit trail", "domain NAME", "agent NAME", "breaker NAME", "watchdog NAME"
 	Level         string                 `protobuf:"bytes,2,opt,name=level,proto3" json:"level,omitempty"`
 	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	Fix           string                 `protobuf:"bytes,4,opt,name=fix,proto3" json:"fix,omitempty"`
@@ -125,7 +429,7 @@ type HealthComponent struct {
 
 func (x *HealthComponent) Reset() {
 	*x = HealthComponent{}
-	mi := &file_api_v1_health_proto_msgTypes[2]
+	mi := &file_api_v1_health_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -137,7 +441,7 @@ func (x *HealthComponent) String() string {
 func (*HealthComponent) ProtoMessage() {}
 
 func (x *HealthComponent) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_health_proto_msgTypes[2]
+	mi := &file_api_v1_health_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -150,7 +454,7 @@ func (x *HealthComponent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthComponent.ProtoReflect.Descriptor instead.
 func (*HealthComponent) Descriptor() ([]byte, []int) {
-	return file_api_v1_health_proto_rawDescGZIP(), []int{2}
+	return file_api_v1_health_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *HealthComponent) GetName() string {
@@ -193,12 +497,40 @@ var File_api_v1_health_proto protoreflect.FileDescriptor
 const file_api_v1_health_proto_rawDesc = "" +
 	"\n" +
 	"\x13api/v1/health.proto\x12\aaios.v1\"\x0f\n" +
-	"\rHealthRequest\"`\n" +
+	"\rHealthRequest\"\x80\x02\n" +
 	"\x0eHealthResponse\x12\x14\n" +
 	"\x05worst\x18\x01 \x01(\tR\x05worst\x128\n" +
 	"\n" +
 	"components\x18\x02 \x03(\v2\x18.aios.v1.HealthComponentR\n" +
-	"components\"\x8d\x01\n" +
+	"components\x125\n" +
+	"\twatchdogs\x18\x03 \x03(\v2\x17.aios.v1.HealthWatchdogR\twatchdogs\x122\n" +
+	"\bbreakers\x18\x04 \x03(\v2\x16.aios.v1.HealthBreakerR\bbreakers\x123\n" +
+	"\brestarts\x18\x05 \x03(\v2\x17.aios.v1.HealthRestartsR\brestarts\"\xbe\x01\n" +
+	"\x0eHealthWatchdog\x12\x0e\n" +
+	"\x02of\x18\x01 \x01(\tR\x02of\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12#\n" +
+	"\rtimeout_nanos\x18\x03 \x01(\x03R\ftimeoutNanos\x12\x1f\n" +
+	"\vunfed_nanos\x18\x04 \x01(\x03R\n" +
+	"unfedNanos\x12\x12\n" +
+	"\x04late\x18\x05 \x01(\bR\x04late\x12\x14\n" +
+	"\x05waits\x18\x06 \x01(\bR\x05waits\x12\x18\n" +
+	"\aexpired\x18\a \x01(\x04R\aexpired\"\xeb\x01\n" +
+	"\rHealthBreaker\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1a\n" +
+	"\bfailures\x18\x03 \x01(\rR\bfailures\x12\x16\n" +
+	"\x06opened\x18\x04 \x01(\x04R\x06opened\x12\x18\n" +
+	"\arefused\x18\x05 \x01(\x04R\arefused\x12&\n" +
+	"\x0fsince_unix_nano\x18\x06 \x01(\x03R\rsinceUnixNano\x12$\n" +
+	"\x0eretry_in_nanos\x18\a \x01(\x03R\fretryInNanos\x12\x14\n" +
+	"\x05error\x18\b \x01(\tR\x05error\"\x9a\x01\n" +
+	"\x0eHealthRestarts\x12\x0e\n" +
+	"\x02of\x18\x01 \x01(\tR\x02of\x12\x12\n" +
+	"\x04when\x18\x02 \x01(\tR\x04when\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05count\x12\x12\n" +
+	"\x04left\x18\x04 \x01(\rR\x04left\x12$\n" +
+	"\x0enext_unix_nano\x18\x05 \x01(\x03R\fnextUnixNano\x12\x14\n" +
+	"\x05ended\x18\x06 \x01(\tR\x05ended\"\x8d\x01\n" +
 	"\x0fHealthComponent\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05level\x18\x02 \x01(\tR\x05level\x12\x16\n" +
@@ -220,21 +552,27 @@ func file_api_v1_health_proto_rawDescGZIP() []byte {
 	return file_api_v1_health_proto_rawDescData
 }
 
-var file_api_v1_health_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_api_v1_health_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_api_v1_health_proto_goTypes = []any{
 	(*HealthRequest)(nil),   // 0: aios.v1.HealthRequest
 	(*HealthResponse)(nil),  // 1: aios.v1.HealthResponse
-	(*HealthComponent)(nil), // 2: aios.v1.HealthComponent
+	(*HealthWatchdog)(nil),  // 2: aios.v1.HealthWatchdog
+	(*HealthBreaker)(nil),   // 3: aios.v1.HealthBreaker
+	(*HealthRestarts)(nil),  // 4: aios.v1.HealthRestarts
+	(*HealthComponent)(nil), // 5: aios.v1.HealthComponent
 }
 var file_api_v1_health_proto_depIdxs = []int32{
-	2, // 0: aios.v1.HealthResponse.components:type_name -> aios.v1.HealthComponent
-	0, // 1: aios.v1.Health.Health:input_type -> aios.v1.HealthRequest
-	1, // 2: aios.v1.Health.Health:output_type -> aios.v1.HealthResponse
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	5, // 0: aios.v1.HealthResponse.components:type_name -> aios.v1.HealthComponent
+	2, // 1: aios.v1.HealthResponse.watchdogs:type_name -> aios.v1.HealthWatchdog
+	3, // 2: aios.v1.HealthResponse.breakers:type_name -> aios.v1.HealthBreaker
+	4, // 3: aios.v1.HealthResponse.restarts:type_name -> aios.v1.HealthRestarts
+	0, // 4: aios.v1.Health.Health:input_type -> aios.v1.HealthRequest
+	1, // 5: aios.v1.Health.Health:output_type -> aios.v1.HealthResponse
+	5, // [5:6] is the sub-list for method output_type
+	4, // [4:5] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_health_proto_init() }
@@ -248,7 +586,7 @@ func file_api_v1_health_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_health_proto_rawDesc), len(file_api_v1_health_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

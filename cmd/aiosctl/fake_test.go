@@ -215,6 +215,7 @@ func (r *recorder) DomainList(context.Context, *apiv1.DomainListRequest) (*apiv1
 // bench is aiosctl in front of a recorder.
 type bench struct {
 	*recorder
+	health      fakeHealth
 	app         *app
 	out, errOut bytes.Buffer
 	started     int // times a command was ready to start a daemon
@@ -235,6 +236,7 @@ func newBench(t *testing.T) *bench {
 	b := &bench{recorder: new(recorder)}
 	s := grpc.NewServer(api.ServerOptions()...)
 	apiv1.RegisterControlServer(s, b.recorder)
+	apiv1.RegisterHealthServer(s, &b.health)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Serve(l) })
 	t.Cleanup(func() { s.Stop(); wg.Wait() })

@@ -220,6 +220,29 @@ def limits() -> Dict[str, Dict[str, int]]:
     return out
 
 
+def arm(timeout: Duration) -> None:
+    """Arm this agent's watchdog: it must be fed at least that often, from now on."""
+    _order(_duration(timeout))
+
+
+def feed() -> None:
+    """Feed this agent's watchdog. It does nothing while it is not armed."""
+    _order("feed")
+
+
+def disarm() -> None:
+    """Disarm a watchdog that this agent has armed."""
+    _order("off")
+
+
+def _order(text: str) -> None:
+    try:
+        with open(os.path.join(ROOT, "self", "watchdog"), "w") as f:
+            f.write(text)
+    except FileNotFoundError as e:
+        raise _outside(e) from e
+
+
 def command(line: str) -> str:
     """Write a command to /aios/ctl and return the answer without its "ok"."""
     try:

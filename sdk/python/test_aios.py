@@ -57,6 +57,12 @@ class Files(unittest.TestCase):
         self.assertEqual(aios.stats()["memory"]["now"], 5)
         self.assertEqual(aios.limits(), {"mem": {"bytes": 268435456}, "proc": {"count": 64}, "agent": {}})
 
+    def test_watchdog(self):
+        dog = pathlib.Path(self.dir.name, "self", "watchdog")
+        for call, want in ((lambda: aios.arm(30), "30s"), (lambda: aios.arm("1m30s"), "1m30s"), (aios.feed, "feed"), (aios.disarm, "off")):
+            call()
+            self.assertEqual(dog.read_text(), want)
+
     def test_outside(self):
         aios.ROOT = os.path.join(self.dir.name, "missing")
         for call in (aios.caps, lambda: aios.command("list")):

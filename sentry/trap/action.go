@@ -63,7 +63,7 @@ const (
 	onAll = OnFault | OnViolation | OnWatchdog
 )
 
-// What messages call what a policy is about.
+// String is what messages call it.
 func (u Use) String() string {
 	switch u {
 	case OnFault:

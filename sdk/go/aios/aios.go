@@ -24,6 +24,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Where the kernel shows itself and takes commands; tests have others.
@@ -164,6 +165,26 @@ func Stats(v any) error {
 		return err
 	}
 	return json.Unmarshal([]byte(text), v)
+}
+
+// Arm arms this agent's watchdog: it must be fed at least that often, from now
+// on.
+func Arm(timeout time.Duration) error { return order(timeout.String()) }
+
+// Feed feeds this agent's watchdog. It does nothing while it is not armed.
+func Feed() error { return order("feed") }
+
+// Disarm disarms a watchdog that this agent has armed.
+func Disarm() error { return order("off") }
+
+func order(text string) error {
+	f, err := os.OpenFile(filepath.Join(root, "self", "watchdog"), os.O_WRONLY, 0)
+	if err != nil {
+		return outside(err)
+	}
+	defer f.Close()
+	_, err = f.Write([]byte(text))
+	return err
 }
 
 // Command writes a command to /aios/ctl and returns the answer without its

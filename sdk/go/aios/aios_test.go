@@ -251,6 +251,17 @@ func TestFiles(t *testing.T) {
 	if err := Stats(&stats); err != nil || stats.Memory.Now != 5 {
 		t.Errorf("%+v, %v", stats, err)
 	}
+	for want, call := range map[string]func() error{
+		"1m30s": func() error { return Arm(90 * time.Second) }, "feed": Feed, "off": Disarm,
+	} {
+		if err := os.WriteFile(filepath.Join(root, "self", "watchdog"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := call()
+		if got, _ := os.ReadFile(filepath.Join(root, "self", "watchdog")); err != nil || string(got) != want {
+			t.Errorf("%q, %v, want %q", got, err, want)
+		}
+	}
 	root = filepath.Join(root, "missing")
 	var e *Error
 	if _, err := Caps(); !errors.As(err, &e) || !errors.Is(err, syscall.ENOENT) || e.Fix == "" {
