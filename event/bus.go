@@ -44,8 +44,10 @@ type Bus struct {
 	local sync.Pool
 	next  atomic.Uint32
 
-	wanted [len(Set{})]atomic.Uint64
-	_      [64]byte
+	// What any subscription wants, and what those to events of every agent do.
+	wanted      [len(Set{})]atomic.Uint64
+	wantedOfAll [len(Set{})]atomic.Uint64
+	_           [64]byte
 	// Numbers what is published; more than it is merged.
 	tickets atomic.Uint64
 	_       [64]byte
@@ -64,11 +66,17 @@ type Bus struct {
 	touched []*Subscription    // +checklocks:merge
 
 	counts [typeCount]atomic.Uint64
-	routes atomic.Pointer[[typeCount][]*Subscription]
+	routes
+	// What was dropped and announced. Whoever reads may compare it.
+	announced atomic.Uint64
 
 	mu      sync.Mutex
 	subs    []*Subscription // +checklocks:mu
 	running bool            // +checklocks:mu
+	// How many subscriptions want a type, and how many of those to events of
+	// every agent.
+	wants      [typeCount]int // +checklocks:mu
+	wantsOfAll [typeCount]int // +checklocks:mu
 }
 
 // ticketed is a place in the batch.
@@ -92,8 +100,17 @@ func New(cfg Config) *Bus {
 		b.shards = append(b.shards, &shard{limit: int64(per)})
 	}
 	b.local.New = func() any { return b.shards[int(b.next.Add(1))%len(b.shards)] }
-	b.routes.Store(new([typeCount][]*Subscription))
+	b.ofAll.Store(new([typeCount][]*Subscription))
 	return b
+}
+
+// Source is that of events that have none.
+func (b *Bus) Source() string { return b.cfg.Source }
+
+// Now is the time as events have it: unix time, and the bus's monotonic clock.
+func (b *Bus) Now() (wall, mono int64) {
+	now := b.cfg.Clock.Now()
+	return now.UnixNano(), int64(now.Sub(b.start))
 }
 
 // Enabled reports whether anybody listens to a type. If not, no event of it
@@ -102,19 +119,27 @@ func (b *Bus) Enabled(t Type) bool {
 	return b != nil && t < typeCount && b.wanted[t/64].Load()&(1<<(t%64)) != 0
 }
 
+// EnabledFor reports whether anybody listens to a type of events of an agent.
+func (b *Bus) EnabledFor(t Type, agent string) bool {
+	if !b.Enabled(t) {
+		return false
+	}
+	return b.wantedOfAll[t/64].Load()&(1<<(t%64)) != 0 || b.of(agent).has(t)
+}
+
 // Publish gives an event to whoever listens. Source, domain, times and severity
 // are filled in where they are zero, the number always. It never blocks.
 func (b *Bus) Publish(e Event) {
-	if !b.Enabled(e.Type) {
+	if !b.EnabledFor(e.Type, e.Agent) {
 		return
 	}
 	if e.Wall == 0 || e.Mono == 0 {
-		now := b.cfg.Clock.Now()
+		wall, mono := b.Now()
 		if e.Wall == 0 {
-			e.Wall = now.UnixNano()
+			e.Wall = wall
 		}
 		if e.Mono == 0 {
-			e.Mono = int64(now.Sub(b.start))
+			e.Mono = mono
 		}
 	}
 	if e.Severity == 0 || e.Severity > Critical {
@@ -262,9 +287,11 @@ func (b *Bus) announceLost() bool {
 	b.counted = now
 	b.seq += p.Count
 	p.LastSeq = b.seq
-	clock := b.cfg.Clock.Now()
-	b.batch = append(b.batch, Event{Type: BusLost, Severity: Warning, Wall: clock.UnixNano(), Mono: int64(clock.Sub(b.start)), Payload: p})
+	wall, mono := b.Now()
+	b.batch = append(b.batch, Event{Type: BusLost, Severity: Warning, Wall: wall, Mono: mono, Payload: p})
 	b.route(len(b.batch)-1, ^uint64(0))
+	b.announced.Add(p.Count)
+	b.rouseAll()
 	return true
 }
 
@@ -290,13 +317,25 @@ func (b *Bus) route(index int, ticket uint64) {
 // +checklocks:b.merge
 func (b *Bus) offer(index int, ticket uint64) {
 	e := &b.batch[index]
-	for _, s := range b.routes.Load()[e.Type] {
-		if ticket > s.from && e.Severity >= s.opts.Floor && (s.opts.Keep == nil || s.opts.Keep(e)) {
-			if len(s.staged) == 0 {
-				b.touched = append(b.touched, s)
+	for _, s := range b.ofAll.Load()[e.Type] {
+		b.stage(s, e, index, ticket)
+	}
+	if r := b.of(e.Agent); r.has(e.Type) {
+		for _, l := range r.listeners {
+			if l.types.Has(e.Type) {
+				b.stage(l.s, e, index, ticket)
 			}
-			s.staged = append(s.staged, index)
 		}
+	}
+}
+
+// +checklocks:b.merge
+func (b *Bus) stage(s *Subscription, e *Event, index int, ticket uint64) {
+	if ticket > s.from && e.Severity >= s.opts.Floor && (s.opts.Keep == nil || s.opts.Keep(e)) {
+		if len(s.staged) == 0 {
+			b.touched = append(b.touched, s)
+		}
+		s.staged = append(s.staged, index)
 	}
 }
 

@@ -11,8 +11,9 @@
 //   - Bus takes events and gives them to subscriptions in one order. Enabled
 //     is one atomic load and tells whether anybody listens to a type: without a
 //     listener nobody builds a payload.
-//   - Subscription is a bounded queue of what its topics, floor and filter let
-//     through, with a policy for when it is full.
+//   - Subscription is a bounded queue of what its topics, agents, floor and
+//     filter let through, with a policy for when it is full. What it drops is
+//     counted where it is missing.
 //
 // The way of an event: Publish takes a ticket and puts the event into the
 // lock-free rings of the CPU that it runs on, one ring for each severity. It
@@ -28,8 +29,13 @@
 // ascending numbers. Published = merged + lost in rings + waiting; merged and
 // wanted by a subscription = delivered + lost + waiting there.
 //
+// Routes are by type, and by agent for subscriptions to events of some: one
+// that is about one agent costs the events of others nothing, neither when
+// they are made (EnabledFor) nor when they are given out.
+//
 // Locks: Bus.merge, then Bus.mu, then Subscription.mu. Filters (Options.Keep)
-// run with merge held and must neither block nor call the bus. Publish takes
+// and Options.OnReady run with merge held and must neither block nor call the
+// bus. Publish takes
 // no lock. Times are nanoseconds. The package knows no gVisor, no agent and no
 // capability: who may subscribe to what is decided by its callers.
 package event

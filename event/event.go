@@ -1,6 +1,7 @@
 package event
 
 import (
+	"math"
 	"strconv"
 
 	"google.golang.org/protobuf/proto"
@@ -26,7 +27,12 @@ type Event struct {
 	Domain, Agent, Correlation string
 	Type                       Type
 	Severity                   Severity
-	Payload                    Payload
+	// Of the payload, in bytes; see weigh.
+	weight uint32
+	// Missed is how many events that were for the subscriber are missing right
+	// before this one. It is set for who reads a subscription.
+	Missed  uint64
+	Payload Payload
 	// Cursor is the place of the event in a daemon's journal: that of the last
 	// kept one for an event that is not kept. It does not travel.
 	Cursor uint64
@@ -37,6 +43,13 @@ func (e *Event) ID() string { return e.Source + "-" + strconv.FormatUint(e.Seq, 
 
 // Topic is that of the event's type.
 func (e *Event) Topic() string { return e.Type.Topic() }
+
+// weigh notes how large the payload is, for bounds of what waits.
+func (e *Event) weigh() {
+	if e.weight == 0 && e.Payload != nil {
+		e.weight = uint32(min(proto.Size(e.Payload), math.MaxInt32))
+	}
+}
 
 // payloads are the fields of the oneof by the kind of message they hold.
 var payloads = func() map[protoreflect.FullName]protoreflect.FieldDescriptor {

@@ -50,6 +50,9 @@ type Options struct {
 	Name string
 	// Topics are patterns; see Select. Statistics show those of the beginning.
 	Topics []string
+	// Agents, unless there are none, are the IDs of those whose events it is
+	// about: others are not made for its sake, and cost it nothing.
+	Agents []string
 	// Floor is the least severity that is let through.
 	Floor Severity
 	// Keep, if not nil, decides about each event of the topics. It is called by
@@ -57,7 +60,14 @@ type Options struct {
 	Keep func(*Event) bool
 	// Capacity is how many events may wait; zero stands for DefaultQueue.
 	Capacity int
-	Policy   Policy
+	// Bytes bounds the payloads of what waits, as they travel; zero does not.
+	// One event that is larger may wait alone.
+	Bytes  int
+	Policy Policy
+	// OnReady, if not nil, is called when there is something to read, or the
+	// subscription is over. It may be called once too often, by any goroutine,
+	// with locks of the bus held: it must neither block nor call the bus.
+	OnReady func()
 }
 
 // ErrClosed is what Next returns once a subscription was closed without a
@@ -86,8 +96,10 @@ type Subscription struct {
 	queued    []Event // +checklocks:mu
 	head      int     // +checklocks:mu
 	length    int     // +checklocks:mu
+	bytes     int     // +checklocks:mu
 	delivered uint64  // +checklocks:mu
 	lost      uint64  // +checklocks:mu
+	missed    uint64  // +checklocks:mu
 	over      error   // +checklocks:mu
 }
 
@@ -105,7 +117,8 @@ func (b *Bus) Subscribe(o Options) (*Subscription, error) {
 	defer b.mu.Unlock()
 	s.from = b.tickets.Load()
 	b.subs = append(b.subs, s)
-	b.reroute()
+	b.enlist(s)
+	b.tellWanted()
 	if !b.running {
 		b.running = true
 		go b.run()
@@ -121,33 +134,11 @@ func (s *Subscription) Retopic(topics []string) error {
 	}
 	s.bus.mu.Lock()
 	defer s.bus.mu.Unlock()
-	s.types = types // Only reroute reads it.
-	s.bus.reroute()
+	s.bus.dismiss(s)
+	s.types = types // Only enlist and dismiss read it.
+	s.bus.enlist(s)
+	s.bus.tellWanted()
 	return nil
-}
-
-// reroute makes routes and wanted what the subscriptions ask for.
-//
-// +checklocks:b.mu
-func (b *Bus) reroute() {
-	routes := new([typeCount][]*Subscription)
-	var all Set
-	for _, s := range b.subs {
-		all.union(&s.types)
-		for t := range Type(typeCount) {
-			if s.types.Has(t) {
-				routes[t] = append(routes[t], s)
-			}
-		}
-	}
-	b.routes.Store(routes)
-	changed := false
-	for i := range all {
-		changed = b.wanted[i].Swap(all[i]) != all[i] || changed
-	}
-	if changed && b.cfg.OnWanted != nil {
-		b.cfg.OnWanted(all)
-	}
 }
 
 // reap forgets subscriptions that ended.
@@ -156,42 +147,90 @@ func (b *Bus) reap() {
 	defer b.mu.Unlock()
 	b.subs = slices.DeleteFunc(b.subs, func(s *Subscription) bool {
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.over != nil
+		over := s.over != nil
+		s.mu.Unlock()
+		if over {
+			b.dismiss(s) // +checklocksignore: reap has locked.
+		}
+		return over
 	})
-	b.reroute()
+	b.tellWanted()
+}
+
+// remove forgets one subscription.
+func (b *Bus) remove(s *Subscription) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	i := slices.Index(b.subs, s)
+	if i < 0 { // It was reaped.
+		return
+	}
+	b.subs = slices.Delete(b.subs, i, i+1)
+	b.dismiss(s)
+	b.tellWanted()
 }
 
 // queue takes what was staged. The bus holds merge.
 func (s *Subscription) queue(batch []Event) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, i := range s.staged {
 		if s.over != nil {
-			return
+			break
 		}
-		if s.length == s.opts.Capacity {
+		e := &batch[i]
+		if s.opts.Bytes > 0 {
+			e.weigh()
+		}
+		if !s.fits(e) && s.opts.Policy != DropOldest {
 			s.lost++
-			switch s.opts.Policy {
-			case DropNewest:
-				continue
-			case Disconnect:
+			s.missed++
+			if s.opts.Policy == Disconnect {
 				s.over = ErrFellBehind
 				s.bus.ended.Store(true)
-				continue
-			case DropOldest:
-				s.queued[s.head] = Event{}
-				s.head = (s.head + 1) % len(s.queued)
-				s.length--
 			}
+			continue
+		}
+		for !s.fits(e) {
+			s.dropOldest()
 		}
 		if s.length == len(s.queued) {
 			s.grow()
 		}
-		s.queued[(s.head+s.length)%len(s.queued)] = batch[i]
+		at := &s.queued[(s.head+s.length)%len(s.queued)]
+		*at = *e
+		at.Missed, s.missed = s.missed, 0
 		s.length++
+		s.bytes += int(e.weight)
 	}
 	s.signal()
+	s.mu.Unlock()
+	s.call()
+}
+
+// fits reports whether there is room for e.
+//
+// +checklocks:s.mu
+func (s *Subscription) fits(e *Event) bool {
+	return s.length < s.opts.Capacity && (s.opts.Bytes == 0 || s.length == 0 || s.bytes+int(e.weight) <= s.opts.Bytes)
+}
+
+// dropOldest drops the oldest event. The one behind it, or the next that comes,
+// says so.
+//
+// +checklocks:s.mu
+func (s *Subscription) dropOldest() {
+	old := &s.queued[s.head]
+	s.lost++
+	missed := old.Missed + 1
+	s.bytes -= int(old.weight)
+	*old = Event{}
+	s.head = (s.head + 1) % len(s.queued)
+	s.length--
+	if s.length > 0 {
+		s.queued[s.head].Missed += missed
+	} else {
+		s.missed += missed
+	}
 }
 
 // grow makes room for more, up to the capacity.
@@ -211,6 +250,12 @@ func (s *Subscription) signal() {
 	}
 }
 
+func (s *Subscription) call() {
+	if s.opts.OnReady != nil {
+		s.opts.OnReady()
+	}
+}
+
 // Ready gives a value when there is something to read, or the subscription is
 // over. It may give one too many.
 func (s *Subscription) Ready() <-chan struct{} { return s.ready }
@@ -226,6 +271,11 @@ func (s *Subscription) Read(events []Event) (int, error) {
 		run := min(len(events)-n, s.length, len(s.queued)-s.head)
 		part := s.queued[s.head : s.head+run]
 		copy(events[n:], part)
+		if s.opts.Bytes > 0 {
+			for i := range part {
+				s.bytes -= int(part[i].weight)
+			}
+		}
 		clear(part)
 		s.head = (s.head + run) % len(s.queued)
 		s.length -= run
@@ -287,13 +337,35 @@ func (s *Subscription) Close(reason error) {
 		s.over = reason
 	}
 	s.lost += uint64(s.length)
-	s.queued, s.head, s.length = nil, 0, 0
+	s.queued, s.head, s.length, s.bytes = nil, 0, 0, 0
 	s.signal()
 	s.mu.Unlock()
 	if first {
-		s.bus.reap()
+		s.bus.remove(s)
 		s.bus.rouse()
+		s.call()
 	}
+}
+
+// Missed returns how many events are missing behind the last that was read, if
+// nothing waits, and forgets it: the next will not say so any more.
+func (s *Subscription) Missed() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.length > 0 {
+		return 0
+	}
+	n := s.missed
+	s.missed = 0
+	return n
+}
+
+// Counts returns how many events were delivered, and how many that were for the
+// subscription it has dropped.
+func (s *Subscription) Counts() (delivered, lost uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.delivered, s.lost
 }
 
 // Stats are the counts of a bus.

@@ -83,6 +83,50 @@ func (s *Set) Has(t Type) bool { return t < typeCount && s[t/64]&(1<<(t%64)) != 
 
 func (s *Set) add(t Type) { s[t/64] |= 1 << (t % 64) }
 
+// Topics returns the topics of the set, in the order of the documentation.
+func (s *Set) Topics() []string {
+	var out []string
+	for t := range Type(typeCount) {
+		if s.Has(t) {
+			out = append(out, t.Topic())
+		}
+	}
+	return out
+}
+
+// And returns what is in both sets.
+func (s Set) And(other Set) Set {
+	for i := range s {
+		s[i] &= other[i]
+	}
+	return s
+}
+
+// Without returns what is not in the other set.
+func (s Set) Without(other Set) Set {
+	for i := range s {
+		s[i] &^= other[i]
+	}
+	return s
+}
+
+// Or returns what is in either.
+func (s Set) Or(other Set) Set {
+	s.union(&other)
+	return s
+}
+
+// Empty reports whether nothing is in the set.
+func (s Set) Empty() bool { return s == Set{} }
+
+// SetOf returns a set of types.
+func SetOf(types ...Type) (s Set) {
+	for _, t := range types {
+		s.add(t)
+	}
+	return s
+}
+
 func (s *Set) union(other *Set) {
 	for i := range s {
 		s[i] |= other[i]
