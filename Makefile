@@ -74,10 +74,10 @@ fuzz: ## run every fuzz target for FUZZTIME
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$dir"; done
 
 .PHONY: soak
-soak: build vm-test ## the long runs: the emulated machine, races and fuzzing for an hour each, ten thousand spawns
+soak: build vm-test ## the long runs: the emulated machine, races and fuzzing for an hour each, ten thousand spawns, chaos for half an hour
 	$(MAKE) fuzz FUZZTIME=1h
 	AIOS_SOAK=1 $(RACEENV) $(GO) test -race -timeout 6h ./capability ./sentry
-	AIOS_SOAK=1 $(GO) test -timeout 2h ./test/e2e
+	AIOS_SOAK=1 $(GO) test -timeout 3h ./test/e2e
 	$(GO) run ./tools/bench -only sustain,density -sustain 10m
 
 .PHONY: install

@@ -133,7 +133,8 @@ func Run(paths config.Paths) error {
 		return err
 	}
 	defer store.Close()
-	dogs := newDaemonDogs(recovery.WatchdogConfig{Clock: ktime.Real, Tick: dogTick})
+	clock := chaosClock()
+	dogs := newDaemonDogs(recovery.WatchdogConfig{Clock: clock, Tick: dogTick})
 	defer dogs.set.Close()
 	trail, err := audit.Open(paths.Audit, audit.Options{KeyFile: paths.AuditKey, SetAside: true, Busy: busy(dogs.trail)})
 	if err != nil {
@@ -154,7 +155,7 @@ func Run(paths config.Paths) error {
 	d := &System{
 		crashes: crashes, dogs: dogs,
 		trail: trail, recent: errdefs.NewRecorder(recentErrors, ktime.Real.Now),
-		paths: paths, instance: instanceOf(paths.StateDir), clock: ktime.Real, images: store,
+		paths: paths, instance: instanceOf(paths.StateDir), clock: clock, images: store,
 		started: ktime.Real.Now(),
 		domains: make(map[string]*domain),
 		agents:  make(map[string]*record),

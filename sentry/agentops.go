@@ -177,6 +177,9 @@ func (c ctlAuthority) Explain(_ context.Context, agent, op string) (bool, string
 
 // Stats implements ctlfs.Authority.Stats.
 func (c ctlAuthority) Stats(agent string) ([]byte, error) {
+	if a := c.s.findAgent(agent); a != nil && c.s.cfg.Chaos {
+		a.injected(chaosFile)
+	}
 	acc, err := c.s.Account(control.AgentRequest{ID: agent})
 	if err != nil {
 		return nil, err

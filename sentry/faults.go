@@ -56,6 +56,9 @@ func (s *Kernel) taskFaulted(ctx context.Context, ac *arch.Context64, info *linu
 	if a == nil {
 		return platform.FaultUnseen
 	}
+	if s.cfg.Chaos {
+		a.injected(chaosFault)
+	}
 	a.grow(faultBytes)
 	f := a.faults.trapper.Load()
 	if f == nil {
@@ -82,6 +85,9 @@ func (s *Kernel) taskTrapped(ctx context.Context, ac *arch.Context64, info *linu
 	a := s.agentOf(t)
 	if a == nil {
 		return false
+	}
+	if s.cfg.Chaos {
+		a.injected(chaosTrap)
 	}
 	f := a.faults.trapper.Load()
 	return f != nil && (*f)(t, ac, info, hostarch.NoAccess)

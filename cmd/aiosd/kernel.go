@@ -70,13 +70,17 @@ func bootKernel() (*kernelProcess, error) {
 		device = fd.New(cfg.DeviceFD)
 	}
 	p := &kernelProcess{listener: l}
+	chaos, clock := os.Getenv(abi.ChaosEnv) == "1", ktime.Real
+	if chaos {
+		clock = ktime.NewJumping(clock)
+	}
 	k, err := sentry.Boot(sentry.Config{
 		Domain: cfg.Domain, Driver: driver, Device: device, Log: logs,
 		CPUs: cfg.CPUs, MemoryBytes: cfg.MemoryBytes, ImagesOnly: cfg.ImagesOnly,
 		OnExit:  func(e control.ExitEvent) { p.server.Push(control.EventExit, e) },
 		Push:    func(event string, body any) int { return p.server.Push(event, body) },
 		OnLimit: p.limits(),
-		Chaos:   os.Getenv(abi.ChaosEnv) == "1",
+		Chaos:   chaos, Clock: clock,
 	})
 	if err != nil {
 		return nil, err

@@ -189,6 +189,14 @@ func TestPanics(t *testing.T) {
 	}
 	close(queue)
 	wg.Wait()
+	// Beside system calls: a page fault, another exception, a file of the
+	// kernel's own.
+	for _, how := range []string{"3", "4", "5"} {
+		r := in.run(t, "run", "--mount", dir+":/f", "--", "/f/chaos", "0", how)
+		if r.status != 137 || !strings.Contains(string(r.stderr), "the kernel panicked ") {
+			t.Errorf("%s: %s", how, r)
+		}
+	}
 	in.countsOn(t, "neighbour")
 	panics := 0
 	for _, line := range strings.Split(string(in.ok(t, "events", "--topic", "kernel.panic", "-o", "json")), "\n") {
@@ -196,8 +204,17 @@ func TestPanics(t *testing.T) {
 			panics++
 		}
 	}
-	if panics != len(calls)-1 {
-		t.Errorf("%d of %d panics are in the journal as contained", panics, len(calls)-1)
+	if want := len(calls) - 1 + 3; panics != want {
+		t.Errorf("%d of %d panics are in the journal as contained", panics, want)
+	}
+	blamed := 0
+	for _, e := range in.audit(t, "--op", "verdict") {
+		if strings.Contains(e.Target, "agent ended, AIOS is to blame") {
+			blamed++
+		}
+	}
+	if blamed != panics {
+		t.Errorf("%d verdicts on %d panics are in the audit trail", blamed, panics)
 	}
 	if in.inspect(t, neighbour).State != "running" {
 		t.Error("the neighbour has ended")
