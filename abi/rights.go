@@ -19,7 +19,7 @@ const (
 	ClassProc  Class = 6 // the agent's own processes
 	ClassAgent Class = 7 // another agent
 	ClassSys   Class = 8 // a group of privileged system calls, within the agent
-	ClassEvent Class = 9 // topics of the event bus
+	ClassEvent Class = 9 // events, by topic
 	ClassSvc   Class = 10
 )
 
@@ -74,11 +74,8 @@ const (
 // SysUse is the right to a group of system calls.
 const SysUse Rights = 1
 
-// Rights to topics of the bus.
-const (
-	EventSubscribe Rights = 1 << iota
-	EventPublish
-)
+// EventSubscribe is the right to hear of events.
+const EventSubscribe Rights = 1
 
 // SvcConnect is the right to connect to a service.
 const SvcConnect Rights = 1
@@ -104,7 +101,7 @@ var classes = []ClassInfo{
 	{ClassProc, "proc", []string{"spawn", "exec", "signal", "debug"}, true, "the agent's own processes"},
 	{ClassAgent, "agent", []string{"signal", "inspect", "pause"}, false, "another agent"},
 	{ClassSys, "sys", []string{"use"}, false, "a group of privileged system calls, within the agent"},
-	{ClassEvent, "event", []string{"subscribe", "publish"}, false, "topics of the event bus"},
+	{ClassEvent, "event", []string{"subscribe"}, false, "events of the domain, by topic"},
 	{ClassSvc, "svc", []string{"connect"}, false, "a service"},
 }
 

@@ -26,7 +26,7 @@ type Operation struct {
 
 // OperationUsage says what ParseOperation understands.
 const OperationUsage = `open PATH [r|w|rw|create|exec], exec PATH, delete PATH, connect ADDRESS, bind ADDRESS, socket FAMILY, fork, ` +
-	`kill PID|AGENT, pause AGENT, inspect AGENT, mmap [exec], ptrace, mount, unshare, subscribe TOPIC, publish TOPIC, call SERVICE, or syscall NAME`
+	`kill PID|AGENT, pause AGENT, inspect AGENT, mmap [exec], ptrace, mount, unshare, subscribe TOPIC[@AGENT], call SERVICE, or syscall NAME`
 
 // maxOperation bounds the text of an operation, in bytes.
 const maxOperation = 4096
@@ -71,7 +71,6 @@ var verbs = map[string]func(op *Operation, rest string) (problem string){
 	"resume":    takeObject(ClassAgent, AgentPause, "an agent"),
 	"inspect":   takeObject(ClassAgent, AgentInspect, "an agent"),
 	"subscribe": takeObject(ClassEvent, EventSubscribe, "a topic"),
-	"publish":   takeObject(ClassEvent, EventPublish, "a topic"),
 	"call":      takeObject(ClassSvc, SvcConnect, "a service"),
 }
 

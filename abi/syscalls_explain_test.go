@@ -51,7 +51,7 @@ func TestParseOperation(t *testing.T) {
 		{"kill self", 0, "", "", 0},
 		{"kill worker", 0, "agent:worker:signal", "", 0},
 		{"pause worker", 0, "agent:worker:pause", "", 0},
-		{"publish a.b", 0, "event:a.b:publish", "", 0},
+		{"subscribe a.b@self", 0, "event:a.b@self", "", 0},
 		{"mount", GroupMount.Bit(), "", "", 0},
 		{"mount /dev/sda /mnt", GroupMount.Bit(), "", "", 0},
 		{"syscall reboot", GroupAdmin.Bit(), "", "", 0},

@@ -125,6 +125,7 @@ func (ch *Change) apply(c *Capability) (Spec, error) {
 		if err := part.check(); err != nil {
 			return spec, err
 		}
+		part = part.HeldBy(c.Holder())
 		if !spec.Object.Contains(part) {
 			return spec, exceed(c, part.String()+" is not within "+spec.Object.String(), "name a part of it")
 		}

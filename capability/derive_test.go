@@ -308,7 +308,7 @@ func TestDoors(t *testing.T) {
 
 func TestEffective(t *testing.T) {
 	w := newWorld(t, Options{}, "a")
-	for _, text := range []string{"fs:/d:ro", "fs:/d/e:read+write,quota=3", "fs:/d:delete", "cpu:self,cpu=0.5,weight=50", "cpu:self,cpu=1,weight=70", "event:a.*:publish"} {
+	for _, text := range []string{"fs:/d:ro", "fs:/d/e:read+write,quota=3", "fs:/d:delete", "cpu:self,cpu=0.5,weight=50", "cpu:self,cpu=1,weight=70", "event:a.*"} {
 		w.mint("a", text)
 	}
 	e := w.Effective("a")

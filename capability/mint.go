@@ -31,6 +31,7 @@ func (s *Space) mint(holder string, spec Spec, origin ID, by Actor) (*Capability
 	if err := spec.check(); err != nil {
 		return nil, errdefs.Wrap(err, errdefs.CapabilityInvalid, "mint")
 	}
+	spec.Object = spec.Object.HeldBy(holder)
 	t, err := s.table(holder)
 	if err != nil {
 		return nil, errdefs.Wrap(err, errdefs.AgentNotFound, "mint")

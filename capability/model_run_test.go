@@ -123,7 +123,7 @@ func (r *run) by(t *rapid.T, n *mnode) Actor {
 var names = map[abi.Class][]string{
 	abi.ClassFS: {"/", "/a", "/a/b", "/a/b/c", "/ab"}, abi.ClassNet: {"*", "loopback"}, abi.ClassMem: {"self"}, abi.ClassCPU: {"self"},
 	abi.ClassIO: {"self"}, abi.ClassProc: {"self"}, abi.ClassAgent: {"*", "ann"}, abi.ClassSys: {"namespace"},
-	abi.ClassEvent: {"*", "a.*", "a.b", "a.b.*", "a"}, abi.ClassSvc: {"*", "db"},
+	abi.ClassEvent: {"*", "a.*", "a.b", "a.b.*", "a", "*@ann", "a.*@ann", "a.b@self", "*@self"}, abi.ClassSvc: {"*", "db"},
 }
 
 func drawLimits(t *rapid.T, c abi.Class, top uint64) Limits {
@@ -151,6 +151,7 @@ func (r *run) mint(t *rapid.T) {
 	holder := rapid.SampledFrom(r.holders).Draw(t, "holder")
 	predicted := by.Privileged && r.hasRoom(nil, holder, by)
 	c, err := r.s.Mint(holder, spec, by)
+	spec.Object.Name = ofHolder(class, spec.Object.Name, holder)
 	agree(t, "mint "+spec.String(), err, predicted)
 	if err != nil {
 		return

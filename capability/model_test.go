@@ -93,7 +93,10 @@ func (m *model) left(n *mnode, k Kind) uint64 {
 }
 
 // narrowed applies to spec what a Change says apart from limits and lease.
-func narrowed(spec Spec, ch Change) (Spec, bool) {
+func narrowed(spec Spec, ch Change, holder string) (Spec, bool) {
+	if ch.Object != nil {
+		ch.Object = ptr(ofHolder(spec.Object.Class, *ch.Object, holder))
+	}
 	if ch.Object != nil && *ch.Object != spec.Object.Name {
 		old := spec.Object.Name
 		if !covers(spec.Object.Class, old, *ch.Object) {
@@ -137,8 +140,11 @@ func covers(class abi.Class, a, b string) bool {
 		return strings.HasPrefix(strings.TrimSuffix(b, "/")+"/", strings.TrimSuffix(a, "/")+"/")
 	case abi.ClassEvent:
 		for _, topic := range []string{"x", "a", "a.b", "a.x", "a.b.c", "a.b.x.y"} {
-			if matches(b, topic) && !matches(a, topic) {
-				return false
+			_, whose, _ := strings.Cut(b, "@")
+			for _, agent := range []string{whose, "somebody"} {
+				if matches(b, topic, agent) && !matches(a, topic, agent) {
+					return false
+				}
 			}
 		}
 		return true
@@ -146,7 +152,21 @@ func covers(class abi.Class, a, b string) bool {
 	return a == b || a == "*"
 }
 
-func matches(pattern, topic string) bool {
+// ofHolder is what an object means that its holder names.
+func ofHolder(class abi.Class, name, holder string) string {
+	if class == abi.ClassEvent && holder != "" {
+		return strings.ReplaceAll(name, "@self", "@"+holder)
+	}
+	return name
+}
+
+// matches reports whether an event of a topic and an agent is one that an object
+// of class event is about.
+func matches(object, topic, agent string) bool {
+	pattern, whose, one := strings.Cut(object, "@")
+	if one && whose != agent {
+		return false
+	}
 	if pattern == "*" {
 		return true
 	}
@@ -211,7 +231,7 @@ func (m *model) delegate(p *mnode, to string, ch Change, move bool, by Actor) *m
 	if !m.live(p) || !by.Privileged && p.holder != by.Name || p.spec.Sealed {
 		return nil
 	}
-	spec, ok := narrowed(p.spec, ch)
+	spec, ok := narrowed(p.spec, ch, p.holder)
 	if !ok {
 		return nil
 	}
@@ -263,7 +283,7 @@ func (m *model) attenuate(n *mnode, ch Change, by Actor) bool {
 	if !m.live(n) || !by.Privileged && n.holder != by.Name || ch.At != nil {
 		return false
 	}
-	spec, ok := narrowed(n.spec, ch)
+	spec, ok := narrowed(n.spec, ch, n.holder)
 	if !ok {
 		return false
 	}

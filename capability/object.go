@@ -9,8 +9,8 @@ import (
 )
 
 // Object is what a capability is about. What Name is depends on the class: an
-// absolute host path, "loopback" or "*", an agent, a group of system calls, a
-// topic pattern, a service, or "self".
+// absolute host path, "loopback" or "*", an agent, a group of system calls,
+// topics of events (see Topic), a service, or "self".
 type Object struct {
 	Class abi.Class
 	Name  string
@@ -44,9 +44,36 @@ func (o Object) Contains(other Object) bool {
 	case abi.ClassNet, abi.ClassAgent, abi.ClassSvc:
 		return o.Name == "*"
 	case abi.ClassEvent:
-		return topicCovers(o.Name, other.Name)
+		topic, whose := o.Topic()
+		part, of := other.Topic()
+		return (whose == "" || whose == of) && topicCovers(topic, part)
 	}
 	return false
+}
+
+// Topic splits the name of an object of class event, TOPIC[@AGENT], into the
+// pattern of topics and the agent that the events are about. Without one they
+// are all of the domain: of every agent, and of the domain itself.
+//
+// Whose events they are is part of the object because it can be compared: a
+// capability that is derived has the same agent or a lesser pattern. A filter
+// could not be, since whether one expression lets through no more than another
+// cannot be decided; it belongs to a subscription.
+func (o Object) Topic() (pattern, whose string) {
+	pattern, whose, _ = strings.Cut(o.Name, "@")
+	return pattern, whose
+}
+
+// HeldBy puts the holder in the place of "self" where an object names agents:
+// what is handed on is about the giver still.
+func (o Object) HeldBy(holder string) Object {
+	if o.Class != abi.ClassEvent || holder == "" { // It is in another domain.
+		return o
+	}
+	if pattern, whose := o.Topic(); whose == self {
+		o.Name = pattern + "@" + holder
+	}
+	return o
 }
 
 // below returns what has to be appended to dir to get p, both clean: "" or
@@ -62,7 +89,7 @@ func below(dir, p string) (rest string, ok bool) {
 // topicCovers reports whether every topic that part matches is one that whole
 // matches. "a.*" stands for everything below a, however deep, and not for a.
 func topicCovers(whole, part string) bool {
-	if whole == "*" {
+	if whole == "*" || whole == part {
 		return true
 	}
 	stem, pattern := strings.CutSuffix(whole, "*")
@@ -94,8 +121,13 @@ func (o Object) check() error {
 			return bad("no such network endpoint", "write net:loopback or net:*")
 		}
 	case o.Class == abi.ClassEvent:
-		if !validTopic(o.Name) {
+		switch topic, whose := o.Topic(); {
+		case !validTopic(topic):
 			return bad("it is not a topic", "write parts of letters, digits, '_' and '-' with '.' between them, the last may be '*'")
+		case whose == "*":
+			return bad("every agent is meant where none is named", "leave out @*")
+		case whose == "" && topic != o.Name, whose != "" && !abi.ValidName(whose) && !abi.IsAgentID(whose):
+			return bad("what follows '@' is no agent", "write @self, or @ and the name or ID of an agent")
 		}
 	case o.Class == abi.ClassSys:
 		if !validWord(o.Name) {
@@ -110,7 +142,7 @@ func (o Object) check() error {
 // exampleName is an object of each class.
 var exampleName = map[abi.Class]string{
 	abi.ClassFS: "/data:ro", abi.ClassNet: "loopback", abi.ClassMem: self, abi.ClassCPU: self, abi.ClassIO: self,
-	abi.ClassProc: self, abi.ClassAgent: "worker", abi.ClassSys: "namespace", abi.ClassEvent: "build.*", abi.ClassSvc: "*",
+	abi.ClassProc: self, abi.ClassAgent: "worker", abi.ClassSys: "namespace", abi.ClassEvent: "agent.*", abi.ClassSvc: "*",
 }
 
 // badPath says what is wrong with a path that ought to be absolute and clean.

@@ -49,6 +49,8 @@ func (s Spec) Target() string {
 //	proc  count=N
 //	any   lease=DURATION badge=N sealed
 //
+// OBJECT of class event is TOPIC[@AGENT]; see Object.Topic.
+//
 // In OBJECT and PATH, %XX stands for the byte with that hexadecimal number;
 // ':', ',' and '%' are written that way.
 func ParseSpec(text string) (Spec, error) {

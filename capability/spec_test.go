@@ -36,7 +36,10 @@ func TestParseSpec(t *testing.T) {
 		"agent:worker:signal+inspect":       {Spec{Object: Object{abi.ClassAgent, "worker"}, Rights: abi.AgentSignal | abi.AgentInspect}, ""},
 		"agent:a0123456789ab:pause":         {Spec{Object: Object{abi.ClassAgent, "a0123456789ab"}, Rights: abi.AgentPause}, ""},
 		"sys:namespace":                     {Spec{Object: Object{abi.ClassSys, "namespace"}, Rights: abi.SysUse}, ""},
-		"event:build.*:subscribe":           {Spec{Object: Object{abi.ClassEvent, "build.*"}, Rights: abi.EventSubscribe}, ""},
+		"event:agent.*:subscribe":           {Spec{Object: Object{abi.ClassEvent, "agent.*"}, Rights: abi.EventSubscribe}, "event:agent.*"},
+		"event:*@self,lease=1m":             {Spec{Object: Object{abi.ClassEvent, "*@self"}, Rights: abi.EventSubscribe, Lease: time.Minute}, "event:*@self,lease=1m0s"},
+		"event:agent.exit@worker-1.a":       {Spec{Object: Object{abi.ClassEvent, "agent.exit@worker-1.a"}, Rights: abi.EventSubscribe}, ""},
+		"event:agent.exit@a0123456789ab":    {Spec{Object: Object{abi.ClassEvent, "agent.exit@a0123456789ab"}, Rights: abi.EventSubscribe}, ""},
 		"svc:*,lease=90s,badge=7,sealed":    {Spec{Object: Object{abi.ClassSvc, "*"}, Rights: abi.SvcConnect, Lease: 90 * time.Second, Badge: 7, Sealed: true}, "svc:*,lease=1m30s,badge=7,sealed"},
 	} {
 		got, err := ParseSpec(text)
@@ -97,6 +100,15 @@ func TestParseSpecRefuses(t *testing.T) {
 		"sys:name space":                      "group of system calls",
 		"event:a..b":                          "not a topic",
 		"event:*.a":                           "not a topic",
+		"event:a*":                            "not a topic",
+		"event:**":                            "not a topic",
+		"event:.":                             "not a topic",
+		"event:@self":                         "not a topic",
+		"event:*@":                            "no agent",
+		"event:*@a@b":                         "no agent",
+		"event:*@-x":                          "no agent",
+		"event:*@*":                           "every agent is meant",
+		"event:a.*:publish":                   "no right",
 		"svc:*,lease=0s":                      "not a length of time",
 		"svc:*,lease=-1s":                     "not a length of time",
 		"svc:*,lease=soon":                    "not a length of time",
@@ -144,6 +156,8 @@ func TestContains(t *testing.T) {
 		{abi.ClassSys, "namespace", "namespace", true}, {abi.ClassSys, "namespace", "time", false},
 		{abi.ClassEvent, "*", "a.*", true}, {abi.ClassEvent, "a.*", "a.b", true}, {abi.ClassEvent, "a.*", "a.b.*", true},
 		{abi.ClassEvent, "a.*", "a", false}, {abi.ClassEvent, "a.*", "ab.c", false}, {abi.ClassEvent, "a.b", "a.*", false}, {abi.ClassEvent, "a.*", "*", false},
+		{abi.ClassEvent, "*", "a.*@x", true}, {abi.ClassEvent, "a.*@x", "a.b@x", true}, {abi.ClassEvent, "a.b", "a.b@x", true}, {abi.ClassEvent, "*@x", "a.b", false},
+		{abi.ClassEvent, "*@x", "a.b@y", false}, {abi.ClassEvent, "a.*", "b.*@x", false}, {abi.ClassEvent, "*@x", "*@xy", false},
 		{abi.ClassSvc, "*", "db", true}, {abi.ClassSvc, "db", "*", false}, {abi.ClassMem, "self", "self", true},
 	} {
 		if got := (Object{c.class, c.whole}).Contains(Object{c.class, c.part}); got != c.want {
@@ -159,7 +173,7 @@ func TestContains(t *testing.T) {
 // same and is written the same, in printing characters without a space.
 func FuzzParseSpec(f *testing.F) {
 	for _, text := range []string{
-		"fs:/work:rw,quota=1G,inodes=10000", "fs:/a%3Ab:ro,at=/x%2C", "cpu:self,cpu=0.5,weight=200", "event:a.b.*:publish,lease=1h,badge=9,sealed",
+		"fs:/work:rw,quota=1G,inodes=10000", "fs:/a%3Ab:ro,at=/x%2C", "cpu:self,cpu=0.5,weight=200", "event:a.b.*@self:subscribe,lease=1h,badge=9,sealed",
 		"mem:self:map,bytes=1.5Gi", "io:self,bps=10M,ops=100", "agent:a0123456789ab:signal", "svc:*", "fs:/\xff:read",
 	} {
 		f.Add(text)

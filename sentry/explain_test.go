@@ -15,7 +15,7 @@ func TestExplain(t *testing.T) {
 		{"c000000000002", abi.Held{Class: abi.ClassProc, Object: "self", Rights: abi.ProcSpawn | abi.ProcExec}},
 		{"c000000000003", abi.Held{Class: abi.ClassNet, Object: "loopback", Rights: abi.NetConnect}},
 		{"c000000000004", abi.Held{Class: abi.ClassAgent, Object: "worker", Rights: abi.AgentSignal}},
-		{"c000000000005", abi.Held{Class: abi.ClassEvent, Object: "build.*", Rights: abi.EventPublish}},
+		{"c000000000005", abi.Held{Class: abi.ClassSvc, Object: "db", Rights: abi.SvcConnect}},
 	}
 	plain := make([]abi.Held, len(held))
 	for i := range held {
@@ -54,8 +54,8 @@ func TestExplain(t *testing.T) {
 		{"socket inet raw", false, "", "", syscall.EPERM, "no agent is given"},
 		{"mount", false, "", "sys:mount", syscall.EPERM, "sys:mount"},
 		{"syscall reboot", false, "", "", syscall.EPERM, "admin"},
-		{"publish build.done", true, "c000000000005", "", 0, "event:build.done:publish"},
-		{"publish deploy", false, "", "event:deploy:publish", syscall.EACCES, ""},
+		{"call db", true, "c000000000005", "", 0, "svc:db"},
+		{"call other", false, "", "svc:other", syscall.EACCES, ""},
 		{"open /data/x", true, "c000000000006", "", 0, "mount of fs:/data"},
 		{"open /data/x w", false, "", "fs:/data/x:write", syscall.EACCES, "does not give write"},
 		{"exec /bin/sh", true, "c000000000002", "", 0, "own"},

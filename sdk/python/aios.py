@@ -39,7 +39,7 @@ RIGHTS: Dict[str, Tuple[str, ...]] = {
     "proc": ("spawn", "exec", "signal", "debug"),
     "agent": ("signal", "inspect", "pause"),
     "sys": ("use",),
-    "event": ("subscribe", "publish"),
+    "event": ("subscribe",),
     "svc": ("connect",),
 }
 

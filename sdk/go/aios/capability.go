@@ -46,7 +46,7 @@ var rights = map[string][]string{
 	"proc":  {"spawn", "exec", "signal", "debug"},
 	"agent": {"signal", "inspect", "pause"},
 	"sys":   {"use"},
-	"event": {"subscribe", "publish"},
+	"event": {"subscribe"},
 	"svc":   {"connect"},
 }
 
