@@ -297,6 +297,7 @@ func (d *System) domainDied(dom *domain) {
 			Reason: "whatever was granted in it is gone with it",
 		})
 	}
+	dom.sayEnds()
 	d.sayEnded(dom, info, lost)
 	d.keepCrash(dom, info, lost)
 	again := d.domainCrashed(dom, lost)

@@ -53,6 +53,50 @@ type domainEvents struct {
 	cursor uint64 // +checklocks:mu
 	// An acknowledgement is on its way.
 	acking bool // +checklocks:mu
+	// Of agents whose end was reported (1) and whose event of it did not come
+	// yet, or the other way round (-1).
+	ends map[string]int // +checklocks:mu
+}
+
+// maxEnds bounds what is remembered of ends whose other half does not come:
+// events that a kernel process had to drop, which it counts.
+const maxEnds = 4096
+
+// end notes one half of an agent's end.
+func (st *domainEvents) end(agent string, half int) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.ends == nil {
+		st.ends = make(map[string]int)
+	}
+	switch n, known := st.ends[agent]; {
+	case n+half == 0:
+		delete(st.ends, agent)
+	case known || len(st.ends) < maxEnds:
+		st.ends[agent] = half
+	}
+}
+
+// sayEnds publishes the ends that a kernel process has reported and could not
+// say on the bus any more before it died.
+func (dom *domain) sayEnds() {
+	st := &dom.events
+	st.mu.Lock()
+	ends := st.ends
+	st.ends = nil
+	st.mu.Unlock()
+	for id, half := range ends {
+		r, err := dom.d.find(id)
+		if half < 0 || err != nil {
+			continue
+		}
+		r.mu.Lock()
+		exit, lifetime := r.exit, r.ended.Sub(r.created)
+		r.mu.Unlock()
+		dom.d.emit(event.AgentExit, id, dom.name, &eventv1.AgentExit{
+			Code: exit.GetCode(), Signal: exit.GetSignal(), Reason: exit.GetReason(), Lifetime: int64(lifetime),
+		})
+	}
 }
 
 // takeEvents takes events that a kernel process pushed.
@@ -65,8 +109,12 @@ func (dom *domain) takeEvents(body json.RawMessage) {
 	if batch.Lost > 0 {
 		d.emit(event.BusLost, "", dom.name, &eventv1.BusLost{Where: "outbox", Name: dom.name, Count: batch.Lost})
 	}
+	st := &dom.events
+	st.mu.Lock()
+	taken := st.taken
+	st.mu.Unlock()
 	events := make([]event.Event, 0, len(batch.Events))
-	for _, raw := range batch.Events {
+	for i, raw := range batch.Events {
 		e, err := hub.Unmarshal(raw)
 		if err != nil {
 			d.events.Skip()
@@ -74,12 +122,14 @@ func (dom *domain) takeEvents(body json.RawMessage) {
 		}
 		e.Domain = dom.name // Whatever a kernel process says.
 		events = append(events, e)
+		if e.Type == event.AgentExit && batch.First+uint64(i) > taken {
+			st.end(e.Agent, -1)
+		}
 	}
 	cursor := d.events.Take(events)
 	if len(batch.Events) == 0 {
 		return
 	}
-	st := &dom.events
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.taken, st.cursor = max(st.taken, batch.First+uint64(len(batch.Events))-1), max(st.cursor, cursor)

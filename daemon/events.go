@@ -90,6 +90,7 @@ func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
 		go dom.notify(control.MethodForget, control.AgentRequest{ID: e.ID})
 		return
 	}
+	dom.events.end(r.id, 1)
 	d.endedByItself(r)
 	dom.regroup()
 	d.record(audit.Entry{Op: "exit", Domain: dom.name, Agent: r.id, Target: r.name, Reason: howEnded(e.Exit)})

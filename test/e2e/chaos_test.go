@@ -140,7 +140,12 @@ func TestChaos(t *testing.T) {
 	must(t, os.MkdirAll(c.state, 0o700))
 	if err := unix.Mount("tmpfs", c.state, "tmpfs", 0, "size=128m,mode=700"); err == nil {
 		c.disk = true
-		t.Cleanup(func() { unix.Unmount(c.state, unix.MNT_DETACH) })
+		t.Cleanup(func() {
+			if c.disk { // It has failed.
+				c.stop(t)
+				unix.Unmount(c.state, unix.MNT_DETACH)
+			}
+		})
 	}
 	c.ok(t, "daemon", "start")
 	c.read = &reader{in: c.install, seen: make(map[string]eventLine)}

@@ -1,0 +1,60 @@
+package daemon
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/control"
+	"aios.dev/aios/event"
+	"aios.dev/aios/event/hub"
+	eventv1 "aios.dev/aios/event/v1"
+	"aios.dev/aios/ktime"
+)
+
+// TestEndWithoutAnEvent: a kernel process that reported the end of an agent, and
+// died before it had said so on the bus, leaves that to the daemon. Ends that
+// it has said are not said twice.
+func TestEndWithoutAnEvent(t *testing.T) {
+	d := newSystem(t, shortDir(t), ktime.Real)
+	sub, err := d.events.Subscribe(hub.Options{Topics: []string{"agent.exit"}, Name: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	dom := d.newDomain("one")
+	for _, id := range []string{"a00000000000a", "a00000000000b", "a00000000000c"} {
+		r := newRecord(id, &apiv1.SpawnRequest{}, "one", d.clock.Now())
+		if err := d.reserve(nil, r); err != nil {
+			t.Fatal(err)
+		}
+		r.finish("exited", toExit(control.Exit{Code: 7}), d.clock.Now())
+	}
+	dom.events.end("a00000000000a", 1)
+	dom.events.end("a00000000000b", 1)
+	dom.events.end("a00000000000b", -1)
+	dom.events.end("a00000000000c", -1) // It overtook the report, which never came.
+	dom.sayEnds()
+	dom.sayEnds()
+	d.events.Emit(event.Event{Type: event.AgentExit, Agent: "a00000000000f", Payload: &eventv1.AgentExit{}})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var got []string
+	for {
+		e, _, err := sub.Next(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Agent == "a00000000000f" {
+			break
+		}
+		got = append(got, e.Agent)
+		if p := e.Payload.(*eventv1.AgentExit); p.Code != 7 || e.Domain != "one" {
+			t.Errorf("%+v", e)
+		}
+	}
+	if len(got) != 1 || got[0] != "a00000000000a" {
+		t.Errorf("said the ends of %v", got)
+	}
+}
