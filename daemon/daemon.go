@@ -296,6 +296,7 @@ func (d *System) recover() {
 			d.lose(r, "its domain was gone when the daemon started", verdict{ok: true})
 		}
 	}
+	d.sayOldEnds(records)
 	for _, r := range records {
 		if r.final() {
 			d.scheduleRestart(r) // The earlier daemon was about to.

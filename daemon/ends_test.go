@@ -58,3 +58,38 @@ func TestEndWithoutAnEvent(t *testing.T) {
 		t.Errorf("said the ends of %v", got)
 	}
 }
+
+// TestOldEnds: what an earlier daemon wrote down and nobody said is said once.
+func TestOldEnds(t *testing.T) {
+	d := newSystem(t, shortDir(t), ktime.Real)
+	records := map[string]*record{}
+	for _, id := range []string{"a00000000000a", "a00000000000b"} {
+		r := newRecord(id, &apiv1.SpawnRequest{}, "gone", d.clock.Now())
+		r.finish("exited", toExit(control.Exit{Code: 7}), d.clock.Now())
+		records[id] = r
+	}
+	d.emit(event.AgentExit, "a00000000000b", "gone", &eventv1.AgentExit{Code: 7})
+	count := func() map[string]int {
+		out := map[string]int{}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		sub, err := d.events.Subscribe(hub.Options{Topics: []string{"agent.exit"}, Name: "test", From: 1, Past: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sub.Close()
+		for {
+			e, _, err := sub.Next(ctx)
+			if err != nil {
+				return out
+			}
+			out[e.Agent]++
+		}
+	}
+	for range 2 {
+		d.sayOldEnds(records)
+		if got := count(); got["a00000000000a"] != 1 || got["a00000000000b"] != 1 {
+			t.Errorf("said %v", got)
+		}
+	}
+}

@@ -243,3 +243,54 @@ func (d *System) sayStopped() {
 		d.log.Warn("closing the journal of events", "err", err)
 	}
 }
+
+// endsWithin is how old the end of an agent may be that is still looked for in
+// the journal.
+const endsWithin = 2 * time.Hour
+
+// sayOldEnds publishes the ends of agents that an earlier daemon wrote down,
+// whose events neither it nor their kernel processes lived to put into the
+// journal.
+func (d *System) sayOldEnds(records map[string]*record) {
+	open := make(map[string]*record)
+	for id, r := range records {
+		r.mu.Lock()
+		recent := r.state == abi.StateExited && d.clock.Since(r.ended) < endsWithin
+		r.mu.Unlock()
+		d.mu.Lock()
+		lives := d.domains[r.domName] != nil // Then it says so itself.
+		d.mu.Unlock()
+		if recent && !lives {
+			open[id] = r
+		}
+	}
+	if len(open) == 0 {
+		return
+	}
+	ctx, cancel := background(adoptTimeout)
+	defer cancel()
+	from := max(1, d.events.Cursor(d.clock.Now().Add(-2*endsWithin).UnixNano()))
+	sub, err := d.events.Subscribe(hub.Options{Name: "daemon", Topics: []string{"agent.exit"}, From: from, Past: true})
+	if err != nil {
+		return
+	}
+	defer sub.Close()
+	for {
+		e, _, err := sub.Next(ctx)
+		if err != nil {
+			break
+		}
+		delete(open, e.Agent)
+	}
+	if ctx.Err() != nil {
+		return // Not all was read: better not said than said twice.
+	}
+	for id, r := range open {
+		r.mu.Lock()
+		p := &eventv1.AgentExit{
+			Code: r.exit.GetCode(), Signal: r.exit.GetSignal(), Reason: r.exit.GetReason(), Lifetime: int64(r.ended.Sub(r.created)),
+		}
+		r.mu.Unlock()
+		d.emit(event.AgentExit, id, r.domName, p)
+	}
+}
