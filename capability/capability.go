@@ -46,8 +46,10 @@ package capability
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"math"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -61,13 +63,20 @@ import (
 // It gives no authority.
 type ID string
 
-func newID() ID {
-	var b [6]byte
-	rand.Read(b[:]) // Never fails since Go 1.24.
+// newID returns an ID and its number.
+func newID() (ID, uint64) {
+	var b [8]byte
+	rand.Read(b[2:]) // Never fails since Go 1.24.
 	var text [13]byte
 	text[0] = 'c'
-	hex.Encode(text[1:], b[:])
-	return ID(text[:])
+	hex.Encode(text[1:], b[2:])
+	return ID(text[:]), binary.BigEndian.Uint64(b[:])
+}
+
+// number is what the digits of an ID stand for.
+func (id ID) number() uint64 {
+	n, _ := strconv.ParseUint(string(id[1:]), 16, 64)
+	return n
 }
 
 // IsID reports whether s has the form of an ID.
@@ -86,6 +95,7 @@ const forever = math.MaxInt64
 type Capability struct {
 	s      *Space
 	id     ID
+	number uint64 // of the ID
 	table  *table // of the holder; nil if the holder is in another domain
 	handle Handle
 	parent *Capability

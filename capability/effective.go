@@ -75,8 +75,8 @@ func (s *Space) Effective(holder string) Effective {
 	c := &snapshot{version: t.version.Load(), until: forever, what: make(Effective)}
 	var sums [16]tally
 	t.mu.RLock()
-	for _, n := range t.caps {
-		if n.expiry == forever || n.Live() {
+	for _, e := range t.held {
+		if n := e.c; n != nil && (n.expiry == forever || n.Live()) {
 			c.until = min(c.until, n.expiry)
 			sums[n.Object().Class&15].add(n)
 		}

@@ -58,9 +58,9 @@ func (s *Space) insert(c *Capability, spec Spec, by Actor) error {
 	if err := s.room(c.parent, c.table, by); err != nil {
 		return err
 	}
-	c.id = newID()
-	for s.byID[c.id] != nil {
-		c.id = newID()
+	c.id, c.number = newID()
+	for s.byID[c.number] != nil {
+		c.id, c.number = newID()
 	}
 	c.spec.Store(&spec)
 	c.heapIndex = -1

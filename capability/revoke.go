@@ -239,7 +239,7 @@ func (s *Space) kill(b *batch, n *Capability, e *ending) {
 	n.until.Store(0)
 	n.dead = true
 	b.dead = append(b.dead, n)
-	delete(s.byID, n.id)
+	delete(s.byID, n.number)
 	s.unlease(n)
 	if p := n.parent; p != nil && p.table != nil {
 		p.table.given--

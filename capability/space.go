@@ -56,14 +56,14 @@ type Space struct {
 	emit sync.Mutex
 
 	mu        sync.Mutex
-	byID      map[ID]*Capability  // +checklocks:mu
-	firstRoot *Capability         // +checklocks:mu
-	lastRoot  *Capability         // +checklocks:mu
-	leases    leaseHeap           // +checklocks:mu
-	timer     ktime.Timer         // +checklocks:mu
-	wake      int64               // +checklocks:mu
-	pending   []Record            // +checklocks:mu
-	active    map[*batch]struct{} // +checklocks:mu
+	byID      map[uint64]*Capability // by the number of the ID; +checklocks:mu
+	firstRoot *Capability            // +checklocks:mu
+	lastRoot  *Capability            // +checklocks:mu
+	leases    leaseHeap              // +checklocks:mu
+	timer     ktime.Timer            // +checklocks:mu
+	wake      int64                  // +checklocks:mu
+	pending   []Record               // +checklocks:mu
+	active    map[*batch]struct{}    // +checklocks:mu
 
 	holdersMu sync.RWMutex
 	holders   map[string]*table // +checklocks:holdersMu
@@ -85,7 +85,7 @@ func NewSpace(o Options) *Space {
 		maxPerHolder: orElse(o.MaxPerHolder, 4096),
 		maxNodes:     orElse(o.MaxNodes, 262144),
 		maxDepth:     orElse(o.MaxDepth, 64),
-		byID:         make(map[ID]*Capability),
+		byID:         make(map[uint64]*Capability),
 		active:       make(map[*batch]struct{}),
 		holders:      make(map[string]*table),
 	}
@@ -161,9 +161,12 @@ func noSuchHandle(holder string, h Handle, given bool) error {
 // ByID returns the capability of that name, if it has not been revoked. It may
 // have been moved away.
 func (s *Space) ByID(id ID) (*Capability, error) {
-	s.mu.Lock()
-	c := s.byID[id]
-	s.mu.Unlock()
+	var c *Capability
+	if IsID(string(id)) {
+		s.mu.Lock()
+		c = s.byID[id.number()]
+		s.mu.Unlock()
+	}
 	if c == nil {
 		return nil, errdefs.New(errdefs.CapabilityNotFound, "no capability has that ID: it never existed here, was revoked or has expired",
 			errdefs.Resource("%s", quote(string(id))), errdefs.Fix("list the capabilities of the domain"))
@@ -177,15 +180,7 @@ func (s *Space) List(holder string) []*Capability {
 	if t == nil {
 		return nil
 	}
-	out := t.all()
-	out = slices.DeleteFunc(out, func(c *Capability) bool { return !c.Live() })
-	slices.SortFunc(out, func(a, b *Capability) int {
-		if a.handle < b.handle {
-			return -1
-		}
-		return 1
-	})
-	return out
+	return slices.DeleteFunc(t.all(), func(c *Capability) bool { return !c.Live() })
 }
 
 // Tree returns every capability, each after the one it was derived from and

@@ -1,6 +1,8 @@
 package capability
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -9,9 +11,12 @@ import (
 type table struct {
 	holder string
 
-	mu   sync.RWMutex
-	caps map[Handle]*Capability // +checklocks:mu
-	last Handle                 // +checklocks:mu
+	mu sync.RWMutex
+	// In the order of their handles, which is that of time. What has left the
+	// table is a gap, until there are as many gaps as others.
+	held []holding // +checklocks:mu
+	gaps int       // +checklocks:mu
+	last Handle    // +checklocks:mu
 
 	// version counts the changes; written under Space.mu.
 	version atomic.Uint64
@@ -30,26 +35,42 @@ type table struct {
 	lastHit   int
 }
 
-func newTable(holder string) *table {
-	return &table{holder: holder, caps: make(map[Handle]*Capability)}
+// holding is a place in a table; c is nil in a gap.
+type holding struct {
+	h Handle
+	c *Capability
+}
+
+func newTable(holder string) *table { return &table{holder: holder} }
+
+// find returns where h is or would be.
+//
+// +checklocksread:t.mu
+func (t *table) find(h Handle) (i int, ok bool) {
+	return slices.BinarySearchFunc(t.held, h, func(e holding, h Handle) int { return cmp.Compare(e.h, h) })
 }
 
 // get returns the capability of a handle, and whether the handle was ever
 // given.
 func (t *table) get(h Handle) (c *Capability, given bool) {
 	t.mu.RLock()
-	c, given = t.caps[h], h != 0 && h <= t.last
+	if i, ok := t.find(h); ok {
+		c = t.held[i].c
+	}
+	given = h != 0 && h <= t.last
 	t.mu.RUnlock()
 	return c, given
 }
 
-// all returns what is in the table, in no order.
+// all returns what is in the table, by handle.
 func (t *table) all() []*Capability {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	out := make([]*Capability, 0, len(t.caps))
-	for _, c := range t.caps {
-		out = append(out, c)
+	out := make([]*Capability, 0, len(t.held)-t.gaps)
+	for _, e := range t.held {
+		if e.c != nil {
+			out = append(out, e.c)
+		}
 	}
 	return out
 }
@@ -57,7 +78,7 @@ func (t *table) all() []*Capability {
 func (t *table) len() int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return len(t.caps)
+	return len(t.held) - t.gaps
 }
 
 // put gives c the next handle.
@@ -65,12 +86,21 @@ func (t *table) put(c *Capability) {
 	t.mu.Lock()
 	t.last++
 	c.handle = t.last
-	t.caps[c.handle] = c
+	t.held = append(t.held, holding{c.handle, c})
 	t.mu.Unlock()
 }
 
 func (t *table) drop(h Handle) {
 	t.mu.Lock()
-	delete(t.caps, h)
-	t.mu.Unlock()
+	defer t.mu.Unlock()
+	i, ok := t.find(h)
+	if !ok || t.held[i].c == nil {
+		return
+	}
+	t.held[i].c = nil
+	t.gaps++
+	if 2*t.gaps >= len(t.held) {
+		t.held = slices.DeleteFunc(t.held, func(e holding) bool { return e.c == nil })
+		t.gaps = 0
+	}
 }

@@ -16,7 +16,7 @@ func (s *Space) link(n *Capability) {
 		*first = n
 	}
 	*last = n
-	s.byID[n.id] = n
+	s.byID[n.number] = n
 }
 
 // unlink takes n, with what is below it, from its parent.
