@@ -51,7 +51,7 @@ func TestOrderBehindAWriter(t *testing.T) {
 	s := &r.slots[p&r.mask]
 	s.ticket.Store(ticket)
 	s.event = Event{Type: AgentSignal, Severity: Info, Payload: &eventv1.AgentSignal{Signal: 1}}
-	s.turn.Store(p + 1)
+	s.turn.Store(r.lap(p) + 1)
 	<-merged
 	b.pass()
 

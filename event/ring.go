@@ -5,7 +5,9 @@ import (
 )
 
 // slot is one place of a ring. Its turn says whose it is: of the writer of
-// position p when it is p, of the reader of position p when it is p+1.
+// position p when it is the lap of p, of the reader when it is that plus one. A
+// lap is known by the position it began at, so that a new ring is all zeros:
+// its memory is touched when it is first used, and not by the first event.
 type slot struct {
 	turn   atomic.Uint64
 	ticket atomic.Uint64
@@ -25,29 +27,28 @@ type ring struct {
 	_     [64]byte
 }
 
-// newRing returns a ring of size places, a power of two.
+// newRing returns a ring of size places, a power of two and not 1.
 func newRing(size int) *ring {
-	r := &ring{slots: make([]slot, size), mask: uint64(size - 1)}
-	for i := range r.slots {
-		r.slots[i].turn.Store(uint64(i))
-	}
-	return r
+	return &ring{slots: make([]slot, size), mask: uint64(size - 1)}
 }
+
+// lap returns where the lap of position p began.
+func (r *ring) lap(p uint64) uint64 { return p &^ r.mask }
 
 // push reports whether there was a place.
 func (r *ring) push(e *Event, ticket uint64) bool {
 	for {
 		p := r.tail.Load()
 		s := &r.slots[p&r.mask]
-		switch turn := s.turn.Load(); {
-		case turn == p:
+		switch turn, lap := s.turn.Load(), r.lap(p); {
+		case turn == lap:
 			if r.tail.CompareAndSwap(p, p+1) {
 				s.ticket.Store(ticket)
 				s.event = *e
-				s.turn.Store(p + 1)
+				s.turn.Store(lap + 1)
 				return true
 			}
-		case turn < p:
+		case turn < lap:
 			return false
 		}
 	}
@@ -67,8 +68,8 @@ func (r *ring) pop(e *Event, upTo uint64) (ticket uint64, got outcome) {
 	for {
 		p := r.head.Load()
 		s := &r.slots[p&r.mask]
-		switch turn := s.turn.Load(); {
-		case turn == p+1:
+		switch turn, lap := s.turn.Load(), r.lap(p); {
+		case turn == lap+1:
 			// Until head moves nobody writes here, so that the ticket is that of p
 			// if the swap succeeds.
 			if ticket = s.ticket.Load(); ticket > upTo {
@@ -80,10 +81,10 @@ func (r *ring) pop(e *Event, upTo uint64) (ticket uint64, got outcome) {
 			if r.head.CompareAndSwap(p, p+1) {
 				*e = s.event
 				s.event.Payload = nil
-				s.turn.Store(p + r.mask + 1)
+				s.turn.Store(lap + r.mask + 1)
 				return ticket, popped
 			}
-		case turn < p+1:
+		case turn < lap+1:
 			if r.tail.Load() != p {
 				return 0, writing
 			}
