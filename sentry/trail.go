@@ -18,11 +18,19 @@ const (
 	opLogged = "logged"
 )
 
-// trailMax is how many audit records wait for a daemon; older ones are dropped
-// and counted. trailBatch is how many travel in one message.
 const (
-	trailMax   = 16384
-	trailBatch = 512
+	// trailMax is how many audit records wait for a daemon; older ones are
+	// dropped and counted.
+	trailMax = 16384
+	// trailBatch is how many travel in one message, trailFirst how many of
+	// what others lost by a revocation are sent before it is answered.
+	trailBatch = 256
+	trailFirst = 16
+	// trailDelay gathers records that follow each other into one message;
+	// trailPause lies between messages with those of a large tree, since the
+	// daemon works for each record, and has others to answer.
+	trailDelay = 2 * time.Millisecond
+	trailPause = 25 * time.Millisecond
 )
 
 // trail holds audit records until the daemon has written them. The file is
@@ -116,9 +124,6 @@ func (l *trail) putGathered(a *Agent) {
 	l.put(control.AuditRecord{Record: r})
 }
 
-// flushDelay gathers records that follow each other into one message.
-const flushDelay = 2 * time.Millisecond
-
 // put takes a record, for the daemon to hear of soon. Who wants the daemon to
 // know before it goes on calls flush.
 func (l *trail) put(r control.AuditRecord) {
@@ -131,49 +136,87 @@ func (l *trail) put(r control.AuditRecord) {
 		l.lost += trailMax / 8
 		l.sent = max(0, l.sent-trailMax/8)
 	}
-	if !l.armed {
-		l.armed = true
-		l.s.cfg.Clock.AfterFunc(flushDelay, l.flush)
+	if r.Op == capability.OpLost || r.Count > trailFirst {
+		l.arm(trailPause) // There are more to come.
+	} else {
+		l.arm(trailDelay)
 	}
 	l.mu.Unlock()
+}
+
+// arm has the timer send what was not sent yet.
+//
+// +checklocks:l.mu
+func (l *trail) arm(after time.Duration) {
+	if !l.armed {
+		l.armed = true
+		l.s.cfg.Clock.AfterFunc(after, l.flushSlowly)
+	}
 }
 
 // flush sends what was not sent yet.
 func (l *trail) flush() {
-	for l.flushSome() {
+	for l.flushSome(trailBatch) {
 	}
 }
 
-// flushSoon sends the oldest records that were not sent yet, and leaves the
-// others, if there are many, to a timer: whoever ended a large tree has the
-// end of what it named on record when it is answered, and does not wait for
-// thousands of records of what hung below.
+// flushSlowly sends one batch, and the next after a pause, unless so many wait
+// that some might be dropped.
+func (l *trail) flushSlowly() {
+	l.mu.Lock()
+	l.armed = false
+	l.mu.Unlock()
+	for l.flushSome(trailBatch) {
+		l.mu.Lock()
+		hurry := len(l.records) > trailMax/2
+		if !hurry {
+			l.arm(trailPause)
+		}
+		l.mu.Unlock()
+		if !hurry {
+			return
+		}
+	}
+}
+
+// flushSoon sends what was not sent yet, but leaves what others lost, if that
+// is much, to the timer: whoever ended a large tree has the end of what it named
+// on record when it is answered, and does not wait for thousands of records of
+// what hung below.
 func (l *trail) flushSoon() {
-	if !l.flushSome() {
-		return
+	for {
+		l.mu.Lock()
+		n := len(l.records) - l.sent
+		for n > 0 && l.records[l.sent+n-1].Op == capability.OpLost {
+			n--
+		}
+		l.mu.Unlock()
+		if !l.flushSome(min(n+trailFirst, trailBatch)) {
+			return
+		}
+		if n <= trailBatch-trailFirst {
+			break
+		}
 	}
 	l.mu.Lock()
-	if !l.armed {
-		l.armed = true
-		l.s.cfg.Clock.AfterFunc(flushDelay, l.flush)
-	}
+	l.arm(trailPause)
 	l.mu.Unlock()
 }
 
-// flushSome sends one batch, and reports whether there may be another.
-func (l *trail) flushSome() bool {
+// flushSome sends at most so many records, and reports whether there may be
+// more.
+func (l *trail) flushSome(most int) bool {
 	l.sendMu.Lock()
 	defer l.sendMu.Unlock()
 	l.s.dogs.trail.Busy()
 	defer l.s.dogs.trail.Idle()
 	l.mu.Lock()
-	l.armed = false
 	rest := l.records[l.sent:]
 	if len(rest) == 0 {
 		l.mu.Unlock()
 		return false
 	}
-	batch := control.AuditBatch{First: l.first + uint64(l.sent), Lost: l.lost, Records: rest[:min(len(rest), trailBatch)]}
+	batch := control.AuditBatch{First: l.first + uint64(l.sent), Lost: l.lost, Records: rest[:min(len(rest), most)]}
 	l.mu.Unlock()
 	if l.s.cfg.Push == nil || l.s.cfg.Push(control.EventAudit, batch) == 0 {
 		return false // The daemon pulls when it is back.
