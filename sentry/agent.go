@@ -61,6 +61,13 @@ type Agent struct {
 	// Its namespaces are gone.
 	released bool // +checklocks:grantsMu
 
+	// clearMu is held while a mount of a grant that has ended is taken away.
+	clearMu sync.Mutex
+	// Such a mount may still be where nobody sees it, below another.
+	buried atomic.Bool
+	// It is among clearing.turns, whose lock guards this.
+	clearTurn bool
+
 	// killed is why AIOS ended the agent, or nil.
 	killed atomic.Pointer[string]
 	// again says that a policy wants it started again.

@@ -95,7 +95,7 @@ func (c ctlAuthority) Revoke(ctx context.Context, by capability.Actor, cap *capa
 	if err != nil {
 		return 0, err
 	}
-	s.clearing.settle()
+	s.settle(dead...)
 	if exports := s.exportsOf(dead); len(exports) > 0 {
 		s.away(ctx, func() {
 			_, err = s.ask(control.Ask{

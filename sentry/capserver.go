@@ -16,7 +16,6 @@ import (
 
 // CapGrant gives a running agent more: all of it or none.
 func (s *Kernel) CapGrant(req control.GrantRequest) (control.CapsReply, error) {
-	defer s.clearing.settle()
 	defer s.trail.flush()
 	a, err := s.agent(req.ID)
 	if err != nil {
@@ -35,6 +34,7 @@ func (s *Kernel) CapGrant(req control.GrantRequest) (control.CapsReply, error) {
 			for _, c := range made {
 				s.space.Revoke(c, true, by, "another grant of the same request was refused")
 			}
+			s.clearing.settleFor(a)
 			return control.CapsReply{}, err
 		}
 		made = append(made, c)
@@ -113,7 +113,6 @@ func (s *Kernel) CapDelegate(req control.CapRequest) (control.Cap, error) {
 
 // delegate derives a capability for an agent here and opens what it is for.
 func (s *Kernel) delegate(c *capability.Capability, to string, ch capability.Change, move bool, by capability.Actor) (*capability.Capability, error) {
-	defer s.clearing.settle()
 	a, err := s.agent(to)
 	if err != nil {
 		return nil, err
@@ -140,6 +139,9 @@ func (s *Kernel) delegate(c *capability.Capability, to string, ch capability.Cha
 	if err != nil {
 		return nil, err
 	}
+	if move {
+		defer s.settle(c)
+	}
 	if made.Spec().Object.Class != abi.ClassFS {
 		return made, nil
 	}
@@ -150,7 +152,8 @@ func (s *Kernel) delegate(c *capability.Capability, to string, ch capability.Cha
 	}
 	if err != nil {
 		by.Privileged = true // Who has moved it away could not take it back.
-		s.space.Revoke(made, true, by, "it could not be opened: "+err.Error())
+		dead, _ := s.space.Revoke(made, true, by, "it could not be opened: "+err.Error())
+		s.settle(dead...)
 		return nil, err
 	}
 	return made, nil
@@ -272,15 +275,16 @@ func (s *Kernel) CapRevoke(req control.RevokeRequest) (control.RevokeReply, erro
 			return control.RevokeReply{}, err
 		}
 	}
-	s.clearing.settle()
+	s.settle(dead...)
 	reply := control.RevokeReply{Count: len(dead), Exports: s.exportsOf(dead)}
+	lost := make(map[string]bool)
 	for _, c := range dead {
-		if h := c.Holder(); h != "" {
+		if h := c.Holder(); h != "" && !lost[h] {
+			lost[h] = true
 			reply.Agents = append(reply.Agents, h)
 		}
 	}
 	slices.Sort(reply.Agents)
-	reply.Agents = slices.Compact(reply.Agents)
 	return reply, nil
 }
 

@@ -19,6 +19,7 @@
 // Lock order, outermost first:
 //
 //	Agent.lifeMu         spawn, exec, pause, resume and end of one agent
+//	  Agent.clearMu      a mount of a grant that has ended goes
 //	  Kernel.mu          the tables of agents and file systems
 //	    memoryAccount.mu a look at what one agent has
 //	      Agent.mu       what is known of one agent
@@ -26,7 +27,7 @@
 //
 // Leaves, under which no other lock of this package is taken: shellPool.mu,
 // memoryWatch.mu, orphans.mu, output.mu, agentLog.mu, lazyProcRoot.mu,
-// denials.mu.
+// denials.mu, clearing.mu.
 //
 // No lock of this package is held across a read or write of a stream, and
 // of them only leaves are taken by code that gVisor calls with its own locks

@@ -51,3 +51,31 @@ func TestRevokeManyFiles(t *testing.T) {
 	}
 	eventually(t, func() bool { return inside(mounts) == "1" })
 }
+
+// TestCoveredGrants ends grants in any order that appear in one and the same
+// place: none that has ended stays to be seen, whichever covered it.
+func TestCoveredGrants(t *testing.T) {
+	dir, key := hostDir(t)
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("text"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := spawn(t, []string{"sleep", "1000"}, detached)
+	for _, order := range [][]int{{0, 1, 2}, {1, 0, 2}, {2, 1, 0}, {1, 2, 0}, {0, 2, 1}} {
+		var caps []control.Cap
+		for range order {
+			caps = append(caps, give(t, s.id, "fs:/d:ro,at=/covered", key))
+		}
+		for n, i := range order {
+			if _, err := theKernel.CapRevoke(control.RevokeRequest{Cap: caps[i].ID}); err != nil {
+				t.Fatal(err)
+			}
+			out, _, _ := s.execIn(sh("cat /covered/file; grep -c ' /covered ' /proc/mounts")).output()
+			if n+1 < len(order) && !strings.HasPrefix(out, "text") {
+				t.Errorf("%v: after %d of them: %q", order, n+1, out)
+			}
+			if n+1 == len(order) && out != "0\n" {
+				t.Errorf("%v: after all of them: %q", order, out)
+			}
+		}
+	}
+}

@@ -102,22 +102,40 @@ func (g *fileGrant) unmount() {
 	v := a.s.k.VFS()
 	root := mntns.Root(a.ctx)
 	defer root.DecRef(a.ctx)
-	for ended := true; ended; {
-		vd, err := v.GetDentryAt(a.ctx, a.s.creds, at(root, g.view.at), &vfs.GetDentryOptions{})
-		if err != nil {
+	gone := false // Its own mount is.
+	for !gone || a.buried.Load() {
+		fs := a.unmountEnded(v, root, g.view.at)
+		if fs == nil {
 			break
 		}
-		fs, ok := vd.Mount().Filesystem().Impl().(*grantfs.FS)
-		ended = ok && fs.Rights() == 0 && vd.Dentry() == vd.Mount().Root()
-		vd.DecRef(a.ctx)
-		if ended && v.UmountAt(a.ctx, a.s.creds, at(root, g.view.at), &vfs.UmountOptions{Flags: linux.MNT_DETACH}) != nil {
-			break
-		}
+		gone = gone || fs == g.view.fs
+	}
+	if !gone {
+		a.buried.Store(true)
 	}
 	g.tellMount(event.FileUnmount)
 	for _, inner := range a.grantsInside(g.view.at) {
 		inner.putBack()
 	}
+}
+
+// unmountEnded takes away the mount at a place if it is of a grant that has
+// ended, and returns its file system; else nil.
+func (a *Agent) unmountEnded(v *vfs.VirtualFilesystem, root vfs.VirtualDentry, place string) *grantfs.FS {
+	vd, err := v.GetDentryAt(a.ctx, a.s.creds, at(root, place), &vfs.GetDentryOptions{})
+	if err != nil {
+		return nil
+	}
+	defer vd.DecRef(a.ctx)
+	fs, ok := vd.Mount().Filesystem().Impl().(*grantfs.FS)
+	if !ok || fs.Rights() != 0 || vd.Dentry() != vd.Mount().Root() {
+		return nil
+	}
+	// It is found already: there is no path left to walk.
+	if v.UmountAt(a.ctx, a.s.creds, &vfs.PathOperation{Root: root, Start: vd}, &vfs.UmountOptions{Flags: linux.MNT_DETACH}) != nil {
+		return nil
+	}
+	return fs
 }
 
 // grantsInside returns the grants that appear below a path, the outer first.
