@@ -87,6 +87,20 @@ func (r *reader) kill() {
 	c.cmd.Wait()
 }
 
+// revive starts it again if it has ended: its daemon was killed, or it came back
+// before the daemon knew that it had gone.
+func (r *reader) revive(t *testing.T) {
+	r.mu.Lock()
+	c := r.cmd
+	r.mu.Unlock()
+	select {
+	case <-c.ended:
+		c.cmd.Wait()
+		r.open(t)
+	default:
+	}
+}
+
 // events returns what it has seen of each source, by number, and how many of
 // them it was told are missing.
 func (r *reader) events() (bySource map[string]map[uint64]eventLine, announced uint64) {
@@ -290,6 +304,7 @@ func (c *chaos) check() {
 	// Everything that ended has an event that says so; and what is missing
 	// was announced.
 	eventually(t, "nothing is lost without a word", time.Minute, func() (bool, string) {
+		c.read.revive(t)
 		bySource, announced := c.read.events()
 		gaps, ends := uint64(0), map[string]bool{}
 		for _, events := range bySource {
