@@ -19,8 +19,8 @@
 // be written says so with an event of its own; what was deleted to keep the
 // journal in bounds is a gap for who wanted to read it.
 //
-// Lock order: Hub.mu, then the locks of package event; the journal's are
-// leaves. Filters run with Hub.mu held. Times are nanoseconds. The package knows
+// Lock order: Hub.mu, then the locks of package event; Hub.durableMu, then
+// progress.mu; the journal's are leaves. Filters run with Hub.mu held. Times are nanoseconds. The package knows
 // no domain and no capability: who may subscribe to what is decided by its
 // callers.
 package hub
@@ -78,8 +78,8 @@ type Hub struct {
 	unknown uint64 // +checklocks:mu
 
 	durableMu sync.Mutex
-	// Names of durable subscriptions that are read at present.
-	reading map[string]bool // +checklocks:durableMu
+	// The durable subscriptions that are read at present, by name.
+	reading map[string]*progress // +checklocks:durableMu
 }
 
 // Open opens the hub whose journal is in a directory, which is made if need be.
@@ -90,7 +90,7 @@ func Open(cfg Config) (*Hub, error) {
 	if cfg.Names == nil {
 		cfg.Names = func(string) string { return "" }
 	}
-	h := &Hub{cfg: cfg, began: cfg.Clock.Now(), seen: make(map[string]uint64), reading: make(map[string]bool)}
+	h := &Hub{cfg: cfg, began: cfg.Clock.Now(), seen: make(map[string]uint64), reading: make(map[string]*progress)}
 	dir := filepath.Join(cfg.Dir, "journal")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, errdefs.Wrap(err, errdefs.HostIO, "make the journal of events")

@@ -48,6 +48,8 @@ type Subscription struct {
 	until uint64
 	told  uint64 // of what live lost
 	gaps  uint64
+	// Of a durable subscription.
+	progress *progress
 }
 
 // Subscribe begins a subscription. It must be closed.
@@ -72,15 +74,12 @@ func (h *Hub) Subscribe(o Options) (*Subscription, error) {
 // resume finds the place of a durable subscription.
 func (s *Subscription) resume() error {
 	h, name := s.hub, s.o.Durable
-	for _, info := range event.Types() {
-		if info.OnDemand && s.set.Has(info.Type) && len(s.o.Topics) > 0 && s.o.Topics[0] != "*" {
-			return errdefs.New(errdefs.InvalidArgument, "events of this topic are not kept, so that they cannot be delivered later",
-				errdefs.Op("subscribe"), errdefs.Resource("%s", info.Topic), errdefs.Fix("name topics that are kept, or leave --durable out"))
-		}
+	if err := Kept(s.o.Topics); err != nil {
+		return errdefs.Wrap(err, errdefs.InvalidArgument, "subscribe")
 	}
 	h.durableMu.Lock()
 	defer h.durableMu.Unlock()
-	if h.reading[name] {
+	if h.reading[name] != nil {
 		return errdefs.New(errdefs.AlreadyExists, "somebody reads this subscription already", errdefs.Op("subscribe"),
 			errdefs.Resource("%s", name), errdefs.Fix("end the other reader, or choose another name"))
 	}
@@ -98,7 +97,8 @@ func (s *Subscription) resume() error {
 			return err
 		}
 	}
-	h.reading[name] = true
+	s.progress = &progress{delivered: p.Next - 1, seen: p.Next - 1, ackedTo: p.Next - 1}
+	h.reading[name] = s.progress
 	s.o.From = p.Next
 	return nil
 }
@@ -152,8 +152,11 @@ func (s *Subscription) Next(ctx context.Context) (event.Event, *Missed, error) {
 		case err == errCaughtUp && !s.o.Past:
 			s.reader.Close()
 			s.reader = nil
-		case err != nil || missed != nil || s.passes(&e):
+		case err != nil || missed != nil:
 			return e, missed, err
+		case s.passes(&e):
+			s.progress.deliver(e.Cursor)
+			return e, nil, nil
 		}
 	}
 	for {
@@ -187,7 +190,7 @@ func (s *Subscription) past(ctx context.Context) (event.Event, *Missed, error) {
 			continue
 		case err == nil:
 			if s.o.Durable != "" {
-				if err := s.hub.cursors.Missed(s.o.Durable, gap.To, gap.Lost); err != nil {
+				if err := s.hub.cursors.Missed(s.o.Durable, gap.Lost); err != nil {
 					return event.Event{}, nil, err
 				}
 			}
@@ -208,6 +211,9 @@ func (s *Subscription) past(ctx context.Context) (event.Event, *Missed, error) {
 				return event.Event{}, nil, err
 			}
 			continue
+		}
+		if err := s.passOver(); err != nil {
+			return event.Event{}, nil, err
 		}
 		select {
 		case <-changed:
@@ -237,8 +243,20 @@ func (h *Hub) Ack(name string, cursor uint64) error {
 	if cursor > h.journal.Last() {
 		return errdefs.New(errdefs.InvalidArgument, fmt.Sprintf("cursor %d was not given out yet", cursor), errdefs.Op("acknowledge"))
 	}
-	return h.cursors.Ack(name, cursor)
+	h.durableMu.Lock()
+	p := h.reading[name]
+	h.durableMu.Unlock()
+	return h.cursors.Ack(name, p.acked(cursor))
 }
 
 // Forget ends a durable subscription for good.
 func (h *Hub) Forget(name string) error { return h.cursors.Remove(name) }
+
+// Position returns where a durable subscription is, and how many records of the
+// journal are behind that; not all of them are for it.
+func (h *Hub) Position(name string) (p journal.Position, behind uint64, ok bool) {
+	if p, ok = h.cursors.Get(name); ok {
+		behind = max(h.journal.Last()+1, p.Next) - p.Next
+	}
+	return p, behind, ok
+}

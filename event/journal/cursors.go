@@ -95,7 +95,7 @@ func (c *Cursors) Create(name string, next uint64, spec json.RawMessage) (Positi
 	if len(c.all) >= MaxDurable {
 		c.mu.Unlock()
 		return Position{}, errdefs.Newf(errdefs.QuotaExceeded, "there are %d durable subscriptions", MaxDurable).
-			With(errdefs.Fix("remove one: `aiosctl events durable ls`"))
+			With(errdefs.Fix("forget one: `aiosctl events stats` lists them"))
 	}
 	p := &Position{Name: name, Next: max(next, 1), Created: c.clock.Now().UnixNano(), Spec: spec}
 	c.all[name], c.dirty = p, true
@@ -131,12 +131,15 @@ func (c *Cursors) Ack(name string, cursor uint64) error {
 	})
 }
 
-// Missed moves a position beyond records that are gone, and counts them.
-func (c *Cursors) Missed(name string, next, lost uint64) error {
-	return c.change(name, func(p *Position) {
-		p.Next = max(p.Next, next)
-		p.Lost += lost
-	})
+// Advance moves a position, never back, over records that nobody has to
+// acknowledge.
+func (c *Cursors) Advance(name string, next uint64) error {
+	return c.change(name, func(p *Position) { p.Next = max(p.Next, next) })
+}
+
+// Missed counts records that were gone before they could be delivered.
+func (c *Cursors) Missed(name string, lost uint64) error {
+	return c.change(name, func(p *Position) { p.Lost += lost })
 }
 
 func (c *Cursors) change(name string, f func(*Position)) error {
@@ -146,7 +149,11 @@ func (c *Cursors) change(name string, f func(*Position)) error {
 	if p == nil {
 		return noDurable(name)
 	}
+	was := *p
 	f(p)
+	if p.Next == was.Next && p.Lost == was.Lost && p.Acked == was.Acked {
+		return nil
+	}
 	c.dirty = true
 	if !c.armed {
 		c.armed = true
@@ -162,7 +169,7 @@ func (c *Cursors) change(name string, f func(*Position)) error {
 
 func noDurable(name string) error {
 	return errdefs.New(errdefs.NotFound, "there is no durable subscription of this name", errdefs.Resource("%s", name),
-		errdefs.Fix("`aiosctl events durable ls` lists them"))
+		errdefs.Fix("`aiosctl events stats` lists them"))
 }
 
 // Remove forgets a position.
