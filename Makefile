@@ -37,11 +37,11 @@ run: build ## run the example agent: a Python program that writes, tests and rep
 	bin/aiosctl run --mount ./examples:/examples -- python3 /examples/agent.py
 
 .PHONY: test
-test: build ## run every test; PACKAGES=./sentry/... for some of them
+test: build bin/nats-server ## run every test; PACKAGES=./sentry/... for some of them
 	$(GOTEST) $(PACKAGES)
 
 .PHONY: race
-race: ## run the tests under the race detector, kernels on ptrace
+race: bin/nats-server ## run the tests under the race detector, kernels on ptrace
 	$(RACEENV) $(GOTEST) -race $$($(GO) list $(PACKAGES) | grep -v /test/e2e)
 
 .PHONY: check
@@ -63,6 +63,10 @@ bench: build bin/runsc ## measure AIOS beside runsc, runc, crun and bwrap; BENCH
 
 bin/runsc: tools/runsc/go.mod tools/runsc/go.sum
 	cd tools/runsc && $(GO) build -trimpath -ldflags '-s -w' -o ../../$@ gvisor.dev/gvisor/runsc
+
+# The receiver of tests about sinks.
+bin/nats-server: tools/nats-server/go.mod tools/nats-server/go.sum
+	cd tools/nats-server && $(GO) build -trimpath -ldflags '-s -w' -o ../../$@ github.com/nats-io/nats-server/v2
 
 .PHONY: vm-test
 vm-test: ## test kvm and cgroup v2 in an emulated machine

@@ -35,6 +35,7 @@ type Client struct {
 	apiv1.EventsClient
 	apiv1.HealthClient
 	apiv1.ConfigurationClient
+	apiv1.SinksClient
 	apiv1.KernelClient
 	conn *grpc.ClientConn
 }
@@ -127,8 +128,8 @@ func over(conn net.Conn, a api.Address, opts []grpc.DialOption) (*Client, error)
 	cc.Connect()
 	return &Client{
 		ControlClient: apiv1.NewControlClient(cc), DebugClient: apiv1.NewDebugClient(cc), EventsClient: apiv1.NewEventsClient(cc), HealthClient: apiv1.NewHealthClient(cc),
-		ConfigurationClient: apiv1.NewConfigurationClient(cc),
-		KernelClient:        apiv1.NewKernelClient(cc), conn: cc,
+		ConfigurationClient: apiv1.NewConfigurationClient(cc), SinksClient: apiv1.NewSinksClient(cc),
+		KernelClient: apiv1.NewKernelClient(cc), conn: cc,
 	}, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"aios.dev/aios/config"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/event/journal"
+	"aios.dev/aios/event/sink"
 	"aios.dev/aios/klog"
 )
 
@@ -21,6 +22,7 @@ type Config struct {
 	Version int           `yaml:"version"`
 	Log     LogConfig     `yaml:"log"`
 	Journal JournalConfig `yaml:"journal"`
+	Sinks   []sink.Config `yaml:"sinks"`
 }
 
 // LogConfig is how the daemon and its kernel processes log, unless the
@@ -47,6 +49,7 @@ const (
 type settings struct {
 	Config
 	exists bool // there is a file
+	sinks  []*sink.Spec
 }
 
 // CheckConfig reads the configuration file as a daemon does, and says what is
@@ -100,7 +103,7 @@ func (s *settings) examine(doc *config.Document) error {
 	if _, err := klog.ParseSettings(s.Log.Levels); err != nil {
 		return doc.Fail("log.levels", err)
 	}
-	return nil
+	return s.compileSinks(doc)
 }
 
 // logging is how to log: what the environment says counts before the file.

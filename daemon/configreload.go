@@ -76,6 +76,7 @@ func (d *System) reload(by control.Actor) ([]config.Change, error) {
 	changes := config.Diff(&c.current().Config, &next.Config)
 	c.set(next, d.clock.Now())
 	d.health.Remove(componentConfig)
+	d.applySinks(next.sinks)
 	d.tellConfig(changes, by)
 	return changes, nil
 }

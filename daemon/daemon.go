@@ -69,6 +69,7 @@ type System struct {
 	apiv1.UnimplementedEventsServer
 	apiv1.UnimplementedHealthServer
 	apiv1.UnimplementedConfigurationServer
+	apiv1.UnimplementedSinksServer
 
 	paths    config.Paths
 	instance string // tells this state directory from others on the host
@@ -99,6 +100,7 @@ type System struct {
 	booting    *recovery.Breaker // of kernel processes
 	budgets    domainBudgets
 	configured configured
+	sinks      sinks
 	bearers    bearerDoor
 
 	platformOnce sync.Once
@@ -176,6 +178,8 @@ func Run(paths config.Paths) error {
 	dogs.d.Store(d)
 	d.recover()
 	d.sayStarted()
+	d.applySinks(conf.sinks)
+	defer d.stopSinks()
 	watching, unwatch := context.WithCancel(context.Background())
 	defer unwatch()
 	go d.watchHealth(watching)
@@ -193,6 +197,7 @@ func Run(paths config.Paths) error {
 	apiv1.RegisterEventsServer(server, d)
 	apiv1.RegisterHealthServer(server, d)
 	apiv1.RegisterConfigurationServer(server, d)
+	apiv1.RegisterSinksServer(server, d)
 	apiv1.RegisterKernelServer(server, &kernelService{d: d})
 	d.openDoor()
 	defer d.flushTallies()

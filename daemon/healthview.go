@@ -24,23 +24,27 @@ type breakers struct {
 // events.
 func (d *System) newBreaker(cfg recovery.BreakerConfig) *recovery.Breaker {
 	cfg.Clock = d.clock
-	cfg.OnChange = func(c recovery.BreakerChange) {
-		typ, p := event.BreakerOpen, &eventv1.Breaker{
-			Name: c.Name, State: c.To.String(), Failures: uint32(c.Failures), RetryIn: int64(c.RetryIn),
-		}
-		if c.To == recovery.Closed {
-			typ = event.BreakerClose
-		}
-		if c.Err != nil {
-			p.Error = event.Text(c.Err.Error())
-		}
-		d.emit(typ, "", "", p)
-	}
+	cfg.OnChange = d.breakerChanged
 	b := recovery.NewBreaker(cfg)
 	d.breakers.mu.Lock()
 	defer d.breakers.mu.Unlock()
 	d.breakers.list = append(d.breakers.list, b)
 	return b
+}
+
+// breakerChanged publishes that calls to something outside are refused at once,
+// or made again.
+func (d *System) breakerChanged(c recovery.BreakerChange) {
+	typ, p := event.BreakerOpen, &eventv1.Breaker{
+		Name: c.Name, State: c.To.String(), Failures: uint32(c.Failures), RetryIn: int64(c.RetryIn), Lasted: int64(c.Lasted),
+	}
+	if c.To == recovery.Closed {
+		typ = event.BreakerClose
+	}
+	if c.Err != nil {
+		p.Error = event.Text(c.Err.Error())
+	}
+	d.emit(typ, "", "", p)
 }
 
 func breakerComponent(name string) string { return "breaker " + name }
@@ -93,17 +97,23 @@ func (d *System) Health(context.Context, *apiv1.HealthRequest) (*apiv1.HealthRes
 		}
 	}
 	for _, b := range d.breakerList() {
-		s := b.Status()
-		p := &apiv1.HealthBreaker{
-			Name: s.Name, State: s.State.String(), Failures: uint32(s.Failures), Opened: s.Opened, Refused: s.Refused,
-			SinceUnixNano: s.Since.UnixNano(), RetryInNanos: int64(s.RetryIn),
-		}
-		if s.Err != nil {
-			p.Error = s.Err.Error()
-		}
-		resp.Breakers = append(resp.Breakers, p)
+		resp.Breakers = append(resp.Breakers, breakerProto(b.Status()))
+	}
+	for _, s := range d.sinks.list() {
+		resp.Breakers = append(resp.Breakers, breakerProto(s.Status().Breaker))
 	}
 	return resp, nil
+}
+
+func breakerProto(s recovery.BreakerStatus) *apiv1.HealthBreaker {
+	p := &apiv1.HealthBreaker{
+		Name: s.Name, State: s.State.String(), Failures: uint32(s.Failures), Opened: s.Opened, Refused: s.Refused,
+		SinceUnixNano: s.Since.UnixNano(), RetryInNanos: int64(s.RetryIn),
+	}
+	if s.Err != nil {
+		p.Error = s.Err.Error()
+	}
+	return p
 }
 
 // watchdogs are those of the kernel process, as it last answered.

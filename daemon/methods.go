@@ -92,6 +92,7 @@ var methods = map[string]method{
 	apiv1.Health_Health_FullMethodName:      {op: token.OpDaemon},
 
 	apiv1.Configuration_ConfigStatus_FullMethodName: {op: token.OpDaemon},
+	apiv1.Sinks_SinkList_FullMethodName:             {op: token.OpDaemon},
 	// What the file says may run programs on the host.
 	apiv1.Configuration_ConfigReload_FullMethodName: {op: token.OpDaemon, check: operatorOnly},
 

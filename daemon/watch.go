@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -16,6 +17,7 @@ import (
 	"aios.dev/aios/event"
 	"aios.dev/aios/event/filter"
 	"aios.dev/aios/event/hub"
+	"aios.dev/aios/event/sink"
 	eventv1 "aios.dev/aios/event/v1"
 )
 
@@ -96,6 +98,9 @@ func (d *System) watchOptions(req *apiv1.WatchRequest) (o hub.Options, err error
 		return o, bad(fmt.Sprintf("%d events cannot wait for a subscriber", req.GetCapacity()), fmt.Sprintf("ask for at most %d", maxWaiting))
 	case req.GetPast() && req.GetDurable() != "":
 		return o, bad("a durable subscription does not end with the past", "leave one of the two out")
+	}
+	if strings.HasPrefix(req.GetDurable(), sink.Prefix) {
+		return o, bad("names that begin with "+sink.Prefix+" are those of sinks", "choose another")
 	}
 	o = hub.Options{
 		Name: req.GetName(), Topics: req.GetTopics(), Capacity: int(req.GetCapacity()), Past: req.GetPast(), Durable: req.GetDurable(),
@@ -188,6 +193,10 @@ func (d *System) Acknowledge(_ context.Context, req *apiv1.AcknowledgeRequest) (
 
 // Unsubscribe implements the RPC.
 func (d *System) Unsubscribe(_ context.Context, req *apiv1.UnsubscribeRequest) (*apiv1.UnsubscribeResponse, error) {
+	if name, ok := strings.CutPrefix(req.GetDurable(), sink.Prefix); ok && d.sinks.get(name) != nil {
+		return nil, errdefs.New(errdefs.WrongState, "a sink has this name, and would send again or not at all", errdefs.Op("forget subscription"),
+			errdefs.Resource("%s", req.GetDurable()), errdefs.Fix("take the sink out of the configuration first"))
+	}
 	return &apiv1.UnsubscribeResponse{}, d.events.Forget(req.GetDurable())
 }
 

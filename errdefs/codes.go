@@ -92,6 +92,8 @@ const (
 	NetworkFailed     Code = "NETWORK_FAILED"
 	DaemonUnreachable Code = "DAEMON_UNREACHABLE"
 	BreakerOpen       Code = "BREAKER_OPEN"
+	SinkFailed        Code = "SINK_FAILED"
+	SinkRefused       Code = "SINK_REFUSED"
 	ProtocolVersion   Code = "PROTOCOL_VERSION_MISMATCH"
 	Protocol          Code = "PROTOCOL_ERROR"
 	ProfileNotFound   Code = "PROFILE_NOT_FOUND"

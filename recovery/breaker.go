@@ -70,6 +70,8 @@ type BreakerChange struct {
 	Refused uint64
 	// RetryIn is when a call is tried again; 0 when it closed.
 	RetryIn time.Duration
+	// Lasted is how long it was open, when it closed.
+	Lasted time.Duration
 }
 
 // BreakerStatus is a breaker as it stands.
@@ -98,9 +100,10 @@ type Breaker struct {
 	since    time.Time     // +checklocks:mu
 	opened   uint64        // +checklocks:mu
 	refused  uint64        // +checklocks:mu
-	// What refused was when it opened.
-	refusedBefore uint64 // +checklocks:mu
-	err           error  // +checklocks:mu
+	// What refused was when it opened, and when that was.
+	refusedBefore uint64    // +checklocks:mu
+	openedAt      time.Time // +checklocks:mu
+	err           error     // +checklocks:mu
 	// Counts changes of state: what began before one says nothing after it.
 	generation uint64 // +checklocks:mu
 }
@@ -193,7 +196,9 @@ func (b *Breaker) ended(generation uint64, err error) {
 		b.since = b.since.Add(-b.cooldown)
 	case !bad && b.state == HalfOpen:
 		b.become(Closed)
-		b.out.put(BreakerChange{Name: b.cfg.Name, To: Closed, Failures: b.failures, Refused: b.refused - b.refusedBefore})
+		b.out.put(BreakerChange{
+			Name: b.cfg.Name, To: Closed, Failures: b.failures, Refused: b.refused - b.refusedBefore, Lasted: b.cfg.Clock.Since(b.openedAt),
+		})
 		b.failures, b.cooldown, b.err = 0, b.cfg.Cooldown, nil
 	case !bad:
 		if err == nil {
@@ -213,6 +218,7 @@ func (b *Breaker) ended(generation uint64, err error) {
 		b.opened++
 		b.refusedBefore = b.refused
 		b.become(Open)
+		b.openedAt = b.since
 		b.out.put(BreakerChange{Name: b.cfg.Name, To: Open, Err: err, Failures: b.failures, RetryIn: b.cooldown})
 	}
 }
