@@ -42,6 +42,8 @@ type Agent struct {
 	// account is what it uses, and may use.
 	account agentAccount
 	stack   inet.Stack // its network
+	// watches is how many files of events it has open.
+	watches atomic.Int32
 
 	// endowed is set when it has what it was spawned with.
 	endowed atomic.Bool

@@ -3,6 +3,7 @@ package sentry
 import (
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
@@ -96,6 +97,8 @@ type Kernel struct {
 	asks     asks
 	events   *event.Bus
 	outbox   outbox // of events for the daemon
+	watchIDs atomic.Uint64
+	gone     goneNames
 	imagesMu sync.Mutex
 	// By their original in another domain.
 	images map[capability.ID]*capability.Capability // +checklocks:imagesMu

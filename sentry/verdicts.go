@@ -99,7 +99,7 @@ func (s *Kernel) noteException(a *Agent, t *kernel.Task, e trap.Exception, handl
 			Vector: uint32(e.Vector), Name: e.Vector.String(), Limit: stormRate, Count: f.counts.Total(), Interval: int64(time.Second),
 		})
 	}
-	if s.events.Enabled(event.FaultException) {
+	if s.events.EnabledFor(event.FaultException, a.id) {
 		s.emit(a, event.FaultException, exceptionPayload(t, e, handled))
 	}
 }
@@ -332,7 +332,7 @@ func (a *Agent) strip(why string) int {
 	by := capability.Actor{Name: "kernel", Privileged: true}
 	var dead []*capability.Capability
 	for _, c := range a.s.space.List(a.id) {
-		self := ofSelf(c.Spec().String())
+		self := a.isMadeOf(c.Spec().String())
 		ended, err := a.s.space.Revoke(c, !self, by, why)
 		if err == nil {
 			dead = append(dead, ended...)
