@@ -19,7 +19,9 @@ import (
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/event"
 	eventv1 "aios.dev/aios/event/v1"
+	"aios.dev/aios/netstack"
 	"aios.dev/aios/platform"
+	"aios.dev/aios/sentry/irq"
 )
 
 // Agent is a process tree with namespaces of its own.
@@ -33,10 +35,12 @@ type Agent struct {
 	ns     *namespaces     // pid is immutable, the rest guarded by lifeMu
 	orph   orphans
 	crowd  *platform.Crowd // of its tasks
+	irq    *irq.Source     // what it interrupts with
 	gate   agentGate
 	faults agentFaults
 	dog    agentDog
 	dmesg  dmesg // what of the kernel's log is about it
+	stops  stops // of its quota
 	// seccomp is set before the first process is made, nil without a profile.
 	seccomp *seccompFilter
 	// account is what it uses, and may use.
@@ -188,7 +192,11 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 		told:  make(chan struct{}),
 		born:  s.cfg.Clock.Now(),
 		crowd: platform.NewCrowd(s.cpus, max(crowdMin, crowdPerCPU*s.cfg.CPUs), crowdSlice),
+		irq:   s.irq.NewSource(req.ID),
 	}
+	a.crowd.Interrupts(a.irq)
+	a.crowd.OnStop(a.quotaUsedUp)
+	netstack.Interrupts(a.stack, a.irq)
 	a.ctx = s.context(a.ns, s.creds, a.memID)
 	a.openAccount(req.DiskBytes)
 	s.agents[req.ID] = a
@@ -252,7 +260,7 @@ func (a *Agent) start(spec control.Process, stream *os.File) (*process, error) {
 	}
 	fds := s.k.NewFDTable()
 	defer fds.DecRef(a.ctx)
-	con, err := s.newConsole(a.ctx, a.ns, fds, spec.TTY, spec.Stdin, a.log)
+	con, err := s.newConsole(a.ctx, a.ns, fds, spec.TTY, spec.Stdin, a)
 	if err != nil {
 		return nil, err
 	}
@@ -404,6 +412,7 @@ func (a *Agent) release() {
 	a.grantsMu.Unlock()
 	a.s.releaseShell(a.ns)
 	a.stopped = nil
+	a.irq.Close()
 	a.s.forgetAgent(a)
 	a.log.close()
 }

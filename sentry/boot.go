@@ -79,6 +79,7 @@ type Kernel struct {
 	creds     *auth.Credentials // root of the domain, for setting agents up
 	started   time.Time
 	pause     *pauseTask
+	stacks    *netstack.Creator
 	cpus      *platform.Processors
 	views     kernelViews
 	sysfs     *vfs.Filesystem // shared by all agents; read-only
@@ -96,7 +97,8 @@ type Kernel struct {
 	trail    trail
 	asks     asks
 	events   *event.Bus
-	outbox   outbox // of events for the daemon
+	outbox   outbox   // of events for the daemon
+	samplers samplers // of what is told now and then
 	watchIDs atomic.Uint64
 	gone     goneNames
 	imagesMu sync.Mutex
@@ -106,6 +108,7 @@ type Kernel struct {
 	dogs kernelDogs
 	gate kernelGate
 	log  kernelLog
+	irq  interrupts
 	// lockups watches what holds a CPU or a lock for too long.
 	lockups lockups
 
@@ -134,10 +137,11 @@ func Boot(cfg Config) (*Kernel, error) {
 		cfg:     cfg,
 		log:     newKernelLog(cfg.Log),
 		started: cfg.Clock.Now(),
-		cpus:    platform.NewProcessors(cfg.CPUs, cfg.Clock),
 		mounts:  make(map[string]*vfs.Mount),
 		agents:  make(map[string]*Agent),
 	}
+	s.bootInterrupts()
+	s.cpus = platform.NewProcessors(cfg.CPUs, s.cfg.Clock)
 	for _, step := range []struct {
 		op string
 		do func() error
@@ -172,6 +176,7 @@ func prepareProcess() error {
 	if err := rand.Init(); err != nil {
 		return err
 	}
+	rand.Reader = random{rand.Reader}
 	if err := usage.Init(); err != nil {
 		return err
 	}
@@ -222,7 +227,8 @@ func (s *Kernel) bootKernel() error {
 
 	userns := auth.NewRootUserNamespace()
 	s.creds = auth.NewRootCredentials(userns)
-	stacks := &netstack.Creator{Clock: tk, IDs: s.k}
+	stacks := &netstack.Creator{Clock: tk, IDs: s.k, OnPacket: s.packetSeen}
+	s.stacks = stacks
 	rootStack, err := stacks.CreateStack()
 	if err != nil {
 		return err

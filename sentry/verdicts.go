@@ -39,7 +39,7 @@ func (a *Agent) setPolicies(faults, violations []string) (err error) {
 		return err
 	}
 	f.strict = !f.violations.Plain()
-	if !f.policy.Plain() {
+	if !f.policy.Exceptionless() {
 		a.setTrapper(a.judgeFault)
 	}
 	return nil
@@ -358,8 +358,14 @@ const fallDelay = 50 * time.Millisecond
 
 // fall ends the domain. It does not wait.
 func (s *Kernel) fall(a *Agent, why string) {
-	s.emit(a, event.FaultTriple, &eventv1.FaultException{Name: "domain", Mapping: event.Text(why)})
+	s.fallStuck(a, why)
 	a.halt(nil)
+}
+
+// fallStuck is fall of a kernel in which a lock may be held for ever: it leaves
+// alone what it would have to lock.
+func (s *Kernel) fallStuck(a *Agent, why string) {
+	s.emit(a, event.FaultTriple, &eventv1.FaultException{Name: "domain", Mapping: event.Text(why)})
 	s.cfg.Clock.AfterFunc(fallDelay, func() { s.cfg.Exit(fallStatus) })
 }
 
