@@ -176,14 +176,14 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	if c.pending {
 		c.settle(ac)
 	}
-	if mm != nil { // Tests of the platform have none.
-		c.space = mm.AddressSpace()
-	}
 	order := Run
 	if crowd.watch.Load()&watchRuns != 0 && c.hooks.Enter != nil {
 		if order = c.hooks.Enter(ctx, ac); order == Stay {
 			return nil, hostarch.NoAccess, gvplatform.ErrContextInterrupt
 		}
+	}
+	if mm != nil { // Tests of the platform have none.
+		c.space = mm.AddressSpace()
 	}
 	crowd.enter(&c.place)
 	if order == Step {

@@ -39,8 +39,10 @@ type Agent struct {
 	gate   agentGate
 	faults agentFaults
 	dog    agentDog
-	dmesg  dmesg // what of the kernel's log is about it
-	stops  stops // of its quota
+	// debugger is who debugs it, or nil.
+	debugger atomic.Pointer[debugger]
+	dmesg    dmesg // what of the kernel's log is about it
+	stops    stops // of its quota
 	// seccomp is set before the first process is made, nil without a profile.
 	seccomp *seccompFilter
 	// account is what it uses, and may use.

@@ -111,6 +111,8 @@ type Kernel struct {
 	irq  interrupts
 	// lockups watches what holds a CPU or a lock for too long.
 	lockups lockups
+	// debuggers counts the agents that are being debugged.
+	debuggers atomic.Int32
 
 	mu sync.Mutex
 	// Each holds a reference.
@@ -202,6 +204,8 @@ func (s *Kernel) bootPlatform() error {
 		Settled:     s.taskSettled,
 		Panicked:    s.taskPanicked,
 		Call:        s.taskCalls,
+		Enter:       s.taskEnters,
+		Left:        s.taskLeft,
 	})}
 	return nil
 }

@@ -46,6 +46,9 @@ func (s *Kernel) containCall(call abi.Syscall, inner kernel.SyscallFn) kernel.Sy
 			}
 		}()
 		n, ctrl, err = inner(t, sysno, args)
+		if s.debuggers.Load() != 0 {
+			s.callReturned(t, call)
+		}
 		done = true
 		return n, ctrl, err
 	}

@@ -48,6 +48,7 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodAnswer:       control.Handle(s.Answer),
 		control.MethodDump:         control.HandleFiles(s.Dump),
 		control.MethodBundle:       control.HandleFiles(s.Bundle),
+		control.MethodDebug:        control.HandleFiles(s.Debug),
 		control.MethodAccount:      control.Handle(s.Account),
 		control.MethodPromised: control.Handle(func(struct{}) (control.Promised, error) {
 			return s.promised(), nil

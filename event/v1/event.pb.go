@@ -134,6 +134,7 @@ type Event struct {
 	//	*Event_AgentRestart
 	//	*Event_AgentLost
 	//	*Event_AgentQuarantine
+	//	*Event_AgentDebug
 	//	*Event_DomainStart
 	//	*Event_DomainStop
 	//	*Event_DomainCrash
@@ -380,6 +381,15 @@ func (x *Event) GetAgentQuarantine() *AgentQuarantine {
 	if x != nil {
 		if x, ok := x.Payload.(*Event_AgentQuarantine); ok {
 			return x.AgentQuarantine
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetAgentDebug() *AgentDebug {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_AgentDebug); ok {
+			return x.AgentDebug
 		}
 	}
 	return nil
@@ -856,6 +866,10 @@ type Event_AgentQuarantine struct {
 	AgentQuarantine *AgentQuarantine `protobuf:"bytes,30,opt,name=agent_quarantine,json=agentQuarantine,proto3,oneof"`
 }
 
+type Event_AgentDebug struct {
+	AgentDebug *AgentDebug `protobuf:"bytes,31,opt,name=agent_debug,json=agentDebug,proto3,oneof"`
+}
+
 type Event_DomainStart struct {
 	DomainStart *DomainStart `protobuf:"bytes,40,opt,name=domain_start,json=domainStart,proto3,oneof"`
 }
@@ -1065,6 +1079,8 @@ func (*Event_AgentRestart) isEvent_Payload() {}
 func (*Event_AgentLost) isEvent_Payload() {}
 
 func (*Event_AgentQuarantine) isEvent_Payload() {}
+
+func (*Event_AgentDebug) isEvent_Payload() {}
 
 func (*Event_DomainStart) isEvent_Payload() {}
 
@@ -2060,6 +2076,67 @@ func (x *AgentQuarantine) GetRevoked() uint32 {
 	return 0
 }
 
+// AgentDebug: somebody began to debug an agent, or ended that.
+type AgentDebug struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	By            string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	Pid           int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"` // the one process; 0: all
+	Ended         bool                   `protobuf:"varint,3,opt,name=ended,proto3" json:"ended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentDebug) Reset() {
+	*x = AgentDebug{}
+	mi := &file_event_v1_event_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentDebug) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentDebug) ProtoMessage() {}
+
+func (x *AgentDebug) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentDebug.ProtoReflect.Descriptor instead.
+func (*AgentDebug) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AgentDebug) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *AgentDebug) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *AgentDebug) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
 // DomainStart: a kernel process runs.
 type DomainStart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2075,7 +2152,7 @@ type DomainStart struct {
 
 func (x *DomainStart) Reset() {
 	*x = DomainStart{}
-	mi := &file_event_v1_event_proto_msgTypes[14]
+	mi := &file_event_v1_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2087,7 +2164,7 @@ func (x *DomainStart) String() string {
 func (*DomainStart) ProtoMessage() {}
 
 func (x *DomainStart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[14]
+	mi := &file_event_v1_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2100,7 +2177,7 @@ func (x *DomainStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainStart.ProtoReflect.Descriptor instead.
 func (*DomainStart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{14}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DomainStart) GetPid() int32 {
@@ -2157,7 +2234,7 @@ type DomainStop struct {
 
 func (x *DomainStop) Reset() {
 	*x = DomainStop{}
-	mi := &file_event_v1_event_proto_msgTypes[15]
+	mi := &file_event_v1_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2246,7 @@ func (x *DomainStop) String() string {
 func (*DomainStop) ProtoMessage() {}
 
 func (x *DomainStop) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[15]
+	mi := &file_event_v1_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2259,7 @@ func (x *DomainStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainStop.ProtoReflect.Descriptor instead.
 func (*DomainStop) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{15}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DomainStop) GetReason() string {
@@ -2225,7 +2302,7 @@ type DomainCrash struct {
 
 func (x *DomainCrash) Reset() {
 	*x = DomainCrash{}
-	mi := &file_event_v1_event_proto_msgTypes[16]
+	mi := &file_event_v1_event_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2314,7 @@ func (x *DomainCrash) String() string {
 func (*DomainCrash) ProtoMessage() {}
 
 func (x *DomainCrash) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[16]
+	mi := &file_event_v1_event_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2327,7 @@ func (x *DomainCrash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainCrash.ProtoReflect.Descriptor instead.
 func (*DomainCrash) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{16}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DomainCrash) GetPid() int32 {
@@ -2318,7 +2395,7 @@ type DomainRestart struct {
 
 func (x *DomainRestart) Reset() {
 	*x = DomainRestart{}
-	mi := &file_event_v1_event_proto_msgTypes[17]
+	mi := &file_event_v1_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2330,7 +2407,7 @@ func (x *DomainRestart) String() string {
 func (*DomainRestart) ProtoMessage() {}
 
 func (x *DomainRestart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[17]
+	mi := &file_event_v1_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2343,7 +2420,7 @@ func (x *DomainRestart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainRestart.ProtoReflect.Descriptor instead.
 func (*DomainRestart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{17}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DomainRestart) GetAttempt() uint32 {
@@ -2408,7 +2485,7 @@ type DomainAdopt struct {
 
 func (x *DomainAdopt) Reset() {
 	*x = DomainAdopt{}
-	mi := &file_event_v1_event_proto_msgTypes[18]
+	mi := &file_event_v1_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2420,7 +2497,7 @@ func (x *DomainAdopt) String() string {
 func (*DomainAdopt) ProtoMessage() {}
 
 func (x *DomainAdopt) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[18]
+	mi := &file_event_v1_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2433,7 +2510,7 @@ func (x *DomainAdopt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainAdopt.ProtoReflect.Descriptor instead.
 func (*DomainAdopt) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{18}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DomainAdopt) GetPid() int32 {
@@ -2473,7 +2550,7 @@ type FileMount struct {
 
 func (x *FileMount) Reset() {
 	*x = FileMount{}
-	mi := &file_event_v1_event_proto_msgTypes[19]
+	mi := &file_event_v1_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2562,7 @@ func (x *FileMount) String() string {
 func (*FileMount) ProtoMessage() {}
 
 func (x *FileMount) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[19]
+	mi := &file_event_v1_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2575,7 @@ func (x *FileMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileMount.ProtoReflect.Descriptor instead.
 func (*FileMount) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{19}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FileMount) GetProcess() *Process {
@@ -2559,7 +2636,7 @@ type FileOpen struct {
 
 func (x *FileOpen) Reset() {
 	*x = FileOpen{}
-	mi := &file_event_v1_event_proto_msgTypes[20]
+	mi := &file_event_v1_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2571,7 +2648,7 @@ func (x *FileOpen) String() string {
 func (*FileOpen) ProtoMessage() {}
 
 func (x *FileOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[20]
+	mi := &file_event_v1_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2584,7 +2661,7 @@ func (x *FileOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpen.ProtoReflect.Descriptor instead.
 func (*FileOpen) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{20}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FileOpen) GetProcess() *Process {
@@ -2636,7 +2713,7 @@ type FileCreate struct {
 
 func (x *FileCreate) Reset() {
 	*x = FileCreate{}
-	mi := &file_event_v1_event_proto_msgTypes[21]
+	mi := &file_event_v1_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2648,7 +2725,7 @@ func (x *FileCreate) String() string {
 func (*FileCreate) ProtoMessage() {}
 
 func (x *FileCreate) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[21]
+	mi := &file_event_v1_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2661,7 +2738,7 @@ func (x *FileCreate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileCreate.ProtoReflect.Descriptor instead.
 func (*FileCreate) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{21}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FileCreate) GetProcess() *Process {
@@ -2705,7 +2782,7 @@ type FileWrite struct {
 
 func (x *FileWrite) Reset() {
 	*x = FileWrite{}
-	mi := &file_event_v1_event_proto_msgTypes[22]
+	mi := &file_event_v1_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2717,7 +2794,7 @@ func (x *FileWrite) String() string {
 func (*FileWrite) ProtoMessage() {}
 
 func (x *FileWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[22]
+	mi := &file_event_v1_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2730,7 +2807,7 @@ func (x *FileWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileWrite.ProtoReflect.Descriptor instead.
 func (*FileWrite) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{22}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FileWrite) GetProcess() *Process {
@@ -2773,7 +2850,7 @@ type FileRename struct {
 
 func (x *FileRename) Reset() {
 	*x = FileRename{}
-	mi := &file_event_v1_event_proto_msgTypes[23]
+	mi := &file_event_v1_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2785,7 +2862,7 @@ func (x *FileRename) String() string {
 func (*FileRename) ProtoMessage() {}
 
 func (x *FileRename) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[23]
+	mi := &file_event_v1_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2798,7 +2875,7 @@ func (x *FileRename) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileRename.ProtoReflect.Descriptor instead.
 func (*FileRename) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{23}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FileRename) GetProcess() *Process {
@@ -2834,7 +2911,7 @@ type FileRemove struct {
 
 func (x *FileRemove) Reset() {
 	*x = FileRemove{}
-	mi := &file_event_v1_event_proto_msgTypes[24]
+	mi := &file_event_v1_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2846,7 +2923,7 @@ func (x *FileRemove) String() string {
 func (*FileRemove) ProtoMessage() {}
 
 func (x *FileRemove) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[24]
+	mi := &file_event_v1_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2859,7 +2936,7 @@ func (x *FileRemove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileRemove.ProtoReflect.Descriptor instead.
 func (*FileRemove) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{24}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FileRemove) GetProcess() *Process {
@@ -2900,7 +2977,7 @@ type NetConnect struct {
 
 func (x *NetConnect) Reset() {
 	*x = NetConnect{}
-	mi := &file_event_v1_event_proto_msgTypes[25]
+	mi := &file_event_v1_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2912,7 +2989,7 @@ func (x *NetConnect) String() string {
 func (*NetConnect) ProtoMessage() {}
 
 func (x *NetConnect) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[25]
+	mi := &file_event_v1_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2925,7 +3002,7 @@ func (x *NetConnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetConnect.ProtoReflect.Descriptor instead.
 func (*NetConnect) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{25}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NetConnect) GetProcess() *Process {
@@ -2984,7 +3061,7 @@ type NetListen struct {
 
 func (x *NetListen) Reset() {
 	*x = NetListen{}
-	mi := &file_event_v1_event_proto_msgTypes[26]
+	mi := &file_event_v1_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2996,7 +3073,7 @@ func (x *NetListen) String() string {
 func (*NetListen) ProtoMessage() {}
 
 func (x *NetListen) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[26]
+	mi := &file_event_v1_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3009,7 +3086,7 @@ func (x *NetListen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetListen.ProtoReflect.Descriptor instead.
 func (*NetListen) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{26}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NetListen) GetProcess() *Process {
@@ -3061,7 +3138,7 @@ type NetAccept struct {
 
 func (x *NetAccept) Reset() {
 	*x = NetAccept{}
-	mi := &file_event_v1_event_proto_msgTypes[27]
+	mi := &file_event_v1_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3073,7 +3150,7 @@ func (x *NetAccept) String() string {
 func (*NetAccept) ProtoMessage() {}
 
 func (x *NetAccept) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[27]
+	mi := &file_event_v1_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3086,7 +3163,7 @@ func (x *NetAccept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetAccept.ProtoReflect.Descriptor instead.
 func (*NetAccept) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{27}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NetAccept) GetProcess() *Process {
@@ -3141,7 +3218,7 @@ type NetDisconnect struct {
 
 func (x *NetDisconnect) Reset() {
 	*x = NetDisconnect{}
-	mi := &file_event_v1_event_proto_msgTypes[28]
+	mi := &file_event_v1_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3153,7 +3230,7 @@ func (x *NetDisconnect) String() string {
 func (*NetDisconnect) ProtoMessage() {}
 
 func (x *NetDisconnect) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[28]
+	mi := &file_event_v1_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3166,7 +3243,7 @@ func (x *NetDisconnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetDisconnect.ProtoReflect.Descriptor instead.
 func (*NetDisconnect) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{28}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NetDisconnect) GetProtocol() string {
@@ -3236,7 +3313,7 @@ type NetRefused struct {
 
 func (x *NetRefused) Reset() {
 	*x = NetRefused{}
-	mi := &file_event_v1_event_proto_msgTypes[29]
+	mi := &file_event_v1_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3248,7 +3325,7 @@ func (x *NetRefused) String() string {
 func (*NetRefused) ProtoMessage() {}
 
 func (x *NetRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[29]
+	mi := &file_event_v1_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3261,7 +3338,7 @@ func (x *NetRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetRefused.ProtoReflect.Descriptor instead.
 func (*NetRefused) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{29}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *NetRefused) GetProcess() *Process {
@@ -3337,7 +3414,7 @@ type NetPacket struct {
 
 func (x *NetPacket) Reset() {
 	*x = NetPacket{}
-	mi := &file_event_v1_event_proto_msgTypes[30]
+	mi := &file_event_v1_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3349,7 +3426,7 @@ func (x *NetPacket) String() string {
 func (*NetPacket) ProtoMessage() {}
 
 func (x *NetPacket) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[30]
+	mi := &file_event_v1_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3362,7 +3439,7 @@ func (x *NetPacket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetPacket.ProtoReflect.Descriptor instead.
 func (*NetPacket) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{30}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NetPacket) GetDirection() string {
@@ -3448,7 +3525,7 @@ type MemoryFaults struct {
 
 func (x *MemoryFaults) Reset() {
 	*x = MemoryFaults{}
-	mi := &file_event_v1_event_proto_msgTypes[31]
+	mi := &file_event_v1_event_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3460,7 +3537,7 @@ func (x *MemoryFaults) String() string {
 func (*MemoryFaults) ProtoMessage() {}
 
 func (x *MemoryFaults) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[31]
+	mi := &file_event_v1_event_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3473,7 +3550,7 @@ func (x *MemoryFaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryFaults.ProtoReflect.Descriptor instead.
 func (*MemoryFaults) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{31}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MemoryFaults) GetFaults() uint64 {
@@ -3516,7 +3593,7 @@ type MemoryPressure struct {
 
 func (x *MemoryPressure) Reset() {
 	*x = MemoryPressure{}
-	mi := &file_event_v1_event_proto_msgTypes[32]
+	mi := &file_event_v1_event_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3528,7 +3605,7 @@ func (x *MemoryPressure) String() string {
 func (*MemoryPressure) ProtoMessage() {}
 
 func (x *MemoryPressure) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[32]
+	mi := &file_event_v1_event_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3541,7 +3618,7 @@ func (x *MemoryPressure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryPressure.ProtoReflect.Descriptor instead.
 func (*MemoryPressure) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{32}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *MemoryPressure) GetUsed() uint64 {
@@ -3580,7 +3657,7 @@ type MemoryOOM struct {
 
 func (x *MemoryOOM) Reset() {
 	*x = MemoryOOM{}
-	mi := &file_event_v1_event_proto_msgTypes[33]
+	mi := &file_event_v1_event_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3592,7 +3669,7 @@ func (x *MemoryOOM) String() string {
 func (*MemoryOOM) ProtoMessage() {}
 
 func (x *MemoryOOM) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[33]
+	mi := &file_event_v1_event_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3605,7 +3682,7 @@ func (x *MemoryOOM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryOOM.ProtoReflect.Descriptor instead.
 func (*MemoryOOM) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{33}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MemoryOOM) GetUsed() uint64 {
@@ -3648,7 +3725,7 @@ type MemoryLimit struct {
 
 func (x *MemoryLimit) Reset() {
 	*x = MemoryLimit{}
-	mi := &file_event_v1_event_proto_msgTypes[34]
+	mi := &file_event_v1_event_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3660,7 +3737,7 @@ func (x *MemoryLimit) String() string {
 func (*MemoryLimit) ProtoMessage() {}
 
 func (x *MemoryLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[34]
+	mi := &file_event_v1_event_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3673,7 +3750,7 @@ func (x *MemoryLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryLimit.ProtoReflect.Descriptor instead.
 func (*MemoryLimit) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{34}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MemoryLimit) GetBefore() uint64 {
@@ -3712,7 +3789,7 @@ type CPUThrottled struct {
 
 func (x *CPUThrottled) Reset() {
 	*x = CPUThrottled{}
-	mi := &file_event_v1_event_proto_msgTypes[35]
+	mi := &file_event_v1_event_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3724,7 +3801,7 @@ func (x *CPUThrottled) String() string {
 func (*CPUThrottled) ProtoMessage() {}
 
 func (x *CPUThrottled) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[35]
+	mi := &file_event_v1_event_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3737,7 +3814,7 @@ func (x *CPUThrottled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUThrottled.ProtoReflect.Descriptor instead.
 func (*CPUThrottled) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{35}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CPUThrottled) GetThrottled() int64 {
@@ -3785,7 +3862,7 @@ type Limit struct {
 
 func (x *Limit) Reset() {
 	*x = Limit{}
-	mi := &file_event_v1_event_proto_msgTypes[36]
+	mi := &file_event_v1_event_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3797,7 +3874,7 @@ func (x *Limit) String() string {
 func (*Limit) ProtoMessage() {}
 
 func (x *Limit) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[36]
+	mi := &file_event_v1_event_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3810,7 +3887,7 @@ func (x *Limit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limit.ProtoReflect.Descriptor instead.
 func (*Limit) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{36}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Limit) GetResource() string {
@@ -3868,7 +3945,7 @@ type Capability struct {
 
 func (x *Capability) Reset() {
 	*x = Capability{}
-	mi := &file_event_v1_event_proto_msgTypes[37]
+	mi := &file_event_v1_event_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3880,7 +3957,7 @@ func (x *Capability) String() string {
 func (*Capability) ProtoMessage() {}
 
 func (x *Capability) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[37]
+	mi := &file_event_v1_event_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3893,7 +3970,7 @@ func (x *Capability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capability.ProtoReflect.Descriptor instead.
 func (*Capability) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{37}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Capability) GetId() string {
@@ -3963,7 +4040,7 @@ type CapabilityDeny struct {
 
 func (x *CapabilityDeny) Reset() {
 	*x = CapabilityDeny{}
-	mi := &file_event_v1_event_proto_msgTypes[38]
+	mi := &file_event_v1_event_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3975,7 +4052,7 @@ func (x *CapabilityDeny) String() string {
 func (*CapabilityDeny) ProtoMessage() {}
 
 func (x *CapabilityDeny) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[38]
+	mi := &file_event_v1_event_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3988,7 +4065,7 @@ func (x *CapabilityDeny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityDeny.ProtoReflect.Descriptor instead.
 func (*CapabilityDeny) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{38}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CapabilityDeny) GetOperation() string {
@@ -4053,7 +4130,7 @@ type SecurityViolation struct {
 
 func (x *SecurityViolation) Reset() {
 	*x = SecurityViolation{}
-	mi := &file_event_v1_event_proto_msgTypes[39]
+	mi := &file_event_v1_event_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4065,7 +4142,7 @@ func (x *SecurityViolation) String() string {
 func (*SecurityViolation) ProtoMessage() {}
 
 func (x *SecurityViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[39]
+	mi := &file_event_v1_event_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4078,7 +4155,7 @@ func (x *SecurityViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityViolation.ProtoReflect.Descriptor instead.
 func (*SecurityViolation) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{39}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SecurityViolation) GetKind() string {
@@ -4168,7 +4245,7 @@ type FaultException struct {
 
 func (x *FaultException) Reset() {
 	*x = FaultException{}
-	mi := &file_event_v1_event_proto_msgTypes[40]
+	mi := &file_event_v1_event_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4180,7 +4257,7 @@ func (x *FaultException) String() string {
 func (*FaultException) ProtoMessage() {}
 
 func (x *FaultException) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[40]
+	mi := &file_event_v1_event_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4193,7 +4270,7 @@ func (x *FaultException) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultException.ProtoReflect.Descriptor instead.
 func (*FaultException) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{40}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *FaultException) GetVector() uint32 {
@@ -4310,7 +4387,7 @@ type FaultStorm struct {
 
 func (x *FaultStorm) Reset() {
 	*x = FaultStorm{}
-	mi := &file_event_v1_event_proto_msgTypes[41]
+	mi := &file_event_v1_event_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4322,7 +4399,7 @@ func (x *FaultStorm) String() string {
 func (*FaultStorm) ProtoMessage() {}
 
 func (x *FaultStorm) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[41]
+	mi := &file_event_v1_event_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4335,7 +4412,7 @@ func (x *FaultStorm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultStorm.ProtoReflect.Descriptor instead.
 func (*FaultStorm) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{41}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *FaultStorm) GetVector() uint32 {
@@ -4412,7 +4489,7 @@ type FaultVerdict struct {
 
 func (x *FaultVerdict) Reset() {
 	*x = FaultVerdict{}
-	mi := &file_event_v1_event_proto_msgTypes[42]
+	mi := &file_event_v1_event_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4424,7 +4501,7 @@ func (x *FaultVerdict) String() string {
 func (*FaultVerdict) ProtoMessage() {}
 
 func (x *FaultVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[42]
+	mi := &file_event_v1_event_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4437,7 +4514,7 @@ func (x *FaultVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultVerdict.ProtoReflect.Descriptor instead.
 func (*FaultVerdict) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{42}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *FaultVerdict) GetScope() string {
@@ -4525,7 +4602,7 @@ type KernelPanic struct {
 
 func (x *KernelPanic) Reset() {
 	*x = KernelPanic{}
-	mi := &file_event_v1_event_proto_msgTypes[43]
+	mi := &file_event_v1_event_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4537,7 +4614,7 @@ func (x *KernelPanic) String() string {
 func (*KernelPanic) ProtoMessage() {}
 
 func (x *KernelPanic) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[43]
+	mi := &file_event_v1_event_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4550,7 +4627,7 @@ func (x *KernelPanic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelPanic.ProtoReflect.Descriptor instead.
 func (*KernelPanic) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{43}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *KernelPanic) GetCall() string {
@@ -4626,7 +4703,7 @@ type KernelLockup struct {
 
 func (x *KernelLockup) Reset() {
 	*x = KernelLockup{}
-	mi := &file_event_v1_event_proto_msgTypes[44]
+	mi := &file_event_v1_event_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4638,7 +4715,7 @@ func (x *KernelLockup) String() string {
 func (*KernelLockup) ProtoMessage() {}
 
 func (x *KernelLockup) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[44]
+	mi := &file_event_v1_event_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4651,7 +4728,7 @@ func (x *KernelLockup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelLockup.ProtoReflect.Descriptor instead.
 func (*KernelLockup) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{44}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *KernelLockup) GetKind() string {
@@ -4719,7 +4796,7 @@ type KernelLog struct {
 
 func (x *KernelLog) Reset() {
 	*x = KernelLog{}
-	mi := &file_event_v1_event_proto_msgTypes[45]
+	mi := &file_event_v1_event_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4731,7 +4808,7 @@ func (x *KernelLog) String() string {
 func (*KernelLog) ProtoMessage() {}
 
 func (x *KernelLog) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[45]
+	mi := &file_event_v1_event_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4744,7 +4821,7 @@ func (x *KernelLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelLog.ProtoReflect.Descriptor instead.
 func (*KernelLog) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{45}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *KernelLog) GetLevel() string {
@@ -4799,7 +4876,7 @@ type KernelDump struct {
 
 func (x *KernelDump) Reset() {
 	*x = KernelDump{}
-	mi := &file_event_v1_event_proto_msgTypes[46]
+	mi := &file_event_v1_event_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4811,7 +4888,7 @@ func (x *KernelDump) String() string {
 func (*KernelDump) ProtoMessage() {}
 
 func (x *KernelDump) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[46]
+	mi := &file_event_v1_event_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4824,7 +4901,7 @@ func (x *KernelDump) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelDump.ProtoReflect.Descriptor instead.
 func (*KernelDump) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{46}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *KernelDump) GetKind() string {
@@ -4890,7 +4967,7 @@ type IRQStorm struct {
 
 func (x *IRQStorm) Reset() {
 	*x = IRQStorm{}
-	mi := &file_event_v1_event_proto_msgTypes[47]
+	mi := &file_event_v1_event_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4902,7 +4979,7 @@ func (x *IRQStorm) String() string {
 func (*IRQStorm) ProtoMessage() {}
 
 func (x *IRQStorm) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[47]
+	mi := &file_event_v1_event_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4915,7 +4992,7 @@ func (x *IRQStorm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IRQStorm.ProtoReflect.Descriptor instead.
 func (*IRQStorm) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{47}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *IRQStorm) GetLine() uint32 {
@@ -4969,7 +5046,7 @@ type IRQThrottle struct {
 
 func (x *IRQThrottle) Reset() {
 	*x = IRQThrottle{}
-	mi := &file_event_v1_event_proto_msgTypes[48]
+	mi := &file_event_v1_event_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4981,7 +5058,7 @@ func (x *IRQThrottle) String() string {
 func (*IRQThrottle) ProtoMessage() {}
 
 func (x *IRQThrottle) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[48]
+	mi := &file_event_v1_event_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4994,7 +5071,7 @@ func (x *IRQThrottle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IRQThrottle.ProtoReflect.Descriptor instead.
 func (*IRQThrottle) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{48}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *IRQThrottle) GetLine() uint32 {
@@ -5054,7 +5131,7 @@ type DeviceOpen struct {
 
 func (x *DeviceOpen) Reset() {
 	*x = DeviceOpen{}
-	mi := &file_event_v1_event_proto_msgTypes[49]
+	mi := &file_event_v1_event_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5066,7 +5143,7 @@ func (x *DeviceOpen) String() string {
 func (*DeviceOpen) ProtoMessage() {}
 
 func (x *DeviceOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[49]
+	mi := &file_event_v1_event_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5079,7 +5156,7 @@ func (x *DeviceOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceOpen.ProtoReflect.Descriptor instead.
 func (*DeviceOpen) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{49}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DeviceOpen) GetProcess() *Process {
@@ -5139,7 +5216,7 @@ type DeviceAttach struct {
 
 func (x *DeviceAttach) Reset() {
 	*x = DeviceAttach{}
-	mi := &file_event_v1_event_proto_msgTypes[50]
+	mi := &file_event_v1_event_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5151,7 +5228,7 @@ func (x *DeviceAttach) String() string {
 func (*DeviceAttach) ProtoMessage() {}
 
 func (x *DeviceAttach) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[50]
+	mi := &file_event_v1_event_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5164,7 +5241,7 @@ func (x *DeviceAttach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceAttach.ProtoReflect.Descriptor instead.
 func (*DeviceAttach) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{50}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DeviceAttach) GetKind() string {
@@ -5218,7 +5295,7 @@ type Alert struct {
 
 func (x *Alert) Reset() {
 	*x = Alert{}
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5230,7 +5307,7 @@ func (x *Alert) String() string {
 func (*Alert) ProtoMessage() {}
 
 func (x *Alert) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5243,7 +5320,7 @@ func (x *Alert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alert.ProtoReflect.Descriptor instead.
 func (*Alert) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Alert) GetRule() string {
@@ -5334,7 +5411,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5346,7 +5423,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5359,7 +5436,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Health) GetComponent() string {
@@ -5421,7 +5498,7 @@ type Breaker struct {
 
 func (x *Breaker) Reset() {
 	*x = Breaker{}
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5433,7 +5510,7 @@ func (x *Breaker) String() string {
 func (*Breaker) ProtoMessage() {}
 
 func (x *Breaker) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5446,7 +5523,7 @@ func (x *Breaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker.ProtoReflect.Descriptor instead.
 func (*Breaker) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Breaker) GetName() string {
@@ -5505,7 +5582,7 @@ type WatchdogExpired struct {
 
 func (x *WatchdogExpired) Reset() {
 	*x = WatchdogExpired{}
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5517,7 +5594,7 @@ func (x *WatchdogExpired) String() string {
 func (*WatchdogExpired) ProtoMessage() {}
 
 func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5530,7 +5607,7 @@ func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchdogExpired.ProtoReflect.Descriptor instead.
 func (*WatchdogExpired) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *WatchdogExpired) GetName() string {
@@ -5580,7 +5657,7 @@ type ConfigChanged struct {
 
 func (x *ConfigChanged) Reset() {
 	*x = ConfigChanged{}
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5592,7 +5669,7 @@ func (x *ConfigChanged) String() string {
 func (*ConfigChanged) ProtoMessage() {}
 
 func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5605,7 +5682,7 @@ func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged.ProtoReflect.Descriptor instead.
 func (*ConfigChanged) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ConfigChanged) GetFile() string {
@@ -5649,7 +5726,7 @@ type BusLost struct {
 
 func (x *BusLost) Reset() {
 	*x = BusLost{}
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5661,7 +5738,7 @@ func (x *BusLost) String() string {
 func (*BusLost) ProtoMessage() {}
 
 func (x *BusLost) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5674,7 +5751,7 @@ func (x *BusLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusLost.ProtoReflect.Descriptor instead.
 func (*BusLost) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *BusLost) GetWhere() string {
@@ -5746,7 +5823,7 @@ type BusSubscription struct {
 
 func (x *BusSubscription) Reset() {
 	*x = BusSubscription{}
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5758,7 +5835,7 @@ func (x *BusSubscription) String() string {
 func (*BusSubscription) ProtoMessage() {}
 
 func (x *BusSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5771,7 +5848,7 @@ func (x *BusSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusSubscription.ProtoReflect.Descriptor instead.
 func (*BusSubscription) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *BusSubscription) GetName() string {
@@ -5848,7 +5925,7 @@ type Sink struct {
 
 func (x *Sink) Reset() {
 	*x = Sink{}
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5860,7 +5937,7 @@ func (x *Sink) String() string {
 func (*Sink) ProtoMessage() {}
 
 func (x *Sink) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5873,7 +5950,7 @@ func (x *Sink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sink.ProtoReflect.Descriptor instead.
 func (*Sink) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Sink) GetName() string {
@@ -5941,7 +6018,7 @@ type DaemonStart struct {
 
 func (x *DaemonStart) Reset() {
 	*x = DaemonStart{}
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5953,7 +6030,7 @@ func (x *DaemonStart) String() string {
 func (*DaemonStart) ProtoMessage() {}
 
 func (x *DaemonStart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5966,7 +6043,7 @@ func (x *DaemonStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStart.ProtoReflect.Descriptor instead.
 func (*DaemonStart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *DaemonStart) GetPid() int32 {
@@ -6016,7 +6093,7 @@ type DaemonStop struct {
 
 func (x *DaemonStop) Reset() {
 	*x = DaemonStop{}
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6028,7 +6105,7 @@ func (x *DaemonStop) String() string {
 func (*DaemonStop) ProtoMessage() {}
 
 func (x *DaemonStop) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6041,7 +6118,7 @@ func (x *DaemonStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStop.ProtoReflect.Descriptor instead.
 func (*DaemonStop) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *DaemonStop) GetReason() string {
@@ -6076,7 +6153,7 @@ type ConfigChanged_Change struct {
 
 func (x *ConfigChanged_Change) Reset() {
 	*x = ConfigChanged_Change{}
-	mi := &file_event_v1_event_proto_msgTypes[63]
+	mi := &file_event_v1_event_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6088,7 +6165,7 @@ func (x *ConfigChanged_Change) String() string {
 func (*ConfigChanged_Change) ProtoMessage() {}
 
 func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[63]
+	mi := &file_event_v1_event_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6101,7 +6178,7 @@ func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged_Change.ProtoReflect.Descriptor instead.
 func (*ConfigChanged_Change) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{55, 0}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{56, 0}
 }
 
 func (x *ConfigChanged_Change) GetKey() string {
@@ -6129,7 +6206,7 @@ var File_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x14event/v1/event.proto\x12\raios.event.v1\"\xc9\x1e\n" +
+	"\x14event/v1/event.proto\x12\raios.event.v1\"\x87\x1f\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x12\n" +
@@ -6157,7 +6234,9 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\ragent_restart\x18\x1c \x01(\v2\x1b.aios.event.v1.AgentRestartH\x00R\fagentRestart\x129\n" +
 	"\n" +
 	"agent_lost\x18\x1d \x01(\v2\x18.aios.event.v1.AgentLostH\x00R\tagentLost\x12K\n" +
-	"\x10agent_quarantine\x18\x1e \x01(\v2\x1e.aios.event.v1.AgentQuarantineH\x00R\x0fagentQuarantine\x12?\n" +
+	"\x10agent_quarantine\x18\x1e \x01(\v2\x1e.aios.event.v1.AgentQuarantineH\x00R\x0fagentQuarantine\x12<\n" +
+	"\vagent_debug\x18\x1f \x01(\v2\x19.aios.event.v1.AgentDebugH\x00R\n" +
+	"agentDebug\x12?\n" +
 	"\fdomain_start\x18( \x01(\v2\x1a.aios.event.v1.DomainStartH\x00R\vdomainStart\x12<\n" +
 	"\vdomain_stop\x18) \x01(\v2\x19.aios.event.v1.DomainStopH\x00R\n" +
 	"domainStop\x12?\n" +
@@ -6293,7 +6372,12 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\x02by\x18\x01 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06lifted\x18\x03 \x01(\bR\x06lifted\x12\x18\n" +
-	"\arevoked\x18\x04 \x01(\rR\arevoked\"\x95\x01\n" +
+	"\arevoked\x18\x04 \x01(\rR\arevoked\"D\n" +
+	"\n" +
+	"AgentDebug\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x14\n" +
+	"\x05ended\x18\x03 \x01(\bR\x05ended\"\x95\x01\n" +
 	"\vDomainStart\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x1a\n" +
 	"\bplatform\x18\x02 \x01(\tR\bplatform\x12\x12\n" +
@@ -6678,7 +6762,7 @@ func file_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_event_v1_event_proto_goTypes = []any{
 	(Severity)(0),                // 0: aios.event.v1.Severity
 	(*Event)(nil),                // 1: aios.event.v1.Event
@@ -6695,57 +6779,58 @@ var file_event_v1_event_proto_goTypes = []any{
 	(*AgentRestart)(nil),         // 12: aios.event.v1.AgentRestart
 	(*AgentLost)(nil),            // 13: aios.event.v1.AgentLost
 	(*AgentQuarantine)(nil),      // 14: aios.event.v1.AgentQuarantine
-	(*DomainStart)(nil),          // 15: aios.event.v1.DomainStart
-	(*DomainStop)(nil),           // 16: aios.event.v1.DomainStop
-	(*DomainCrash)(nil),          // 17: aios.event.v1.DomainCrash
-	(*DomainRestart)(nil),        // 18: aios.event.v1.DomainRestart
-	(*DomainAdopt)(nil),          // 19: aios.event.v1.DomainAdopt
-	(*FileMount)(nil),            // 20: aios.event.v1.FileMount
-	(*FileOpen)(nil),             // 21: aios.event.v1.FileOpen
-	(*FileCreate)(nil),           // 22: aios.event.v1.FileCreate
-	(*FileWrite)(nil),            // 23: aios.event.v1.FileWrite
-	(*FileRename)(nil),           // 24: aios.event.v1.FileRename
-	(*FileRemove)(nil),           // 25: aios.event.v1.FileRemove
-	(*NetConnect)(nil),           // 26: aios.event.v1.NetConnect
-	(*NetListen)(nil),            // 27: aios.event.v1.NetListen
-	(*NetAccept)(nil),            // 28: aios.event.v1.NetAccept
-	(*NetDisconnect)(nil),        // 29: aios.event.v1.NetDisconnect
-	(*NetRefused)(nil),           // 30: aios.event.v1.NetRefused
-	(*NetPacket)(nil),            // 31: aios.event.v1.NetPacket
-	(*MemoryFaults)(nil),         // 32: aios.event.v1.MemoryFaults
-	(*MemoryPressure)(nil),       // 33: aios.event.v1.MemoryPressure
-	(*MemoryOOM)(nil),            // 34: aios.event.v1.MemoryOOM
-	(*MemoryLimit)(nil),          // 35: aios.event.v1.MemoryLimit
-	(*CPUThrottled)(nil),         // 36: aios.event.v1.CPUThrottled
-	(*Limit)(nil),                // 37: aios.event.v1.Limit
-	(*Capability)(nil),           // 38: aios.event.v1.Capability
-	(*CapabilityDeny)(nil),       // 39: aios.event.v1.CapabilityDeny
-	(*SecurityViolation)(nil),    // 40: aios.event.v1.SecurityViolation
-	(*FaultException)(nil),       // 41: aios.event.v1.FaultException
-	(*FaultStorm)(nil),           // 42: aios.event.v1.FaultStorm
-	(*FaultVerdict)(nil),         // 43: aios.event.v1.FaultVerdict
-	(*KernelPanic)(nil),          // 44: aios.event.v1.KernelPanic
-	(*KernelLockup)(nil),         // 45: aios.event.v1.KernelLockup
-	(*KernelLog)(nil),            // 46: aios.event.v1.KernelLog
-	(*KernelDump)(nil),           // 47: aios.event.v1.KernelDump
-	(*IRQStorm)(nil),             // 48: aios.event.v1.IRQStorm
-	(*IRQThrottle)(nil),          // 49: aios.event.v1.IRQThrottle
-	(*DeviceOpen)(nil),           // 50: aios.event.v1.DeviceOpen
-	(*DeviceAttach)(nil),         // 51: aios.event.v1.DeviceAttach
-	(*Alert)(nil),                // 52: aios.event.v1.Alert
-	(*Health)(nil),               // 53: aios.event.v1.Health
-	(*Breaker)(nil),              // 54: aios.event.v1.Breaker
-	(*WatchdogExpired)(nil),      // 55: aios.event.v1.WatchdogExpired
-	(*ConfigChanged)(nil),        // 56: aios.event.v1.ConfigChanged
-	(*BusLost)(nil),              // 57: aios.event.v1.BusLost
-	(*BusSubscription)(nil),      // 58: aios.event.v1.BusSubscription
-	(*Sink)(nil),                 // 59: aios.event.v1.Sink
-	(*DaemonStart)(nil),          // 60: aios.event.v1.DaemonStart
-	(*DaemonStop)(nil),           // 61: aios.event.v1.DaemonStop
-	nil,                          // 62: aios.event.v1.KernelLog.FieldsEntry
-	nil,                          // 63: aios.event.v1.Alert.GroupEntry
-	(*ConfigChanged_Change)(nil), // 64: aios.event.v1.ConfigChanged.Change
-	nil,                          // 65: aios.event.v1.BusLost.BySeverityEntry
+	(*AgentDebug)(nil),           // 15: aios.event.v1.AgentDebug
+	(*DomainStart)(nil),          // 16: aios.event.v1.DomainStart
+	(*DomainStop)(nil),           // 17: aios.event.v1.DomainStop
+	(*DomainCrash)(nil),          // 18: aios.event.v1.DomainCrash
+	(*DomainRestart)(nil),        // 19: aios.event.v1.DomainRestart
+	(*DomainAdopt)(nil),          // 20: aios.event.v1.DomainAdopt
+	(*FileMount)(nil),            // 21: aios.event.v1.FileMount
+	(*FileOpen)(nil),             // 22: aios.event.v1.FileOpen
+	(*FileCreate)(nil),           // 23: aios.event.v1.FileCreate
+	(*FileWrite)(nil),            // 24: aios.event.v1.FileWrite
+	(*FileRename)(nil),           // 25: aios.event.v1.FileRename
+	(*FileRemove)(nil),           // 26: aios.event.v1.FileRemove
+	(*NetConnect)(nil),           // 27: aios.event.v1.NetConnect
+	(*NetListen)(nil),            // 28: aios.event.v1.NetListen
+	(*NetAccept)(nil),            // 29: aios.event.v1.NetAccept
+	(*NetDisconnect)(nil),        // 30: aios.event.v1.NetDisconnect
+	(*NetRefused)(nil),           // 31: aios.event.v1.NetRefused
+	(*NetPacket)(nil),            // 32: aios.event.v1.NetPacket
+	(*MemoryFaults)(nil),         // 33: aios.event.v1.MemoryFaults
+	(*MemoryPressure)(nil),       // 34: aios.event.v1.MemoryPressure
+	(*MemoryOOM)(nil),            // 35: aios.event.v1.MemoryOOM
+	(*MemoryLimit)(nil),          // 36: aios.event.v1.MemoryLimit
+	(*CPUThrottled)(nil),         // 37: aios.event.v1.CPUThrottled
+	(*Limit)(nil),                // 38: aios.event.v1.Limit
+	(*Capability)(nil),           // 39: aios.event.v1.Capability
+	(*CapabilityDeny)(nil),       // 40: aios.event.v1.CapabilityDeny
+	(*SecurityViolation)(nil),    // 41: aios.event.v1.SecurityViolation
+	(*FaultException)(nil),       // 42: aios.event.v1.FaultException
+	(*FaultStorm)(nil),           // 43: aios.event.v1.FaultStorm
+	(*FaultVerdict)(nil),         // 44: aios.event.v1.FaultVerdict
+	(*KernelPanic)(nil),          // 45: aios.event.v1.KernelPanic
+	(*KernelLockup)(nil),         // 46: aios.event.v1.KernelLockup
+	(*KernelLog)(nil),            // 47: aios.event.v1.KernelLog
+	(*KernelDump)(nil),           // 48: aios.event.v1.KernelDump
+	(*IRQStorm)(nil),             // 49: aios.event.v1.IRQStorm
+	(*IRQThrottle)(nil),          // 50: aios.event.v1.IRQThrottle
+	(*DeviceOpen)(nil),           // 51: aios.event.v1.DeviceOpen
+	(*DeviceAttach)(nil),         // 52: aios.event.v1.DeviceAttach
+	(*Alert)(nil),                // 53: aios.event.v1.Alert
+	(*Health)(nil),               // 54: aios.event.v1.Health
+	(*Breaker)(nil),              // 55: aios.event.v1.Breaker
+	(*WatchdogExpired)(nil),      // 56: aios.event.v1.WatchdogExpired
+	(*ConfigChanged)(nil),        // 57: aios.event.v1.ConfigChanged
+	(*BusLost)(nil),              // 58: aios.event.v1.BusLost
+	(*BusSubscription)(nil),      // 59: aios.event.v1.BusSubscription
+	(*Sink)(nil),                 // 60: aios.event.v1.Sink
+	(*DaemonStart)(nil),          // 61: aios.event.v1.DaemonStart
+	(*DaemonStop)(nil),           // 62: aios.event.v1.DaemonStop
+	nil,                          // 63: aios.event.v1.KernelLog.FieldsEntry
+	nil,                          // 64: aios.event.v1.Alert.GroupEntry
+	(*ConfigChanged_Change)(nil), // 65: aios.event.v1.ConfigChanged.Change
+	nil,                          // 66: aios.event.v1.BusLost.BySeverityEntry
 }
 var file_event_v1_event_proto_depIdxs = []int32{
 	0,  // 0: aios.event.v1.Event.severity:type_name -> aios.event.v1.Severity
@@ -6760,84 +6845,85 @@ var file_event_v1_event_proto_depIdxs = []int32{
 	12, // 9: aios.event.v1.Event.agent_restart:type_name -> aios.event.v1.AgentRestart
 	13, // 10: aios.event.v1.Event.agent_lost:type_name -> aios.event.v1.AgentLost
 	14, // 11: aios.event.v1.Event.agent_quarantine:type_name -> aios.event.v1.AgentQuarantine
-	15, // 12: aios.event.v1.Event.domain_start:type_name -> aios.event.v1.DomainStart
-	16, // 13: aios.event.v1.Event.domain_stop:type_name -> aios.event.v1.DomainStop
-	17, // 14: aios.event.v1.Event.domain_crash:type_name -> aios.event.v1.DomainCrash
-	18, // 15: aios.event.v1.Event.domain_restart:type_name -> aios.event.v1.DomainRestart
-	19, // 16: aios.event.v1.Event.domain_adopt:type_name -> aios.event.v1.DomainAdopt
-	20, // 17: aios.event.v1.Event.file_mount:type_name -> aios.event.v1.FileMount
-	21, // 18: aios.event.v1.Event.file_open:type_name -> aios.event.v1.FileOpen
-	22, // 19: aios.event.v1.Event.file_create:type_name -> aios.event.v1.FileCreate
-	23, // 20: aios.event.v1.Event.file_write:type_name -> aios.event.v1.FileWrite
-	24, // 21: aios.event.v1.Event.file_rename:type_name -> aios.event.v1.FileRename
-	25, // 22: aios.event.v1.Event.file_remove:type_name -> aios.event.v1.FileRemove
-	26, // 23: aios.event.v1.Event.net_connect:type_name -> aios.event.v1.NetConnect
-	27, // 24: aios.event.v1.Event.net_listen:type_name -> aios.event.v1.NetListen
-	28, // 25: aios.event.v1.Event.net_accept:type_name -> aios.event.v1.NetAccept
-	29, // 26: aios.event.v1.Event.net_disconnect:type_name -> aios.event.v1.NetDisconnect
-	30, // 27: aios.event.v1.Event.net_refused:type_name -> aios.event.v1.NetRefused
-	31, // 28: aios.event.v1.Event.net_packet:type_name -> aios.event.v1.NetPacket
-	32, // 29: aios.event.v1.Event.memory_faults:type_name -> aios.event.v1.MemoryFaults
-	33, // 30: aios.event.v1.Event.memory_pressure:type_name -> aios.event.v1.MemoryPressure
-	34, // 31: aios.event.v1.Event.memory_oom:type_name -> aios.event.v1.MemoryOOM
-	35, // 32: aios.event.v1.Event.memory_limit:type_name -> aios.event.v1.MemoryLimit
-	36, // 33: aios.event.v1.Event.cpu_throttled:type_name -> aios.event.v1.CPUThrottled
-	37, // 34: aios.event.v1.Event.limit:type_name -> aios.event.v1.Limit
-	38, // 35: aios.event.v1.Event.capability:type_name -> aios.event.v1.Capability
-	39, // 36: aios.event.v1.Event.capability_deny:type_name -> aios.event.v1.CapabilityDeny
-	40, // 37: aios.event.v1.Event.security_violation:type_name -> aios.event.v1.SecurityViolation
-	41, // 38: aios.event.v1.Event.fault_exception:type_name -> aios.event.v1.FaultException
-	42, // 39: aios.event.v1.Event.fault_storm:type_name -> aios.event.v1.FaultStorm
-	43, // 40: aios.event.v1.Event.fault_verdict:type_name -> aios.event.v1.FaultVerdict
-	44, // 41: aios.event.v1.Event.kernel_panic:type_name -> aios.event.v1.KernelPanic
-	45, // 42: aios.event.v1.Event.kernel_lockup:type_name -> aios.event.v1.KernelLockup
-	46, // 43: aios.event.v1.Event.kernel_log:type_name -> aios.event.v1.KernelLog
-	47, // 44: aios.event.v1.Event.kernel_dump:type_name -> aios.event.v1.KernelDump
-	48, // 45: aios.event.v1.Event.irq_storm:type_name -> aios.event.v1.IRQStorm
-	49, // 46: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
-	50, // 47: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
-	51, // 48: aios.event.v1.Event.device_attach:type_name -> aios.event.v1.DeviceAttach
-	52, // 49: aios.event.v1.Event.alert:type_name -> aios.event.v1.Alert
-	53, // 50: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
-	54, // 51: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
-	55, // 52: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
-	56, // 53: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
-	57, // 54: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
-	58, // 55: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
-	59, // 56: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
-	60, // 57: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
-	61, // 58: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
-	1,  // 59: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
-	3,  // 60: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
-	3,  // 61: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
-	3,  // 62: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
-	3,  // 63: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
-	3,  // 64: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
-	3,  // 65: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
-	3,  // 66: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
-	3,  // 67: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
-	3,  // 68: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
-	3,  // 69: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
-	3,  // 70: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
-	3,  // 71: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
-	3,  // 72: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
-	3,  // 73: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
-	3,  // 74: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
-	3,  // 75: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
-	3,  // 76: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
-	3,  // 77: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
-	3,  // 78: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
-	62, // 79: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
-	3,  // 80: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
-	3,  // 81: aios.event.v1.DeviceAttach.process:type_name -> aios.event.v1.Process
-	63, // 82: aios.event.v1.Alert.group:type_name -> aios.event.v1.Alert.GroupEntry
-	64, // 83: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
-	65, // 84: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
-	85, // [85:85] is the sub-list for method output_type
-	85, // [85:85] is the sub-list for method input_type
-	85, // [85:85] is the sub-list for extension type_name
-	85, // [85:85] is the sub-list for extension extendee
-	0,  // [0:85] is the sub-list for field type_name
+	15, // 12: aios.event.v1.Event.agent_debug:type_name -> aios.event.v1.AgentDebug
+	16, // 13: aios.event.v1.Event.domain_start:type_name -> aios.event.v1.DomainStart
+	17, // 14: aios.event.v1.Event.domain_stop:type_name -> aios.event.v1.DomainStop
+	18, // 15: aios.event.v1.Event.domain_crash:type_name -> aios.event.v1.DomainCrash
+	19, // 16: aios.event.v1.Event.domain_restart:type_name -> aios.event.v1.DomainRestart
+	20, // 17: aios.event.v1.Event.domain_adopt:type_name -> aios.event.v1.DomainAdopt
+	21, // 18: aios.event.v1.Event.file_mount:type_name -> aios.event.v1.FileMount
+	22, // 19: aios.event.v1.Event.file_open:type_name -> aios.event.v1.FileOpen
+	23, // 20: aios.event.v1.Event.file_create:type_name -> aios.event.v1.FileCreate
+	24, // 21: aios.event.v1.Event.file_write:type_name -> aios.event.v1.FileWrite
+	25, // 22: aios.event.v1.Event.file_rename:type_name -> aios.event.v1.FileRename
+	26, // 23: aios.event.v1.Event.file_remove:type_name -> aios.event.v1.FileRemove
+	27, // 24: aios.event.v1.Event.net_connect:type_name -> aios.event.v1.NetConnect
+	28, // 25: aios.event.v1.Event.net_listen:type_name -> aios.event.v1.NetListen
+	29, // 26: aios.event.v1.Event.net_accept:type_name -> aios.event.v1.NetAccept
+	30, // 27: aios.event.v1.Event.net_disconnect:type_name -> aios.event.v1.NetDisconnect
+	31, // 28: aios.event.v1.Event.net_refused:type_name -> aios.event.v1.NetRefused
+	32, // 29: aios.event.v1.Event.net_packet:type_name -> aios.event.v1.NetPacket
+	33, // 30: aios.event.v1.Event.memory_faults:type_name -> aios.event.v1.MemoryFaults
+	34, // 31: aios.event.v1.Event.memory_pressure:type_name -> aios.event.v1.MemoryPressure
+	35, // 32: aios.event.v1.Event.memory_oom:type_name -> aios.event.v1.MemoryOOM
+	36, // 33: aios.event.v1.Event.memory_limit:type_name -> aios.event.v1.MemoryLimit
+	37, // 34: aios.event.v1.Event.cpu_throttled:type_name -> aios.event.v1.CPUThrottled
+	38, // 35: aios.event.v1.Event.limit:type_name -> aios.event.v1.Limit
+	39, // 36: aios.event.v1.Event.capability:type_name -> aios.event.v1.Capability
+	40, // 37: aios.event.v1.Event.capability_deny:type_name -> aios.event.v1.CapabilityDeny
+	41, // 38: aios.event.v1.Event.security_violation:type_name -> aios.event.v1.SecurityViolation
+	42, // 39: aios.event.v1.Event.fault_exception:type_name -> aios.event.v1.FaultException
+	43, // 40: aios.event.v1.Event.fault_storm:type_name -> aios.event.v1.FaultStorm
+	44, // 41: aios.event.v1.Event.fault_verdict:type_name -> aios.event.v1.FaultVerdict
+	45, // 42: aios.event.v1.Event.kernel_panic:type_name -> aios.event.v1.KernelPanic
+	46, // 43: aios.event.v1.Event.kernel_lockup:type_name -> aios.event.v1.KernelLockup
+	47, // 44: aios.event.v1.Event.kernel_log:type_name -> aios.event.v1.KernelLog
+	48, // 45: aios.event.v1.Event.kernel_dump:type_name -> aios.event.v1.KernelDump
+	49, // 46: aios.event.v1.Event.irq_storm:type_name -> aios.event.v1.IRQStorm
+	50, // 47: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
+	51, // 48: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
+	52, // 49: aios.event.v1.Event.device_attach:type_name -> aios.event.v1.DeviceAttach
+	53, // 50: aios.event.v1.Event.alert:type_name -> aios.event.v1.Alert
+	54, // 51: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
+	55, // 52: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
+	56, // 53: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
+	57, // 54: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
+	58, // 55: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
+	59, // 56: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
+	60, // 57: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
+	61, // 58: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
+	62, // 59: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
+	1,  // 60: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
+	3,  // 61: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
+	3,  // 62: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
+	3,  // 63: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
+	3,  // 64: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
+	3,  // 65: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
+	3,  // 66: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
+	3,  // 67: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
+	3,  // 68: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
+	3,  // 69: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
+	3,  // 70: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
+	3,  // 71: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
+	3,  // 72: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
+	3,  // 73: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
+	3,  // 74: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
+	3,  // 75: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
+	3,  // 76: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
+	3,  // 77: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
+	3,  // 78: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
+	3,  // 79: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
+	63, // 80: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
+	3,  // 81: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
+	3,  // 82: aios.event.v1.DeviceAttach.process:type_name -> aios.event.v1.Process
+	64, // 83: aios.event.v1.Alert.group:type_name -> aios.event.v1.Alert.GroupEntry
+	65, // 84: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
+	66, // 85: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
+	86, // [86:86] is the sub-list for method output_type
+	86, // [86:86] is the sub-list for method input_type
+	86, // [86:86] is the sub-list for extension type_name
+	86, // [86:86] is the sub-list for extension extendee
+	0,  // [0:86] is the sub-list for field type_name
 }
 
 func init() { file_event_v1_event_proto_init() }
@@ -6857,6 +6943,7 @@ func file_event_v1_event_proto_init() {
 		(*Event_AgentRestart)(nil),
 		(*Event_AgentLost)(nil),
 		(*Event_AgentQuarantine)(nil),
+		(*Event_AgentDebug)(nil),
 		(*Event_DomainStart)(nil),
 		(*Event_DomainStop)(nil),
 		(*Event_DomainCrash)(nil),
@@ -6911,7 +6998,7 @@ func file_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_event_v1_event_proto_rawDesc), len(file_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   65,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
