@@ -18,7 +18,7 @@ import (
 // what the kernel looks like inside. Another agent may be told, unless it has
 // the capability from that very agent.
 var withheld = event.SetOf(
-	event.SecurityViolation, event.FaultVerdict, event.AlertRaised, event.AlertCleared,
+	event.SecurityViolation, event.FaultVerdict,
 	event.KernelPanic, event.KernelDump, event.KernelLog,
 )
 
