@@ -12,7 +12,7 @@ FUZZTIME   ?= 30s
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X aios.dev/aios/abi.Version=$(VERSION)
-GOTEST  := $(GO) test -p 2 -timeout 20m
+GOTEST  := $(GO) test -p 2 -timeout 28m
 
 # Tools run at fixed versions; checklocks comes with the gVisor that is linked.
 GVISOR      = $(shell $(GO) list -m -f '{{.Version}}' gvisor.dev/gvisor)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -27,6 +28,142 @@ func actor(ctx context.Context) control.Actor {
 		a.Name = b.actor()
 	}
 	return a
+}
+
+// grantsOf turns what a spawn asks for into grants: what the agent is made of
+// first, with the defaults where it asked for nothing, then directories, then
+// the rest.
+func (dom *domain) grantsOf(ctx context.Context, req *apiv1.SpawnRequest) ([]control.Grant, error) {
+	given, err := givenBy(req)
+	if err != nil {
+		return nil, err
+	}
+	own, err := selfGrants(req.GetLimits(), given)
+	if err != nil {
+		return nil, err
+	}
+	return dom.openGrants(ctx, slices.Concat(own, given), "")
+}
+
+// givenBy is what a spawn asks for explicitly.
+func givenBy(req *apiv1.SpawnRequest) ([]capability.Spec, error) {
+	texts := slices.Clone(req.GetGrants())
+	for _, m := range req.GetMounts() {
+		s := capability.Spec{
+			Object: capability.Object{Class: abi.ClassFS, Name: filepath.Clean(m.GetSource())},
+			Rights: abi.FSRead | abi.FSExec, At: m.GetTarget(),
+		}
+		if m.GetWritable() {
+			s.Rights = abi.ClassFS.All()
+		}
+		texts = append(texts, s.String())
+	}
+	return parseGrants(texts)
+}
+
+func parseGrants(texts []string) ([]capability.Spec, error) {
+	specs := make([]capability.Spec, len(texts))
+	for i, t := range texts {
+		s, err := capability.ParseSpec(t)
+		if err != nil {
+			return nil, err
+		}
+		specs[i] = s
+	}
+	return specs, nil
+}
+
+// selfGrants are what an agent is made of: memory, processes, CPU time and
+// I/O, unless it was given some explicitly.
+func selfGrants(l *apiv1.Limits, given []capability.Spec) ([]capability.Spec, error) {
+	var out []capability.Spec
+	for _, own := range []struct {
+		class  abi.Class
+		rights abi.Rights // a given one that speaks of any of them counts
+		limits capability.Limits
+		asked  bool
+		flag   string
+	}{
+		{abi.ClassMem, abi.MemMap | abi.MemExec, capability.Limits{Bytes: l.GetMemoryBytes()}, false, "memory"},
+		{abi.ClassProc, abi.ProcSpawn | abi.ProcExec | abi.ProcSignal, capability.Limits{Count: uint64(l.GetProcesses())}, false, "pids"},
+		{abi.ClassCPU, abi.CPURun, capability.Limits{MilliCPU: l.GetMilliCpu()}, l.GetMilliCpu() != 0, "cpu"},
+		{abi.ClassIO, abi.ClassIO.All(), capability.Limits{BytesPerSec: l.GetIoBytesPerSec(), OpsPerSec: l.GetIoOpsPerSec()},
+			l.GetIoBytesPerSec() != 0 || l.GetIoOpsPerSec() != 0, "bps or ops"},
+	} {
+		i := slices.IndexFunc(given, func(s capability.Spec) bool { return s.Object.Class == own.class && s.Rights&own.rights != 0 })
+		if i >= 0 && own.asked {
+			return nil, errdefs.New(errdefs.InvalidArgument, "both a limit of "+own.flag+" and the grant "+given[i].String()+" are given",
+				errdefs.Fix("give one of them"))
+		}
+		if i < 0 {
+			out = append(out, capability.Spec{
+				Object: capability.Object{Class: own.class, Name: "self"}, Rights: own.rights, Limits: own.limits,
+			})
+		}
+	}
+	return out, nil
+}
+
+// openGrants gives the kernel process the directories that grants speak of,
+// and finds the agents that they name. The directories are parts of the
+// directory within; "" is for a user who may name any.
+func (dom *domain) openGrants(ctx context.Context, specs []capability.Spec, within string) ([]control.Grant, error) {
+	if within == "" && bearerFrom(ctx) != nil {
+		within = "/"
+	}
+	out := make([]control.Grant, 0, len(specs))
+	for _, s := range specs {
+		g := control.Grant{}
+		switch s.Object.Class {
+		case abi.ClassFS:
+			key, err := dom.directory(ctx, s, within)
+			if err != nil {
+				return nil, errdefs.Wrap(err, errdefs.HostIO, "grant", errdefs.Resource("%s", s))
+			}
+			g.Key = key
+		case abi.ClassAgent:
+			if s.Object.Name != "*" {
+				r, err := dom.d.find(s.Object.Name)
+				if err != nil {
+					return nil, err
+				}
+				s.Object.Name = r.id
+			}
+		case abi.ClassSys:
+			if names := abi.SysNames(); !slices.Contains(names, s.Object.Name) {
+				return nil, errdefs.New(errdefs.CapabilityInvalid, "there is no such group of system calls", errdefs.Op("grant"),
+					errdefs.Resource("%s", s), errdefs.Fix("grant sys: and one of "+strings.Join(names, ", ")))
+			}
+		case abi.ClassCPU:
+			if s.Limits.Weight != 0 {
+				return nil, errdefs.New(errdefs.Unsupported, "this version does not divide CPUs by weight", errdefs.Op("grant"),
+					errdefs.Resource("%s", s), errdefs.Fix("bound the agent with cpu=PROCESSORS"))
+			}
+		case abi.ClassMem:
+			if b := s.Limits.Bytes; b != 0 && b < leastMemory && s.Rights.Has(abi.MemMap) {
+				return nil, errdefs.New(errdefs.CapabilityInvalid, "no program runs in so little memory", errdefs.Op("grant"),
+					errdefs.Resource("%s", s), errdefs.Fix("give at least 1M; a number without a unit is bytes"))
+			}
+		case abi.ClassEvent, abi.ClassSvc:
+			return nil, errdefs.New(errdefs.Unsupported, "this version has no door for "+s.Object.Class.String(), errdefs.Op("grant"),
+				errdefs.Resource("%s", s))
+		}
+		g.Spec = s.String()
+		out = append(out, g)
+	}
+	return out, nil
+}
+
+// directory makes the directory of a grant known to the kernel process.
+func (dom *domain) directory(ctx context.Context, s capability.Spec, within string) (key string, err error) {
+	dir, err := dirWithin(within, s.Object.Name)
+	if err != nil {
+		return "", err
+	}
+	dom.startMu.Lock()
+	defer dom.startMu.Unlock()
+	change := s.Rights & (abi.FSWrite | abi.FSCreate | abi.FSDelete)
+	return dom.gofer(ctx, dir, change == 0)
 }
 
 // CapList implements the RPC.

@@ -11,7 +11,6 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"aios.dev/aios/control"
-	"aios.dev/aios/sentry/irq"
 )
 
 // attachment is one stream joined to a console.
@@ -60,7 +59,6 @@ func (a *attachment) receive() {
 		if err != nil {
 			return
 		}
-		a.c.irq.Raise(irq.Console)
 		switch kind {
 		case control.FrameStdin:
 			if !a.write(p) {

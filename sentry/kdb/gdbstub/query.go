@@ -21,9 +21,7 @@ func (s *session) query(p string) string {
 	name, args, _ := strings.Cut(p, ":")
 	switch {
 	case name == "qSupported":
-		features := strings.Split(args, ";")
-		s.processes = slices.Contains(features, "multiprocess+")
-		s.target.StopAtExec(slices.Contains(features, "exec-events+"))
+		s.processes = slices.Contains(strings.Split(args, ";"), "multiprocess+")
 		return supported
 	case p == "QStartNoAckMode":
 		return startNoAck
