@@ -55,8 +55,12 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines := bufio.NewScanner(out)
-		stop := time.AfterFunc(time.Duration(40+30*round)*time.Millisecond, func() { cmd.Process.Kill() })
+		var stop *time.Timer // From the first record on, however long it takes to start.
 		for lines.Scan() {
+			if stop == nil {
+				stop = time.AfterFunc(time.Duration(10+30*round)*time.Millisecond, func() { cmd.Process.Kill() })
+				defer stop.Stop()
+			}
 			var n uint64
 			if _, err := fmt.Sscan(lines.Text(), &n); err == nil {
 				said[n] = true
@@ -64,7 +68,6 @@ func TestKill(t *testing.T) {
 				t.Fatal(lines.Text())
 			}
 		}
-		stop.Stop()
 		cmd.Wait()
 	}
 	j := open(t, dir, Options{SegmentBytes: 20 << 10})
