@@ -4,7 +4,18 @@ package control
 const (
 	MethodDump   = "dump"
 	MethodBundle = "bundle"
+	MethodDebug  = "debug"
 )
+
+// DebugRequest has somebody debug an agent: its threads stop, and what comes
+// through file 0, one end of a stream, is the protocol of gdb from then on. When
+// the stream ends, the agent goes on for itself.
+type DebugRequest struct {
+	ID string `json:"id"`
+	// PID, as the agent numbers it, of the one process to debug; 0: all.
+	PID   int32 `json:"pid,omitempty"`
+	Actor Actor `json:"actor"`
+}
 
 // A bundle is asked for without a body. File 0 is one end of a stream that takes
 // a tar: KernelManifest as kernel.json, the agents as agents.json and

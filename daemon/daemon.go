@@ -199,6 +199,7 @@ func Run(paths config.Paths) error {
 	apiv1.RegisterConfigurationServer(server, d)
 	apiv1.RegisterSinksServer(server, d)
 	apiv1.RegisterKernelServer(server, &kernelService{d: d})
+	apiv1.RegisterInterruptsServer(server, &interruptsService{d: d})
 	d.openDoor()
 	defer d.flushTallies()
 	defer d.closeDoor()

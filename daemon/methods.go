@@ -73,6 +73,8 @@ var methods = map[string]method{
 
 	apiv1.Kernel_Klog_FullMethodName:       {op: token.OpDaemon},
 	apiv1.Kernel_KlogLevels_FullMethodName: {op: token.OpDaemon},
+	apiv1.Interrupts_Irqs_FullMethodName:   {op: token.OpDaemon},
+	apiv1.Interrupts_IrqSet_FullMethodName: {op: token.OpDomain},
 
 	apiv1.Control_AuditQuery_FullMethodName:  {op: token.OpAudit},
 	apiv1.Control_AuditVerify_FullMethodName: {op: token.OpAudit},
@@ -220,11 +222,8 @@ func (a *asked) resolve(grants []string) error {
 		return err
 	}
 	for i, s := range specs {
-		if s.Object.Class != abi.ClassAgent || s.Object.Name == "*" {
-			continue
-		}
-		if r, err := a.d.find(s.Object.Name); err == nil {
-			s.Object.Name = r.id
+		if named, err := a.d.namedByID(s.Object); err == nil && named != s.Object {
+			s.Object = named
 			grants[i] = s.String()
 		}
 	}
@@ -232,8 +231,9 @@ func (a *asked) resolve(grants []string) error {
 }
 
 // byDefault returns what chooses, out of all that an agent asks for, what every
-// agent has: memory, processes, CPU time and I/O within the defaults. Where the
-// token itself speaks of one of these, that counts instead.
+// agent has: memory, processes, CPU time and I/O within the defaults, and to
+// hear of itself. Where the token itself speaks of one of the former, that counts
+// instead.
 func (a *asked) byDefault(all []capability.Spec) func(capability.Spec) bool {
 	defaults, err := selfGrants(limitsOf(&apiv1.SpawnRequest{}), nil)
 	if err != nil {
@@ -244,7 +244,13 @@ func (a *asked) byDefault(all []capability.Spec) func(capability.Spec) bool {
 		class := def.Object.Class
 		within[class] = !a.b.mentions(class) && withinDefault(def, all)
 	}
-	return func(s capability.Spec) bool { return within[s.Object.Class] }
+	own := ownObject(abi.ClassEvent)
+	return func(s capability.Spec) bool {
+		if s.Object.Class == abi.ClassEvent {
+			return own.Contains(s.Object)
+		}
+		return within[s.Object.Class]
+	}
 }
 
 // withinDefault reports whether all that is asked for of a class together is no
@@ -255,7 +261,7 @@ func withinDefault(def capability.Spec, all []capability.Spec) bool {
 		if s.Object.Class != def.Object.Class {
 			continue
 		}
-		if !def.Rights.Has(s.Rights) || s.Limits.Weight != 0 {
+		if !def.Rights.Has(s.Rights) || !def.Object.Contains(s.Object) || s.Limits.Weight != 0 {
 			return false
 		}
 		for _, k := range []capability.Kind{capability.KindBytes, capability.KindCount, capability.KindMilliCPU,
@@ -401,6 +407,10 @@ func (a *asked) capDelegate(m *apiv1.CapDelegateRequest) error {
 	}
 	if change.Object != nil {
 		spec.Object.Name = *change.Object
+		spec.Object = spec.Object.HeldBy(c.Agent)
+		if named, err := a.d.namedByID(spec.Object); err == nil {
+			spec.Object = named
+		}
 	}
 	if change.Rights != nil {
 		spec.Rights = *change.Rights

@@ -58,13 +58,15 @@ func TestSelfGrants(t *testing.T) {
 		want  []string
 		fails bool
 	}{
-		"nothing asked": {nil, 0, specs("mem:self,bytes=1G", "proc:self:spawn+exec+signal,count=7", "cpu:self", "io:self"), false},
-		"a limit":       {nil, 500, specs("mem:self,bytes=1G", "proc:self:spawn+exec+signal,count=7", "cpu:self,cpu=0.5", "io:self"), false},
-		"granted":       {specs("mem:self:map,bytes=5M", "proc:self:spawn"), 0, specs("cpu:self", "io:self"), false},
-		"no processes":  {specs("proc:self:exec"), 0, specs("mem:self,bytes=1G", "cpu:self", "io:self"), false},
+		"nothing asked": {nil, 0, specs("mem:self,bytes=1G", "proc:self:spawn+exec+signal,count=7", "cpu:self", "io:self", "event:*@self"), false},
+		"a limit":       {nil, 500, specs("mem:self,bytes=1G", "proc:self:spawn+exec+signal,count=7", "cpu:self,cpu=0.5", "io:self", "event:*@self"), false},
+		"granted":       {specs("mem:self:map,bytes=5M", "proc:self:spawn"), 0, specs("cpu:self", "io:self", "event:*@self"), false},
+		"no processes":  {specs("proc:self:exec"), 0, specs("mem:self,bytes=1G", "cpu:self", "io:self", "event:*@self"), false},
 		"debug is no processes": {specs("proc:self:debug"), 0,
-			specs("mem:self,bytes=1G", "proc:self:spawn+exec+signal,count=7", "cpu:self", "io:self"), false},
-		"both": {specs("cpu:self,cpu=1"), 500, nil, true},
+			specs("mem:self,bytes=1G", "proc:self:spawn+exec+signal,count=7", "cpu:self", "io:self", "event:*@self"), false},
+		"events":           {specs("event:agent.*", "event:net.*@self"), 0, specs("mem:self,bytes=1G", "proc:self:spawn+exec+signal,count=7", "cpu:self", "io:self"), false},
+		"events of others": {specs("event:agent.*", "event:*@web"), 0, specs("mem:self,bytes=1G", "proc:self:spawn+exec+signal,count=7", "cpu:self", "io:self", "event:*@self"), false},
+		"both":             {specs("cpu:self,cpu=1"), 500, nil, true},
 	} {
 		given, err := parseGrants(test.given)
 		if err != nil {

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"aios.dev/aios/abi"
 	apiv1 "aios.dev/aios/api/v1"
 	"aios.dev/aios/capability/audit"
 	"aios.dev/aios/capability/token"
@@ -128,12 +127,8 @@ func (d *System) TokenIssue(ctx context.Context, req *apiv1.TokenIssueRequest) (
 		return nil, err
 	}
 	for i, s := range c.Grants {
-		if s.Object.Class == abi.ClassAgent && s.Object.Name != "*" {
-			r, err := d.find(s.Object.Name)
-			if err != nil {
-				return nil, err
-			}
-			c.Grants[i].Object.Name = r.id // Names are used again.
+		if c.Grants[i].Object, err = d.namedByID(s.Object); err != nil {
+			return nil, err
 		}
 	}
 	t, err := token.Issue(k.key, c, now)

@@ -34,6 +34,47 @@ func (realClock) Now() time.Time                            { return time.Now() 
 func (realClock) Since(t time.Time) time.Duration           { return time.Since(t) }
 func (realClock) AfterFunc(d time.Duration, f func()) Timer { return time.AfterFunc(d, f) }
 
+// Watched returns a clock that is c, but that fired hears of every timer of it
+// that expires, on the timer's goroutine and before what it is for: how late it
+// is. What is called with no delay is no timer.
+func Watched(c Clock, fired func(late time.Duration)) Clock {
+	if c == Real {
+		return &watchedReal{fired: fired}
+	}
+	return &watched{c, fired}
+}
+
+type watched struct {
+	Clock
+	fired func(time.Duration)
+}
+
+// watchedReal is watched for the clock that is read most.
+type watchedReal struct {
+	realClock
+	fired func(time.Duration)
+}
+
+func (w *watched) AfterFunc(d time.Duration, f func()) Timer {
+	return w.Clock.AfterFunc(d, report(w.Clock, d, w.fired, f))
+}
+
+func (w *watchedReal) AfterFunc(d time.Duration, f func()) Timer {
+	return w.realClock.AfterFunc(d, report(w.realClock, d, w.fired, f))
+}
+
+// report returns f with a report that it is called.
+func report(c Clock, d time.Duration, fired func(time.Duration), f func()) func() {
+	if d <= 0 {
+		return f
+	}
+	began := c.Now()
+	return func() {
+		fired(c.Since(began) - d)
+		f()
+	}
+}
+
 // Fake is a clock that moves only when told. The zero value is not usable;
 // call NewFake.
 type Fake struct {

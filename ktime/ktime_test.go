@@ -35,3 +35,31 @@ func TestRealClockMoves(t *testing.T) {
 		t.Fatal("AfterFunc came early")
 	}
 }
+
+func TestWatched(t *testing.T) {
+	fake := NewFake(time.Unix(100, 0))
+	var late []time.Duration
+	c := Watched(fake, func(d time.Duration) { late = append(late, d) })
+	ran := 0
+	c.AfterFunc(time.Second, func() {
+		if ran++; len(late) != 1 {
+			t.Error("it ran before anybody heard of it")
+		}
+	})
+	c.AfterFunc(0, func() { ran++ })
+	if c.AfterFunc(time.Second, func() { ran++ }).Stop() != true {
+		t.Error("it cannot be stopped")
+	}
+	fake.Advance(2 * time.Second)
+	if ran != 2 || len(late) != 1 || late[0] != 0 || c.Since(time.Unix(100, 0)) != 2*time.Second {
+		t.Errorf("%d ran, late by %v", ran, late)
+	}
+	fired := make(chan time.Duration, 1)
+	done := make(chan struct{})
+	real := Watched(Real, func(d time.Duration) { fired <- d })
+	real.AfterFunc(time.Millisecond, func() { close(done) })
+	<-done
+	if d := <-fired; d < 0 {
+		t.Errorf("it was early, by %v", -d)
+	}
+}

@@ -3,15 +3,18 @@
 // another agent.
 //
 // A stack has one interface today, lo, with 127.0.0.1/8 and ::1/128: programs
-// inside an agent can talk to each other and to nobody else.
+// inside an agent can talk to each other and to nobody else. A port stands in
+// front of it: what comes in is counted as interrupts, and can be put off; and
+// whoever is interested sees samples of headers.
 //
 // Creator makes stacks; gVisor's inet.Namespace owns each and destroys it with
-// the namespace. The package takes no locks of its own. It must not import
-// anything under sentry/.
+// the namespace. The locks of a port are leaves, but for those of sentry/irq.
+// Under sentry/ the package may import nothing else.
 package netstack
 
 import (
 	"net"
+	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/sentry/inet"
@@ -31,29 +34,39 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/sentry/irq"
 )
+
+// loopbackName is the name of the interface that every stack has.
+const loopbackName = "lo"
 
 // Creator makes the stacks of one kernel. It implements gVisor's
 // inet.NetworkStackCreator.
 type Creator struct {
 	Clock tcpip.Clock
 	IDs   uniqueid.Provider
+	// OnPacket, unless nil, hears of samples of packets while Tap is on. It is
+	// called with locks of the stack held.
+	OnPacket func(*irq.Source, Packet)
+
+	tapped atomic.Bool
 }
 
 var _ inet.NetworkStackCreator = (*Creator)(nil)
 
 // CreateStack returns a stack whose only interface is lo.
 func (c *Creator) CreateStack() (inet.Stack, error) {
+	lo := newPort(c, ethernet.New(loopback.New()))
 	s := gvnetstack.NewStack(stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
-		Clock:              c.Clock,
+		Clock:              portClock{c.Clock, lo},
 		Stats:              gvnetstack.Metrics,
 		HandleLocal:        true,
 		RawFactory:         raw.EndpointFactory{},
 		DefaultIPTables:    netfilter.DefaultLinuxTables,
 	}), c.IDs.UniqueID())
-	if err := configure(s.Stack); err != nil {
+	if err := configure(s.Stack, lo); err != nil {
 		s.Stack.Destroy()
 		return nil, err
 	}
@@ -61,7 +74,7 @@ func (c *Creator) CreateStack() (inet.Stack, error) {
 }
 
 // configure sets what Linux has by default, and brings lo up.
-func configure(s *stack.Stack) error {
+func configure(s *stack.Stack, lo *port) error {
 	sack := tcpip.TCPSACKEnabled(true)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate} {
@@ -79,8 +92,8 @@ func configure(s *stack.Stack) error {
 	if id != linux.LOOPBACK_IFINDEX {
 		return errdefs.Newf(errdefs.NetworkFailed, "lo would be interface %d, programs expect %d", id, linux.LOOPBACK_IFINDEX)
 	}
-	nic := stack.NICOptions{Name: "lo", DeliverLinkPackets: true}
-	if err := s.CreateNICWithOptions(id, ethernet.New(loopback.New()), nic); err != nil {
+	nic := stack.NICOptions{Name: loopbackName, DeliverLinkPackets: true}
+	if err := s.CreateNICWithOptions(id, lo, nic); err != nil {
 		return failed("create lo", err)
 	}
 	var routes []tcpip.Route

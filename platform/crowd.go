@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"aios.dev/aios/ktime"
+	"aios.dev/aios/sentry/irq"
 )
 
 // Crowd is the tasks of one agent. It measures the CPU time they use, keeps
@@ -32,6 +33,10 @@ type Crowd struct {
 	slice time.Duration
 	use   use
 	watch atomic.Uint32 // watchCalls and others
+	// interrupts is immutable once a task runs; nil if nobody counts.
+	interrupts *irq.Source
+	// onStop is immutable once a task runs.
+	onStop func()
 
 	mu      sync.Mutex
 	holders place       // guarded by mu; who has a place, the longest first
@@ -59,6 +64,10 @@ type place struct {
 	// poked says that the task was interrupted and has not been in Switch
 	// since: it must not wait.
 	poked atomic.Bool
+	// kick is when the task was made to return from application code, by
+	// Processors.now, and in its lowest bit by whom; 0 if it was not, or has
+	// returned.
+	kick atomic.Int64
 	// mark is until when the task's CPU time has been charged, and in its
 	// lowest bit whether it runs application code since. It means nothing
 	// before the task first gets a place.
@@ -73,6 +82,43 @@ func NewCrowd(cpus *Processors, limit int, slice time.Duration) *Crowd {
 	g.queue.init()
 	g.quota.milli = Unlimited
 	return g
+}
+
+// Interrupts has it count what makes the crowd's tasks return from application
+// code. It must be called before any of them runs.
+func (g *Crowd) Interrupts(src *irq.Source) { g.interrupts = src }
+
+// OnStop has f called whenever the crowd's quota is used up. It must be called
+// before any task runs; f must not block, or call the crowd.
+func (g *Crowd) OnStop(f func()) { g.onStop = f }
+
+// Who makes a task return; the lowest bit of place.kick.
+const (
+	byCrowd  = 0
+	byKernel = 1
+)
+
+// kicked notes that a task is about to be made to return. One that runs no
+// application code does not notice.
+func (g *Crowd) kicked(p *place, by int64) {
+	if p.mark.Load()&1 != inApp || p.kick.Load() != 0 || !p.kick.CompareAndSwap(0, max(g.cpus.now(), 1)<<1|by) {
+		return
+	}
+	line := irq.Resched
+	if by == byKernel {
+		line = irq.Call
+	}
+	g.interrupts.Raise(line)
+}
+
+// returned is outside exit so that the hot path stays small.
+func (g *Crowd) returned(p *place, kick int64) {
+	p.kick.Store(0)
+	line := irq.Resched
+	if kick&1 == byKernel {
+		line = irq.Call
+	}
+	g.interrupts.Observe(line, time.Duration(g.cpus.now()-kick>>1))
 }
 
 func (p *place) init() { p.next, p.prev = p, p }
@@ -101,12 +147,18 @@ func (g *Crowd) enter(p *place) {
 			p.c.Context.Interrupt()
 		}
 	}
+	if p.kick.Load() != 0 { // It came after the last return.
+		p.kick.Store(0)
+	}
 	g.charge(p, inApp)
 }
 
 // exit is the return from application code.
 func (g *Crowd) exit(p *place) {
 	g.charge(p, inKernel)
+	if kick := p.kick.Load(); kick != 0 {
+		g.returned(p, kick)
+	}
 	if p.poked.Load() {
 		p.poked.Store(false)
 	}
@@ -240,6 +292,9 @@ func (g *Crowd) tick() {
 // interruptAll makes tasks return from application code.
 func interruptAll(tasks []*taskContext) {
 	for _, c := range tasks {
+		if crowd := c.crowd.Load(); crowd != nil {
+			crowd.kicked(&c.place, byCrowd)
+		}
 		c.Context.Interrupt()
 	}
 }

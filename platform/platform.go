@@ -22,8 +22,9 @@
 //
 // An AddressSpace is never wrapped: platforms assert its concrete type.
 //
-// The package must not import anything under sentry/: hooks get the task as
-// the context.Context it is.
+// Under sentry/ the package must not import anything but sentry/irq, where it
+// counts the tasks that it makes return: hooks get the task as the
+// context.Context it is.
 package platform
 
 import (
@@ -175,14 +176,14 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	if c.pending {
 		c.settle(ac)
 	}
-	if mm != nil { // Tests of the platform have none.
-		c.space = mm.AddressSpace()
-	}
 	order := Run
 	if crowd.watch.Load()&watchRuns != 0 && c.hooks.Enter != nil {
 		if order = c.hooks.Enter(ctx, ac); order == Stay {
 			return nil, hostarch.NoAccess, gvplatform.ErrContextInterrupt
 		}
+	}
+	if mm != nil { // Tests of the platform have none.
+		c.space = mm.AddressSpace()
 	}
 	crowd.enter(&c.place)
 	if order == Step {
@@ -220,8 +221,12 @@ func (c *taskContext) begin(task context.Context) {
 
 // Interrupt implements gVisor's Context.Interrupt.
 func (c *taskContext) Interrupt() {
+	crowd := c.crowd.Load()
+	if crowd != nil {
+		crowd.kicked(&c.place, byKernel)
+	}
 	c.Context.Interrupt()
-	if crowd := c.crowd.Load(); crowd != nil {
+	if crowd != nil {
 		crowd.interrupted(&c.place)
 	}
 }

@@ -171,6 +171,9 @@ func (g *Crowd) stopLocked() {
 	g.quota.stopped = true
 	g.quota.stops++
 	g.quota.since = g.cpus.now()
+	if g.onStop != nil {
+		g.onStop()
+	}
 	g.armQuotaLocked()
 }
 

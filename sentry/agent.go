@@ -19,7 +19,9 @@ import (
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/event"
 	eventv1 "aios.dev/aios/event/v1"
+	"aios.dev/aios/netstack"
 	"aios.dev/aios/platform"
+	"aios.dev/aios/sentry/irq"
 )
 
 // Agent is a process tree with namespaces of its own.
@@ -33,15 +35,21 @@ type Agent struct {
 	ns     *namespaces     // pid is immutable, the rest guarded by lifeMu
 	orph   orphans
 	crowd  *platform.Crowd // of its tasks
+	irq    *irq.Source     // what it interrupts with
 	gate   agentGate
 	faults agentFaults
 	dog    agentDog
-	dmesg  dmesg // what of the kernel's log is about it
+	// debugger is who debugs it, or nil.
+	debugger atomic.Pointer[debugger]
+	dmesg    dmesg // what of the kernel's log is about it
+	stops    stops // of its quota
 	// seccomp is set before the first process is made, nil without a profile.
 	seccomp *seccompFilter
 	// account is what it uses, and may use.
 	account agentAccount
 	stack   inet.Stack // its network
+	// watches is how many files of events it has open.
+	watches atomic.Int32
 
 	// endowed is set when it has what it was spawned with.
 	endowed atomic.Bool
@@ -186,7 +194,11 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 		told:  make(chan struct{}),
 		born:  s.cfg.Clock.Now(),
 		crowd: platform.NewCrowd(s.cpus, max(crowdMin, crowdPerCPU*s.cfg.CPUs), crowdSlice),
+		irq:   s.irq.NewSource(req.ID),
 	}
+	a.crowd.Interrupts(a.irq)
+	a.crowd.OnStop(a.quotaUsedUp)
+	netstack.Interrupts(a.stack, a.irq)
 	a.ctx = s.context(a.ns, s.creds, a.memID)
 	a.openAccount(req.DiskBytes)
 	s.agents[req.ID] = a
@@ -250,7 +262,7 @@ func (a *Agent) start(spec control.Process, stream *os.File) (*process, error) {
 	}
 	fds := s.k.NewFDTable()
 	defer fds.DecRef(a.ctx)
-	con, err := s.newConsole(a.ctx, a.ns, fds, spec.TTY, spec.Stdin, a.log)
+	con, err := s.newConsole(a.ctx, a.ns, fds, spec.TTY, spec.Stdin, a)
 	if err != nil {
 		return nil, err
 	}
@@ -402,6 +414,7 @@ func (a *Agent) release() {
 	a.grantsMu.Unlock()
 	a.s.releaseShell(a.ns)
 	a.stopped = nil
+	a.irq.Close()
 	a.s.forgetAgent(a)
 	a.log.close()
 }

@@ -51,6 +51,7 @@ func (s *Kernel) fillIndex(id string) *Agent {
 
 // forgetAgent takes the agent out of the index for good.
 func (s *Kernel) forgetAgent(a *Agent) {
+	s.gone.add(a.id, a.name)
 	s.byID.Delete(a.id)
 	s.gate.index.slot(a.id).CompareAndSwap(a, nil)
 }

@@ -13,6 +13,7 @@ import (
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/sentry/ctlfs"
+	"aios.dev/aios/sentry/ctlfs/command"
 )
 
 // ctlAuthority is the kernel as agents ask it through the control tree.
@@ -81,6 +82,24 @@ func (s *Kernel) away(ctx context.Context, f func()) {
 		defer t.UninterruptibleSleepFinish()
 	}
 	f()
+}
+
+// Attenuate implements ctlfs.Authority.Attenuate.
+func (c ctlAuthority) Attenuate(by capability.Actor, cap *capability.Capability, ch capability.Change) (*capability.Capability, error) {
+	return c.s.attenuate(cap, ch, by)
+}
+
+// Watch implements ctlfs.Authority.Watch.
+func (c ctlAuthority) Watch(agent string, want *command.Watch, ready func()) (ctlfs.Watch, error) {
+	a := c.s.findAgent(agent)
+	if a == nil {
+		return nil, errdefs.New(errdefs.AgentNotRunning, "the agent has ended")
+	}
+	w, err := a.watch(want, ready)
+	if err != nil { // A nil *agentWatch would be a Watch.
+		return nil, err
+	}
+	return w, nil
 }
 
 // Renew implements ctlfs.Authority.Renew.

@@ -11,6 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"aios.dev/aios/control"
+	"aios.dev/aios/sentry/irq"
 )
 
 // attachment is one stream joined to a console.
@@ -59,6 +60,7 @@ func (a *attachment) receive() {
 		if err != nil {
 			return
 		}
+		a.c.irq.Raise(irq.Console)
 		switch kind {
 		case control.FrameStdin:
 			if !a.write(p) {

@@ -19,6 +19,7 @@ import (
 //	memory, tasks, CPU, I/O   the agent's limits              reweigh
 //	network        the mask, and the agent's network stack    reweigh
 //	other agents   the control tree                           agentops.go
+//	events         a subscription of the bus                  agentevents.go
 //
 // What an agent may do follows from the capabilities it holds: every change to
 // them ends in reweigh.
@@ -76,6 +77,9 @@ func (a *Agent) endow(grants []control.Grant, by capability.Actor) error {
 func (a *Agent) grant(g control.Grant, origin capability.ID, by capability.Actor) (*capability.Capability, error) {
 	spec, err := capability.ParseSpec(g.Spec)
 	if err != nil {
+		return nil, err
+	}
+	if spec.Object, err = a.s.ofAgent(spec.Object); err != nil {
 		return nil, err
 	}
 	var c *capability.Capability

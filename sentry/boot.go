@@ -3,6 +3,7 @@ package sentry
 import (
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
@@ -78,6 +79,7 @@ type Kernel struct {
 	creds     *auth.Credentials // root of the domain, for setting agents up
 	started   time.Time
 	pause     *pauseTask
+	stacks    *netstack.Creator
 	cpus      *platform.Processors
 	views     kernelViews
 	sysfs     *vfs.Filesystem // shared by all agents; read-only
@@ -95,7 +97,10 @@ type Kernel struct {
 	trail    trail
 	asks     asks
 	events   *event.Bus
-	outbox   outbox // of events for the daemon
+	outbox   outbox   // of events for the daemon
+	samplers samplers // of what is told now and then
+	watchIDs atomic.Uint64
+	gone     goneNames
 	imagesMu sync.Mutex
 	// By their original in another domain.
 	images map[capability.ID]*capability.Capability // +checklocks:imagesMu
@@ -103,8 +108,11 @@ type Kernel struct {
 	dogs kernelDogs
 	gate kernelGate
 	log  kernelLog
+	irq  interrupts
 	// lockups watches what holds a CPU or a lock for too long.
 	lockups lockups
+	// debuggers counts the agents that are being debugged.
+	debuggers atomic.Int32
 
 	mu sync.Mutex
 	// Each holds a reference.
@@ -131,10 +139,11 @@ func Boot(cfg Config) (*Kernel, error) {
 		cfg:     cfg,
 		log:     newKernelLog(cfg.Log),
 		started: cfg.Clock.Now(),
-		cpus:    platform.NewProcessors(cfg.CPUs, cfg.Clock),
 		mounts:  make(map[string]*vfs.Mount),
 		agents:  make(map[string]*Agent),
 	}
+	s.bootInterrupts()
+	s.cpus = platform.NewProcessors(cfg.CPUs, s.cfg.Clock)
 	for _, step := range []struct {
 		op string
 		do func() error
@@ -169,6 +178,7 @@ func prepareProcess() error {
 	if err := rand.Init(); err != nil {
 		return err
 	}
+	rand.Reader = random{rand.Reader}
 	if err := usage.Init(); err != nil {
 		return err
 	}
@@ -194,6 +204,8 @@ func (s *Kernel) bootPlatform() error {
 		Settled:     s.taskSettled,
 		Panicked:    s.taskPanicked,
 		Call:        s.taskCalls,
+		Enter:       s.taskEnters,
+		Left:        s.taskLeft,
 	})}
 	return nil
 }
@@ -219,7 +231,8 @@ func (s *Kernel) bootKernel() error {
 
 	userns := auth.NewRootUserNamespace()
 	s.creds = auth.NewRootCredentials(userns)
-	stacks := &netstack.Creator{Clock: tk, IDs: s.k}
+	stacks := &netstack.Creator{Clock: tk, IDs: s.k, OnPacket: s.packetSeen}
+	s.stacks = stacks
 	rootStack, err := stacks.CreateStack()
 	if err != nil {
 		return err

@@ -113,6 +113,10 @@ func (s *Kernel) CapDelegate(req control.CapRequest) (control.Cap, error) {
 
 // delegate derives a capability for an agent here and opens what it is for.
 func (s *Kernel) delegate(c *capability.Capability, to string, ch capability.Change, move bool, by capability.Actor) (*capability.Capability, error) {
+	ch, err := s.namingAgent(c, ch)
+	if err != nil {
+		return nil, err
+	}
 	a, err := s.agent(to)
 	if err != nil {
 		return nil, err
@@ -206,6 +210,10 @@ func (s *Kernel) CapExport(req control.CapRequest) (control.Cap, error) {
 			errdefs.Fix("delegate it without moving it"))
 	}
 	by := s.actor(req.Actor)
+	if c.Object().Class == abi.ClassEvent {
+		return control.Cap{}, errdefs.New(errdefs.Unsupported, "events are those of one domain; in another, the capability would mean something else",
+			errdefs.Op("delegate"), errdefs.Resource("%s", c.Object()), errdefs.Fix("delegate it within the domain; outside, `aiosctl events` sees all domains"))
+	}
 	if spec := c.Spec(); spec.Object.Class == abi.ClassFS && !by.Privileged {
 		if req.Change, err = s.givenPlace(by.Name, spec, req.Change); err != nil {
 			return control.Cap{}, err
@@ -223,12 +231,20 @@ func (s *Kernel) CapAttenuate(req control.CapRequest) (control.Cap, error) {
 	defer s.trail.flush()
 	c, err := s.space.ByID(req.Cap)
 	if err == nil {
-		c, err = s.space.Attenuate(c, req.Change, s.actor(req.Actor))
+		c, err = s.attenuate(c, req.Change, s.actor(req.Actor))
 	}
 	if err != nil {
 		return control.Cap{}, err
 	}
 	return s.describe(c), nil
+}
+
+func (s *Kernel) attenuate(c *capability.Capability, ch capability.Change, by capability.Actor) (*capability.Capability, error) {
+	ch, err := s.namingAgent(c, ch)
+	if err != nil {
+		return nil, err
+	}
+	return s.space.Attenuate(c, ch, by)
 }
 
 // CapSeal forbids to derive from a capability.

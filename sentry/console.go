@@ -14,6 +14,7 @@ import (
 
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/sentry/irq"
 )
 
 // console is the standard input and output of one process: pipes, or a
@@ -27,7 +28,9 @@ import (
 // Streams attached later are cut when they fall behind.
 type console struct {
 	s   *Kernel
+	a   *Agent
 	log *agentLog
+	irq *irq.Source
 
 	// Our end of standard input; nil when it is closed.
 	in   *vfs.FileDescription // +checklocks:mu
@@ -49,6 +52,7 @@ type output struct {
 	kind control.FrameType
 	wait waiter.Entry
 	once sync.Once
+	work *irq.Work // drains
 
 	mu       sync.Mutex
 	draining bool // +checklocks:mu
@@ -63,8 +67,10 @@ type output struct {
 }
 
 // NotifyEvent implements waiter.EventListener. It is called with locks of the
-// pipe held and only notes that there is work.
+// pipe held and only notes that there is work: it is the top half of an
+// interrupt, and drain the bottom half.
 func (o *output) NotifyEvent(waiter.EventMask) {
+	o.c.irq.Raise(irq.Console)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.eof {
@@ -75,7 +81,7 @@ func (o *output) NotifyEvent(waiter.EventMask) {
 		return
 	}
 	o.draining = true
-	go o.drain()
+	o.work.Schedule()
 }
 
 const (
@@ -138,7 +144,7 @@ func (o *output) finishOnce(ctx context.Context, limit int) {
 	o.mu.Lock()
 	o.eof, o.left = true, limit
 	var idle chan struct{}
-	if o.draining {
+	if o.draining && !o.work.Cancel() { // It has begun.
 		idle = make(chan struct{})
 		o.idle = idle
 	}
@@ -156,8 +162,8 @@ func (o *output) finishOnce(ctx context.Context, limit int) {
 
 // newConsole makes the ends of a process's standard files and puts the
 // process's into fds at 0, 1 and 2.
-func (s *Kernel) newConsole(ctx context.Context, ns *namespaces, fds *kernel.FDTable, tty, stdin bool, log *agentLog) (*console, error) {
-	c := &console{s: s, log: log, tty: tty, done: make(chan struct{})}
+func (s *Kernel) newConsole(ctx context.Context, ns *namespaces, fds *kernel.FDTable, tty, stdin bool, a *Agent) (*console, error) {
+	c := &console{s: s, a: a, log: a.log, irq: a.irq, tty: tty, done: make(chan struct{})}
 	var err error
 	if tty {
 		err = c.openTerminal(ctx, ns, fds)
@@ -169,6 +175,7 @@ func (s *Kernel) newConsole(ctx context.Context, ns *namespaces, fds *kernel.FDT
 		return nil, errdefs.Wrap(err, errdefs.Internal, "open standard files")
 	}
 	for _, o := range c.outs {
+		o.work = c.irq.NewThread(irq.Console, o.drain)
 		o.wait.Init(o, waiter.ReadableEvents)
 		if err := o.fd.EventRegister(&o.wait); err != nil {
 			c.release(ctx)

@@ -25,6 +25,9 @@
 //	      Agent.mu       what is known of one agent
 //	        console.mu   streams and state of one process's console
 //
+// debugger.mu is taken on its own, by hooks too; gVisor's locks of tasks, signals
+// and memory are taken under it.
+//
 // Leaves, under which no other lock of this package is taken: shellPool.mu,
 // memoryWatch.mu, orphans.mu, output.mu, agentLog.mu, lazyProcRoot.mu,
 // denials.mu, clearing.mu.

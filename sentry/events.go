@@ -22,6 +22,7 @@ func (s *Kernel) bootEvents() error {
 	}
 	s.events = event.New(event.Config{
 		Domain: s.cfg.Domain, Source: "k" + hex.EncodeToString(boot[:]), Clock: s.cfg.Clock, CPUs: s.cfg.CPUs,
+		OnWanted: s.eventsWanted,
 	})
 	return s.outbox.open(s)
 }

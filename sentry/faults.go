@@ -60,8 +60,8 @@ func (s *Kernel) taskFaulted(ctx context.Context, ac *arch.Context64, info *linu
 		a.injected(chaosFault)
 	}
 	a.grow(faultBytes)
-	f := a.faults.trapper.Load()
-	if f == nil {
+	f, d := a.faults.trapper.Load(), a.debugger.Load()
+	if f == nil && d == nil {
 		return platform.FaultUnseen
 	}
 	switch {
@@ -69,8 +69,7 @@ func (s *Kernel) taskFaulted(ctx context.Context, ac *arch.Context64, info *linu
 		return platform.FaultUnseen
 	case resolve(t, ac, info, at):
 		return platform.FaultHandled
-	}
-	if (*f)(t, ac, info, at) {
+	case d != nil && d.trapped(t, ac, info, at), f != nil && (*f)(t, ac, info, at):
 		return platform.FaultHandled
 	}
 	return platform.FaultReal
@@ -88,6 +87,9 @@ func (s *Kernel) taskTrapped(ctx context.Context, ac *arch.Context64, info *linu
 	}
 	if s.cfg.Chaos {
 		a.injected(chaosTrap)
+	}
+	if d := a.debugger.Load(); d != nil && d.trapped(t, ac, info, hostarch.NoAccess) {
+		return true
 	}
 	f := a.faults.trapper.Load()
 	return f != nil && (*f)(t, ac, info, hostarch.NoAccess)

@@ -124,12 +124,12 @@ func addFields(r *slog.Record, m protoreflect.Message) {
 // logged takes every record of the log: the agent that it is about may read
 // it, and it is an event if somebody asked for those.
 func (s *Kernel) logged(r *klog.Record) {
-	if r.Agent != "" {
+	if t, ok := event.TypeByTopic(r.Message); r.Agent != "" && !(ok && withheld.Has(t)) {
 		if a := s.findAgent(r.Agent); a != nil {
 			a.dmesg.add(r)
 		}
 	}
-	if s.events.Enabled(event.KernelLog) {
+	if s.events.EnabledFor(event.KernelLog, r.Agent) {
 		p := &eventv1.KernelLog{Level: klog.LevelName(r.Level), Subsystem: r.Subsystem, Message: event.Text(r.Message), Seq: r.Seq}
 		if r.Attrs != "" {
 			p.Fields = map[string]string{"attributes": event.Text("{" + r.Attrs + "}")}

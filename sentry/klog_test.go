@@ -68,6 +68,12 @@ func TestDmesg(t *testing.T) {
 		t.Errorf("what another agent reads:\n%s", second)
 	}
 	// Nothing but reading is for agents.
+	a := agentUnderTest(t, one.id)
+	a.s.emit(a, event.SecurityViolation, &eventv1.SecurityViolation{Kind: "noticed"})
+	a.s.emit(a, event.AgentPause, &eventv1.AgentPause{By: "noticed"})
+	if got := string(a.dmesg.last(1 << 20)); strings.Contains(got, "violation") || !strings.Contains(got, "agent.pause by=noticed") {
+		t.Errorf("what an agent is told about itself: %s", got)
+	}
 	if out, _, exit := two.execIn(sh("dmesg -c 2>&1")).output(); exit.Code == 0 {
 		t.Errorf("the log was cleared: %q", out)
 	}

@@ -215,8 +215,18 @@ func (r *lazyProcRoot) IterDirents(ctx context.Context, mnt *vfs.Mount, callback
 	if err != nil {
 		return offset, err
 	}
+	if relOffset == 0 {
+		d := vfs.Dirent{Name: procInterrupts, Type: linux.DT_REG, Ino: r.s.views.ino.Add(1), NextOff: offset + 1}
+		if err := callback.Handle(d); err != nil {
+			return offset, err
+		}
+		offset, relOffset = offset+1, relOffset+1
+	}
 	return real.IterDirents(ctx, mnt, callback, offset, relOffset)
 }
+
+// procInterrupts is a file that gVisor's procfs does not have.
+const procInterrupts = "interrupts"
 
 // Unlink implements kernfs.Inode.Unlink.
 func (*lazyProcRoot) Unlink(context.Context, string, kernfs.Inode) error { return linuxerr.EPERM }

@@ -15,6 +15,9 @@ import (
 
 // explain says what would happen if the agent's first user did what text says.
 func (a *Agent) explain(text string) (Explanation, error) {
+	if op, problem := abi.ParseOperation(text); problem == "" && len(op.Needs) == 1 && op.Needs[0].Class == abi.ClassEvent {
+		return a.explainWatch(op.Needs[0].Object)
+	}
 	var held []HeldCapability
 	for _, c := range a.s.space.List(a.id) {
 		if c.Live() {

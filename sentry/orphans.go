@@ -77,8 +77,14 @@ func (s *Kernel) taskExits(ctx context.Context) {
 		return
 	}
 	a := s.agentOf(t)
+	if a == nil {
+		return
+	}
+	if d := a.debugger.Load(); d != nil {
+		d.exited(t)
+	}
 	tg := t.ThreadGroup()
-	if a == nil || tg.Leader() != t {
+	if tg.Leader() != t {
 		return
 	}
 	o := &a.orph

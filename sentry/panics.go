@@ -46,6 +46,9 @@ func (s *Kernel) containCall(call abi.Syscall, inner kernel.SyscallFn) kernel.Sy
 			}
 		}()
 		n, ctrl, err = inner(t, sysno, args)
+		if s.debuggers.Load() != 0 {
+			s.callReturned(t, call)
+		}
 		done = true
 		return n, ctrl, err
 	}
@@ -86,7 +89,7 @@ func (s *Kernel) panicked(t *kernel.Task, call string, cause any, stack []byte) 
 			Op: opVerdict, Actor: "kernel", Agent: a.id, Target: p.GetScope() + " ended, AIOS is to blame", Reason: why,
 		}})
 		if probe != "" {
-			s.fall(a, why+"; "+probe)
+			s.fallStuck(a, why+"; "+probe)
 		}
 	}()
 }
@@ -94,21 +97,7 @@ func (s *Kernel) panicked(t *kernel.Task, call string, cause any, stack []byte) 
 // probe takes every lock that agents share, one after the other, and waits for
 // an agent's end. It returns what did not happen in time, "" if all did.
 func (s *Kernel) probe(a *Agent) string {
-	for _, l := range []struct {
-		name string
-		take func()
-	}{
-		{"the lock of tasks", func() { s.k.TaskSet().Root.Tasks() }},
-		{"the lock of agents", func() { _, _ = s.agent(a.id) }},
-		{"the lock of authority", func() { s.space.List(a.id) }},
-		{"the lock of mounts", func() {
-			root := s.pause.task.FSContext().RootDirectory()
-			_, _ = s.k.VFS().PathnameWithDeleted(s.k.SupervisorContext(), root, root)
-			root.DecRef(s.k.SupervisorContext())
-		}},
-		{"the lock of memory", func() { _, _ = s.k.MemoryFile().TotalUsage() }},
-		{"the lock of the audit trail", func() { s.trail.flush() }},
-	} {
+	for _, l := range append(s.sharedLocks(), sharedLock{"the lock of the audit trail", func() { s.trail.flush() }}) {
 		if !within(s, panicProbe, l.take) {
 			return l.name + " is held"
 		}
@@ -117,6 +106,27 @@ func (s *Kernel) probe(a *Agent) string {
 		return "the agent does not end"
 	}
 	return ""
+}
+
+// sharedLock is a lock that agents share; take takes it and lets go of it.
+type sharedLock struct {
+	name string
+	take func()
+}
+
+// sharedLocks are those that every call of the kernel may need.
+func (s *Kernel) sharedLocks() []sharedLock {
+	return []sharedLock{
+		{"the lock of tasks", func() { s.k.TaskSet().Root.Tasks() }},
+		{"the lock of agents", func() { _, _ = s.agent("") }},
+		{"the lock of authority", func() { s.space.List("") }},
+		{"the lock of mounts", func() {
+			root := s.pause.task.FSContext().RootDirectory()
+			_, _ = s.k.VFS().PathnameWithDeleted(s.k.SupervisorContext(), root, root)
+			root.DecRef(s.k.SupervisorContext())
+		}},
+		{"the lock of memory", func() { _, _ = s.k.MemoryFile().TotalUsage() }},
+	}
 }
 
 // within reports whether f returned in time. If not, its goroutine stays.

@@ -13,7 +13,7 @@ import (
 // is called after every agent has ended, when the daemon asked for the end.
 func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 	none := struct{}{}
-	return map[string]control.Handler{
+	return s.countRequests(map[string]control.Handler{
 		control.MethodMount: control.HandleFiles(func(r control.MountRequest, files []*os.File) (struct{}, error) {
 			f, _, err := spawnFiles(files, 1, false)
 			if err != nil {
@@ -48,6 +48,7 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodAnswer:       control.Handle(s.Answer),
 		control.MethodDump:         control.HandleFiles(s.Dump),
 		control.MethodBundle:       control.HandleFiles(s.Bundle),
+		control.MethodDebug:        control.HandleFiles(s.Debug),
 		control.MethodAccount:      control.Handle(s.Account),
 		control.MethodPromised: control.Handle(func(struct{}) (control.Promised, error) {
 			return s.promised(), nil
@@ -71,7 +72,9 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodEventsWant: control.Handle(func(r control.EventsWant) (struct{}, error) {
 			return none, s.outbox.want(r.Topics)
 		}),
-		control.MethodKlogLevels: control.Handle(s.KlogLevels),
+		control.MethodKlogLevels:    control.Handle(s.KlogLevels),
+		control.MethodInterrupts:    control.Handle(s.Interrupts),
+		control.MethodSetInterrupts: control.Handle(s.SetInterrupts),
 		control.MethodShutdown: control.Handle(func(control.ShutdownRequest) (struct{}, error) {
 			s.Shutdown()
 			s.log.boot.Info(control.KlogEnded)
@@ -80,7 +83,7 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 			s.cfg.Clock.AfterFunc(0, shutdown)
 			return none, nil
 		}),
-	}
+	})
 }
 
 // spawnFiles splits the files of a request into plain ones, of which there is

@@ -2,6 +2,7 @@ package sentry
 
 import (
 	"path"
+	"slices"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
@@ -69,6 +70,9 @@ func (p *pointSink) Clone(ctx context.Context, _ seccheck.FieldSet, info *pb.Clo
 		return nil
 	}
 	a := p.s.agentOf(t)
+	if a != nil && !p.s.events.EnabledFor(typ, a.id) {
+		return nil
+	}
 	made := p.s.k.TaskSet().Root.TaskWithID(kernel.ThreadID(info.GetCreatedThreadId()))
 	if a == nil || made == nil {
 		return nil
@@ -118,7 +122,7 @@ func (s *Kernel) traceCall(call abi.Syscall, inner kernel.SyscallFn) kernel.Sysc
 			return inner(t, sysno, args)
 		}
 		a := s.agentOf(t)
-		if a == nil {
+		if a == nil || !slices.ContainsFunc(tr.types, func(typ event.Type) bool { return s.events.EnabledFor(typ, a.id) }) {
 			return inner(t, sysno, args)
 		}
 		var seen string

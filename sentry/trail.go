@@ -87,7 +87,7 @@ func (l *trail) denied(d Denial) {
 func (l *trail) add(r capability.Record) {
 	l.tell(r)
 	if r.Op == capability.OpMint || r.Op == capability.OpRevoke {
-		if a := l.s.findAgent(r.Agent); a != nil && a.gathers() && ofSelf(r.Spec) {
+		if a := l.s.findAgent(r.Agent); a != nil && a.gathers() && a.isMadeOf(r.Spec) {
 			l.mu.Lock()
 			a.gathered = append(a.gathered, r)
 			l.mu.Unlock()
@@ -97,11 +97,16 @@ func (l *trail) add(r capability.Record) {
 	l.put(control.AuditRecord{Record: r})
 }
 
-// ofSelf reports whether a grant is of the agent itself.
-func ofSelf(spec string) bool {
+// isMadeOf reports whether a grant is of the agent itself.
+func (a *Agent) isMadeOf(spec string) bool {
 	class, object, _ := strings.Cut(spec, ":")
 	c, _ := abi.ClassNamed(class)
 	info, _ := c.Info()
+	if c == abi.ClassEvent {
+		object, _, _ = strings.Cut(object, ",")
+		_, whose := capability.Object{Class: c, Name: object}.Topic()
+		return whose == a.id
+	}
 	return info.Self && strings.HasPrefix(object, "self")
 }
 

@@ -27,7 +27,7 @@ func (l *trail) tell(r capability.Record) {
 		return
 	}
 	a := l.s.findAgent(r.Agent)
-	if a != nil && a.gathers() && (r.Op == capability.OpMint || r.Op == capability.OpRevoke) && ofSelf(r.Spec) {
+	if a != nil && a.gathers() && (r.Op == capability.OpMint || r.Op == capability.OpRevoke) && a.isMadeOf(r.Spec) {
 		return
 	}
 	e := event.Event{Type: typ, Agent: r.Agent, Correlation: r.Correlation, Payload: &eventv1.Capability{

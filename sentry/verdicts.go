@@ -39,7 +39,7 @@ func (a *Agent) setPolicies(faults, violations []string) (err error) {
 		return err
 	}
 	f.strict = !f.violations.Plain()
-	if !f.policy.Plain() {
+	if !f.policy.Exceptionless() {
 		a.setTrapper(a.judgeFault)
 	}
 	return nil
@@ -99,7 +99,7 @@ func (s *Kernel) noteException(a *Agent, t *kernel.Task, e trap.Exception, handl
 			Vector: uint32(e.Vector), Name: e.Vector.String(), Limit: stormRate, Count: f.counts.Total(), Interval: int64(time.Second),
 		})
 	}
-	if s.events.Enabled(event.FaultException) {
+	if s.events.EnabledFor(event.FaultException, a.id) {
 		s.emit(a, event.FaultException, exceptionPayload(t, e, handled))
 	}
 }
@@ -332,7 +332,7 @@ func (a *Agent) strip(why string) int {
 	by := capability.Actor{Name: "kernel", Privileged: true}
 	var dead []*capability.Capability
 	for _, c := range a.s.space.List(a.id) {
-		self := ofSelf(c.Spec().String())
+		self := a.isMadeOf(c.Spec().String())
 		ended, err := a.s.space.Revoke(c, !self, by, why)
 		if err == nil {
 			dead = append(dead, ended...)
@@ -358,8 +358,14 @@ const fallDelay = 50 * time.Millisecond
 
 // fall ends the domain. It does not wait.
 func (s *Kernel) fall(a *Agent, why string) {
-	s.emit(a, event.FaultTriple, &eventv1.FaultException{Name: "domain", Mapping: event.Text(why)})
+	s.fallStuck(a, why)
 	a.halt(nil)
+}
+
+// fallStuck is fall of a kernel in which a lock may be held for ever: it leaves
+// alone what it would have to lock.
+func (s *Kernel) fallStuck(a *Agent, why string) {
+	s.emit(a, event.FaultTriple, &eventv1.FaultException{Name: "domain", Mapping: event.Text(why)})
 	s.cfg.Clock.AfterFunc(fallDelay, func() { s.cfg.Exit(fallStatus) })
 }
 

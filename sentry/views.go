@@ -3,6 +3,7 @@ package sentry
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 	"aios.dev/aios/account"
 	"aios.dev/aios/platform"
+	"aios.dev/aios/sentry/irq"
 )
 
 // What an agent sees of the machine is what it may use: so many CPUs as its
@@ -118,6 +120,8 @@ var procViews = map[string]viewText{
 	},
 	"meminfo": (*view).meminfo,
 	"stat":    (*view).stat,
+	// gVisor has none.
+	procInterrupts: (*view).interrupts,
 	// By this some programs tell that cgroups are of version 2.
 	"cgroups": constant("#subsys_name\thierarchy\tnum_cgroups\tenabled\n" +
 		"cpuset\t0\t1\t1\ncpu\t0\t1\t1\ncpuacct\t0\t1\t1\nmemory\t0\t1\t1\npids\t0\t1\t1"),
@@ -160,8 +164,16 @@ func (v *view) stat(buf *bytes.Buffer) {
 			running++
 		}
 	}
-	fmt.Fprintf(buf, "intr 0\nctxt 0\nbtime %d\nprocesses %d\nprocs_running %d\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n",
-		v.s.k.Timekeeper().BootTime().Seconds(), len(tasks), running)
+	var counts strings.Builder
+	sum := uint64(0)
+	for _, l := range irq.Lines() {
+		all := irq.Fold(v.s.sourceOf(v.a).Counts(l.Line), 1)[0]
+		if sum += all; l.Linux == "" {
+			fmt.Fprintf(&counts, " %d", all)
+		}
+	}
+	fmt.Fprintf(buf, "intr %d%s\nctxt 0\nbtime %d\nprocesses %d\nprocs_running %d\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n",
+		sum, counts.String(), v.s.k.Timekeeper().BootTime().Seconds(), len(tasks), running)
 }
 
 // viewCalls wraps the system calls that tell of the machine. It must run

@@ -22,7 +22,7 @@ func (a *app) capCmd() *cobra.Command {
 (c0123456789ab) or by its agent and number there (web#4).`,
 		Example: `  aiosctl cap grant web fs:/srv/data:ro
   aiosctl cap ls web
-  aiosctl cap revoke web#5`,
+  aiosctl cap revoke web#6`,
 		Args: cobra.ArbitraryArgs,
 		RunE: group,
 	}
@@ -252,8 +252,8 @@ func (a *app) capDelegateCmd() *cobra.Command {
 		Long: `Delegate derives a capability for another agent, in any domain. It never holds more
 than the one it comes from, and dies with it. Limits that can be divided are taken from
 the giver.`,
-		Example: `  aiosctl cap delegate web#5 worker --rights read --lease 10m
-  aiosctl cap delegate web#5 worker --object /srv/data/in --at /in --limit quota=100M`,
+		Example: `  aiosctl cap delegate web#6 worker --rights read --lease 10m
+  aiosctl cap delegate web#6 worker --object /srv/data/in --at /in --limit quota=100M`,
 		Args: exactly(2, "the capability or the agent"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, err := capRef(args[0])
@@ -282,7 +282,7 @@ func (a *app) capAttenuateCmd() *cobra.Command {
 		Short: "Narrow a capability in place, at once",
 		Long: `Attenuate takes away from a capability while it is in use: what it no longer allows
 fails from now on, on files that are open too.`,
-		Example: "  aiosctl cap attenuate web#5 --rights read\n  aiosctl cap attenuate web#1 --limit bytes=128M",
+		Example: "  aiosctl cap attenuate web#6 --rights read\n  aiosctl cap attenuate web#1 --limit bytes=128M",
 		Args:    exactly(1, "the capability"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, err := capRef(args[0])
@@ -306,7 +306,7 @@ func (a *app) capSealCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:     "seal CAPABILITY",
 		Short:   "Forbid to hand a capability on",
-		Example: "  aiosctl cap seal web#5",
+		Example: "  aiosctl cap seal web#6",
 		Args:    exactly(1, "the capability"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, err := capRef(args[0])
@@ -325,7 +325,7 @@ func (a *app) capRenewCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:     "renew CAPABILITY TIME",
 		Short:   "Let a lease end that much from now",
-		Example: "  aiosctl cap renew web#5 10m",
+		Example: "  aiosctl cap renew web#6 10m",
 		Args:    exactly(2, "the capability or the time"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, err := capRef(args[0])
@@ -358,7 +358,7 @@ func (a *app) capRevokeCmd() *cobra.Command {
 		Long: `Revoke ends capabilities and everything that was derived from them, in every domain.
 When it returns, open files under them fail, mappings are gone, blocked calls have
 returned.`,
-		Example: `  aiosctl cap revoke web#5
+		Example: `  aiosctl cap revoke web#6
   aiosctl cap revoke --keep-self c0123456789ab   # only what others got through it
   aiosctl cap revoke --all-of web --reason "leaked data"`,
 		Args: func(cmd *cobra.Command, args []string) error {

@@ -253,12 +253,26 @@ func (f *tokenFlags) restriction(cmd *cobra.Command) (token.Restriction, error) 
 		if err != nil {
 			return r, err
 		}
-		if n := s.Object.Name; s.Object.Class == abi.ClassAgent && n != "*" && !abi.IsAgentID(n) {
+		if n := agentOf(s.Object); n != "" && !abi.IsAgentID(n) {
 			return r, invalid("--grant", g, "here nobody knows which agent that is", "write its ID, which `aiosctl ps` prints")
 		}
 		r.Grants = append(r.Grants, s)
 	}
 	return r, nil
+}
+
+// agentOf returns the agent that an object names, "" if it names none.
+func agentOf(o capability.Object) string {
+	name := ""
+	switch o.Class {
+	case abi.ClassAgent:
+		name = strings.TrimPrefix(o.Name, "*")
+	case abi.ClassEvent:
+		if _, name = o.Topic(); name == "self" {
+			name = ""
+		}
+	}
+	return name
 }
 
 // deadline reads a time, or a duration after now.

@@ -43,8 +43,11 @@ type kernelProcess struct {
 }
 
 func bootKernel() (*kernelProcess, error) {
-	// The daemon's terminal and its signals are none of ours.
+	// The daemon's terminal and its signals are none of ours, nor of the stub
+	// processes, which inherit that.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGPIPE)
+	signals := make(chan os.Signal, signalQueue)
+	signal.Notify(signals, sentry.HostSignals()...)
 	cfg, err := readKernelConfig()
 	if err != nil {
 		return nil, err
@@ -85,6 +88,11 @@ func bootKernel() (*kernelProcess, error) {
 	if err != nil {
 		return nil, err
 	}
+	go func() {
+		for sig := range signals {
+			k.HostSignal(sig)
+		}
+	}()
 	// From here on the process opens nothing.
 	sealed, err := seal(cfg, listenFD)
 	if err != nil {
@@ -103,6 +111,9 @@ func bootKernel() (*kernelProcess, error) {
 	}, k.Handlers(func() { os.Exit(0) }))
 	return p, nil
 }
+
+// signalQueue is how many signals of the host wait to be counted; more are not.
+const signalQueue = 64
 
 // limitQueue is how many crossings of limits wait for the daemon; more are
 // not told. They are for people: what bites does so without it.

@@ -134,6 +134,7 @@ type Event struct {
 	//	*Event_AgentRestart
 	//	*Event_AgentLost
 	//	*Event_AgentQuarantine
+	//	*Event_AgentDebug
 	//	*Event_DomainStart
 	//	*Event_DomainStop
 	//	*Event_DomainCrash
@@ -378,6 +379,15 @@ func (x *Event) GetAgentQuarantine() *AgentQuarantine {
 	if x != nil {
 		if x, ok := x.Payload.(*Event_AgentQuarantine); ok {
 			return x.AgentQuarantine
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetAgentDebug() *AgentDebug {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_AgentDebug); ok {
+			return x.AgentDebug
 		}
 	}
 	return nil
@@ -836,6 +846,10 @@ type Event_AgentQuarantine struct {
 	AgentQuarantine *AgentQuarantine `protobuf:"bytes,30,opt,name=agent_quarantine,json=agentQuarantine,proto3,oneof"`
 }
 
+type Event_AgentDebug struct {
+	AgentDebug *AgentDebug `protobuf:"bytes,31,opt,name=agent_debug,json=agentDebug,proto3,oneof"`
+}
+
 type Event_DomainStart struct {
 	DomainStart *DomainStart `protobuf:"bytes,40,opt,name=domain_start,json=domainStart,proto3,oneof"`
 }
@@ -1037,6 +1051,8 @@ func (*Event_AgentRestart) isEvent_Payload() {}
 func (*Event_AgentLost) isEvent_Payload() {}
 
 func (*Event_AgentQuarantine) isEvent_Payload() {}
+
+func (*Event_AgentDebug) isEvent_Payload() {}
 
 func (*Event_DomainStart) isEvent_Payload() {}
 
@@ -2028,6 +2044,67 @@ func (x *AgentQuarantine) GetRevoked() uint32 {
 	return 0
 }
 
+// AgentDebug: somebody began to debug an agent, or ended that.
+type AgentDebug struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	By            string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	Pid           int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"` // the one process; 0: all
+	Ended         bool                   `protobuf:"varint,3,opt,name=ended,proto3" json:"ended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentDebug) Reset() {
+	*x = AgentDebug{}
+	mi := &file_event_v1_event_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentDebug) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentDebug) ProtoMessage() {}
+
+func (x *AgentDebug) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentDebug.ProtoReflect.Descriptor instead.
+func (*AgentDebug) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AgentDebug) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *AgentDebug) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *AgentDebug) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
 // DomainStart: a kernel process runs.
 type DomainStart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2043,7 +2120,7 @@ type DomainStart struct {
 
 func (x *DomainStart) Reset() {
 	*x = DomainStart{}
-	mi := &file_event_v1_event_proto_msgTypes[14]
+	mi := &file_event_v1_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2132,7 @@ func (x *DomainStart) String() string {
 func (*DomainStart) ProtoMessage() {}
 
 func (x *DomainStart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[14]
+	mi := &file_event_v1_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2145,7 @@ func (x *DomainStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainStart.ProtoReflect.Descriptor instead.
 func (*DomainStart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{14}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DomainStart) GetPid() int32 {
@@ -2125,7 +2202,7 @@ type DomainStop struct {
 
 func (x *DomainStop) Reset() {
 	*x = DomainStop{}
-	mi := &file_event_v1_event_proto_msgTypes[15]
+	mi := &file_event_v1_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2137,7 +2214,7 @@ func (x *DomainStop) String() string {
 func (*DomainStop) ProtoMessage() {}
 
 func (x *DomainStop) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[15]
+	mi := &file_event_v1_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2150,7 +2227,7 @@ func (x *DomainStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainStop.ProtoReflect.Descriptor instead.
 func (*DomainStop) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{15}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DomainStop) GetReason() string {
@@ -2193,7 +2270,7 @@ type DomainCrash struct {
 
 func (x *DomainCrash) Reset() {
 	*x = DomainCrash{}
-	mi := &file_event_v1_event_proto_msgTypes[16]
+	mi := &file_event_v1_event_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2282,7 @@ func (x *DomainCrash) String() string {
 func (*DomainCrash) ProtoMessage() {}
 
 func (x *DomainCrash) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[16]
+	mi := &file_event_v1_event_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2295,7 @@ func (x *DomainCrash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainCrash.ProtoReflect.Descriptor instead.
 func (*DomainCrash) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{16}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DomainCrash) GetPid() int32 {
@@ -2286,7 +2363,7 @@ type DomainRestart struct {
 
 func (x *DomainRestart) Reset() {
 	*x = DomainRestart{}
-	mi := &file_event_v1_event_proto_msgTypes[17]
+	mi := &file_event_v1_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2298,7 +2375,7 @@ func (x *DomainRestart) String() string {
 func (*DomainRestart) ProtoMessage() {}
 
 func (x *DomainRestart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[17]
+	mi := &file_event_v1_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2311,7 +2388,7 @@ func (x *DomainRestart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainRestart.ProtoReflect.Descriptor instead.
 func (*DomainRestart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{17}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DomainRestart) GetAttempt() uint32 {
@@ -2376,7 +2453,7 @@ type DomainAdopt struct {
 
 func (x *DomainAdopt) Reset() {
 	*x = DomainAdopt{}
-	mi := &file_event_v1_event_proto_msgTypes[18]
+	mi := &file_event_v1_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2465,7 @@ func (x *DomainAdopt) String() string {
 func (*DomainAdopt) ProtoMessage() {}
 
 func (x *DomainAdopt) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[18]
+	mi := &file_event_v1_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2478,7 @@ func (x *DomainAdopt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainAdopt.ProtoReflect.Descriptor instead.
 func (*DomainAdopt) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{18}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DomainAdopt) GetPid() int32 {
@@ -2441,7 +2518,7 @@ type FileMount struct {
 
 func (x *FileMount) Reset() {
 	*x = FileMount{}
-	mi := &file_event_v1_event_proto_msgTypes[19]
+	mi := &file_event_v1_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2453,7 +2530,7 @@ func (x *FileMount) String() string {
 func (*FileMount) ProtoMessage() {}
 
 func (x *FileMount) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[19]
+	mi := &file_event_v1_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2466,7 +2543,7 @@ func (x *FileMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileMount.ProtoReflect.Descriptor instead.
 func (*FileMount) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{19}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FileMount) GetProcess() *Process {
@@ -2527,7 +2604,7 @@ type FileOpen struct {
 
 func (x *FileOpen) Reset() {
 	*x = FileOpen{}
-	mi := &file_event_v1_event_proto_msgTypes[20]
+	mi := &file_event_v1_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2616,7 @@ func (x *FileOpen) String() string {
 func (*FileOpen) ProtoMessage() {}
 
 func (x *FileOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[20]
+	mi := &file_event_v1_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2629,7 @@ func (x *FileOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpen.ProtoReflect.Descriptor instead.
 func (*FileOpen) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{20}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FileOpen) GetProcess() *Process {
@@ -2604,7 +2681,7 @@ type FileCreate struct {
 
 func (x *FileCreate) Reset() {
 	*x = FileCreate{}
-	mi := &file_event_v1_event_proto_msgTypes[21]
+	mi := &file_event_v1_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2616,7 +2693,7 @@ func (x *FileCreate) String() string {
 func (*FileCreate) ProtoMessage() {}
 
 func (x *FileCreate) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[21]
+	mi := &file_event_v1_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2629,7 +2706,7 @@ func (x *FileCreate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileCreate.ProtoReflect.Descriptor instead.
 func (*FileCreate) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{21}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FileCreate) GetProcess() *Process {
@@ -2673,7 +2750,7 @@ type FileWrite struct {
 
 func (x *FileWrite) Reset() {
 	*x = FileWrite{}
-	mi := &file_event_v1_event_proto_msgTypes[22]
+	mi := &file_event_v1_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2685,7 +2762,7 @@ func (x *FileWrite) String() string {
 func (*FileWrite) ProtoMessage() {}
 
 func (x *FileWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[22]
+	mi := &file_event_v1_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2698,7 +2775,7 @@ func (x *FileWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileWrite.ProtoReflect.Descriptor instead.
 func (*FileWrite) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{22}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FileWrite) GetProcess() *Process {
@@ -2741,7 +2818,7 @@ type FileRename struct {
 
 func (x *FileRename) Reset() {
 	*x = FileRename{}
-	mi := &file_event_v1_event_proto_msgTypes[23]
+	mi := &file_event_v1_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2753,7 +2830,7 @@ func (x *FileRename) String() string {
 func (*FileRename) ProtoMessage() {}
 
 func (x *FileRename) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[23]
+	mi := &file_event_v1_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2766,7 +2843,7 @@ func (x *FileRename) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileRename.ProtoReflect.Descriptor instead.
 func (*FileRename) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{23}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FileRename) GetProcess() *Process {
@@ -2802,7 +2879,7 @@ type FileRemove struct {
 
 func (x *FileRemove) Reset() {
 	*x = FileRemove{}
-	mi := &file_event_v1_event_proto_msgTypes[24]
+	mi := &file_event_v1_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2814,7 +2891,7 @@ func (x *FileRemove) String() string {
 func (*FileRemove) ProtoMessage() {}
 
 func (x *FileRemove) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[24]
+	mi := &file_event_v1_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2827,7 +2904,7 @@ func (x *FileRemove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileRemove.ProtoReflect.Descriptor instead.
 func (*FileRemove) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{24}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FileRemove) GetProcess() *Process {
@@ -2868,7 +2945,7 @@ type NetConnect struct {
 
 func (x *NetConnect) Reset() {
 	*x = NetConnect{}
-	mi := &file_event_v1_event_proto_msgTypes[25]
+	mi := &file_event_v1_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2880,7 +2957,7 @@ func (x *NetConnect) String() string {
 func (*NetConnect) ProtoMessage() {}
 
 func (x *NetConnect) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[25]
+	mi := &file_event_v1_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2893,7 +2970,7 @@ func (x *NetConnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetConnect.ProtoReflect.Descriptor instead.
 func (*NetConnect) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{25}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NetConnect) GetProcess() *Process {
@@ -2952,7 +3029,7 @@ type NetListen struct {
 
 func (x *NetListen) Reset() {
 	*x = NetListen{}
-	mi := &file_event_v1_event_proto_msgTypes[26]
+	mi := &file_event_v1_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2964,7 +3041,7 @@ func (x *NetListen) String() string {
 func (*NetListen) ProtoMessage() {}
 
 func (x *NetListen) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[26]
+	mi := &file_event_v1_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2977,7 +3054,7 @@ func (x *NetListen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetListen.ProtoReflect.Descriptor instead.
 func (*NetListen) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{26}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NetListen) GetProcess() *Process {
@@ -3029,7 +3106,7 @@ type NetAccept struct {
 
 func (x *NetAccept) Reset() {
 	*x = NetAccept{}
-	mi := &file_event_v1_event_proto_msgTypes[27]
+	mi := &file_event_v1_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3041,7 +3118,7 @@ func (x *NetAccept) String() string {
 func (*NetAccept) ProtoMessage() {}
 
 func (x *NetAccept) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[27]
+	mi := &file_event_v1_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3054,7 +3131,7 @@ func (x *NetAccept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetAccept.ProtoReflect.Descriptor instead.
 func (*NetAccept) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{27}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NetAccept) GetProcess() *Process {
@@ -3109,7 +3186,7 @@ type NetDisconnect struct {
 
 func (x *NetDisconnect) Reset() {
 	*x = NetDisconnect{}
-	mi := &file_event_v1_event_proto_msgTypes[28]
+	mi := &file_event_v1_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3121,7 +3198,7 @@ func (x *NetDisconnect) String() string {
 func (*NetDisconnect) ProtoMessage() {}
 
 func (x *NetDisconnect) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[28]
+	mi := &file_event_v1_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3134,7 +3211,7 @@ func (x *NetDisconnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetDisconnect.ProtoReflect.Descriptor instead.
 func (*NetDisconnect) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{28}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NetDisconnect) GetProtocol() string {
@@ -3204,7 +3281,7 @@ type NetRefused struct {
 
 func (x *NetRefused) Reset() {
 	*x = NetRefused{}
-	mi := &file_event_v1_event_proto_msgTypes[29]
+	mi := &file_event_v1_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3216,7 +3293,7 @@ func (x *NetRefused) String() string {
 func (*NetRefused) ProtoMessage() {}
 
 func (x *NetRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[29]
+	mi := &file_event_v1_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3229,7 +3306,7 @@ func (x *NetRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetRefused.ProtoReflect.Descriptor instead.
 func (*NetRefused) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{29}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *NetRefused) GetProcess() *Process {
@@ -3305,7 +3382,7 @@ type NetPacket struct {
 
 func (x *NetPacket) Reset() {
 	*x = NetPacket{}
-	mi := &file_event_v1_event_proto_msgTypes[30]
+	mi := &file_event_v1_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3317,7 +3394,7 @@ func (x *NetPacket) String() string {
 func (*NetPacket) ProtoMessage() {}
 
 func (x *NetPacket) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[30]
+	mi := &file_event_v1_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3330,7 +3407,7 @@ func (x *NetPacket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetPacket.ProtoReflect.Descriptor instead.
 func (*NetPacket) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{30}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NetPacket) GetDirection() string {
@@ -3416,7 +3493,7 @@ type MemoryFaults struct {
 
 func (x *MemoryFaults) Reset() {
 	*x = MemoryFaults{}
-	mi := &file_event_v1_event_proto_msgTypes[31]
+	mi := &file_event_v1_event_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3428,7 +3505,7 @@ func (x *MemoryFaults) String() string {
 func (*MemoryFaults) ProtoMessage() {}
 
 func (x *MemoryFaults) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[31]
+	mi := &file_event_v1_event_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3441,7 +3518,7 @@ func (x *MemoryFaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryFaults.ProtoReflect.Descriptor instead.
 func (*MemoryFaults) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{31}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MemoryFaults) GetFaults() uint64 {
@@ -3484,7 +3561,7 @@ type MemoryPressure struct {
 
 func (x *MemoryPressure) Reset() {
 	*x = MemoryPressure{}
-	mi := &file_event_v1_event_proto_msgTypes[32]
+	mi := &file_event_v1_event_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3496,7 +3573,7 @@ func (x *MemoryPressure) String() string {
 func (*MemoryPressure) ProtoMessage() {}
 
 func (x *MemoryPressure) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[32]
+	mi := &file_event_v1_event_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3509,7 +3586,7 @@ func (x *MemoryPressure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryPressure.ProtoReflect.Descriptor instead.
 func (*MemoryPressure) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{32}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *MemoryPressure) GetUsed() uint64 {
@@ -3548,7 +3625,7 @@ type MemoryOOM struct {
 
 func (x *MemoryOOM) Reset() {
 	*x = MemoryOOM{}
-	mi := &file_event_v1_event_proto_msgTypes[33]
+	mi := &file_event_v1_event_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3560,7 +3637,7 @@ func (x *MemoryOOM) String() string {
 func (*MemoryOOM) ProtoMessage() {}
 
 func (x *MemoryOOM) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[33]
+	mi := &file_event_v1_event_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3573,7 +3650,7 @@ func (x *MemoryOOM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryOOM.ProtoReflect.Descriptor instead.
 func (*MemoryOOM) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{33}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MemoryOOM) GetUsed() uint64 {
@@ -3616,7 +3693,7 @@ type MemoryLimit struct {
 
 func (x *MemoryLimit) Reset() {
 	*x = MemoryLimit{}
-	mi := &file_event_v1_event_proto_msgTypes[34]
+	mi := &file_event_v1_event_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3628,7 +3705,7 @@ func (x *MemoryLimit) String() string {
 func (*MemoryLimit) ProtoMessage() {}
 
 func (x *MemoryLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[34]
+	mi := &file_event_v1_event_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3641,7 +3718,7 @@ func (x *MemoryLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryLimit.ProtoReflect.Descriptor instead.
 func (*MemoryLimit) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{34}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MemoryLimit) GetBefore() uint64 {
@@ -3680,7 +3757,7 @@ type CPUThrottled struct {
 
 func (x *CPUThrottled) Reset() {
 	*x = CPUThrottled{}
-	mi := &file_event_v1_event_proto_msgTypes[35]
+	mi := &file_event_v1_event_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3692,7 +3769,7 @@ func (x *CPUThrottled) String() string {
 func (*CPUThrottled) ProtoMessage() {}
 
 func (x *CPUThrottled) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[35]
+	mi := &file_event_v1_event_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3705,7 +3782,7 @@ func (x *CPUThrottled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUThrottled.ProtoReflect.Descriptor instead.
 func (*CPUThrottled) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{35}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CPUThrottled) GetThrottled() int64 {
@@ -3753,7 +3830,7 @@ type Limit struct {
 
 func (x *Limit) Reset() {
 	*x = Limit{}
-	mi := &file_event_v1_event_proto_msgTypes[36]
+	mi := &file_event_v1_event_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3765,7 +3842,7 @@ func (x *Limit) String() string {
 func (*Limit) ProtoMessage() {}
 
 func (x *Limit) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[36]
+	mi := &file_event_v1_event_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3778,7 +3855,7 @@ func (x *Limit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limit.ProtoReflect.Descriptor instead.
 func (*Limit) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{36}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Limit) GetResource() string {
@@ -3836,7 +3913,7 @@ type Capability struct {
 
 func (x *Capability) Reset() {
 	*x = Capability{}
-	mi := &file_event_v1_event_proto_msgTypes[37]
+	mi := &file_event_v1_event_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3848,7 +3925,7 @@ func (x *Capability) String() string {
 func (*Capability) ProtoMessage() {}
 
 func (x *Capability) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[37]
+	mi := &file_event_v1_event_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3861,7 +3938,7 @@ func (x *Capability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capability.ProtoReflect.Descriptor instead.
 func (*Capability) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{37}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Capability) GetId() string {
@@ -3931,7 +4008,7 @@ type CapabilityDeny struct {
 
 func (x *CapabilityDeny) Reset() {
 	*x = CapabilityDeny{}
-	mi := &file_event_v1_event_proto_msgTypes[38]
+	mi := &file_event_v1_event_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3943,7 +4020,7 @@ func (x *CapabilityDeny) String() string {
 func (*CapabilityDeny) ProtoMessage() {}
 
 func (x *CapabilityDeny) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[38]
+	mi := &file_event_v1_event_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3956,7 +4033,7 @@ func (x *CapabilityDeny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityDeny.ProtoReflect.Descriptor instead.
 func (*CapabilityDeny) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{38}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CapabilityDeny) GetOperation() string {
@@ -4021,7 +4098,7 @@ type SecurityViolation struct {
 
 func (x *SecurityViolation) Reset() {
 	*x = SecurityViolation{}
-	mi := &file_event_v1_event_proto_msgTypes[39]
+	mi := &file_event_v1_event_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4033,7 +4110,7 @@ func (x *SecurityViolation) String() string {
 func (*SecurityViolation) ProtoMessage() {}
 
 func (x *SecurityViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[39]
+	mi := &file_event_v1_event_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4046,7 +4123,7 @@ func (x *SecurityViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityViolation.ProtoReflect.Descriptor instead.
 func (*SecurityViolation) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{39}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SecurityViolation) GetKind() string {
@@ -4136,7 +4213,7 @@ type FaultException struct {
 
 func (x *FaultException) Reset() {
 	*x = FaultException{}
-	mi := &file_event_v1_event_proto_msgTypes[40]
+	mi := &file_event_v1_event_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4148,7 +4225,7 @@ func (x *FaultException) String() string {
 func (*FaultException) ProtoMessage() {}
 
 func (x *FaultException) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[40]
+	mi := &file_event_v1_event_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4161,7 +4238,7 @@ func (x *FaultException) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultException.ProtoReflect.Descriptor instead.
 func (*FaultException) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{40}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *FaultException) GetVector() uint32 {
@@ -4278,7 +4355,7 @@ type FaultStorm struct {
 
 func (x *FaultStorm) Reset() {
 	*x = FaultStorm{}
-	mi := &file_event_v1_event_proto_msgTypes[41]
+	mi := &file_event_v1_event_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4290,7 +4367,7 @@ func (x *FaultStorm) String() string {
 func (*FaultStorm) ProtoMessage() {}
 
 func (x *FaultStorm) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[41]
+	mi := &file_event_v1_event_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4303,7 +4380,7 @@ func (x *FaultStorm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultStorm.ProtoReflect.Descriptor instead.
 func (*FaultStorm) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{41}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *FaultStorm) GetVector() uint32 {
@@ -4380,7 +4457,7 @@ type FaultVerdict struct {
 
 func (x *FaultVerdict) Reset() {
 	*x = FaultVerdict{}
-	mi := &file_event_v1_event_proto_msgTypes[42]
+	mi := &file_event_v1_event_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4392,7 +4469,7 @@ func (x *FaultVerdict) String() string {
 func (*FaultVerdict) ProtoMessage() {}
 
 func (x *FaultVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[42]
+	mi := &file_event_v1_event_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4405,7 +4482,7 @@ func (x *FaultVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultVerdict.ProtoReflect.Descriptor instead.
 func (*FaultVerdict) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{42}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *FaultVerdict) GetScope() string {
@@ -4493,7 +4570,7 @@ type KernelPanic struct {
 
 func (x *KernelPanic) Reset() {
 	*x = KernelPanic{}
-	mi := &file_event_v1_event_proto_msgTypes[43]
+	mi := &file_event_v1_event_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4505,7 +4582,7 @@ func (x *KernelPanic) String() string {
 func (*KernelPanic) ProtoMessage() {}
 
 func (x *KernelPanic) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[43]
+	mi := &file_event_v1_event_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4518,7 +4595,7 @@ func (x *KernelPanic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelPanic.ProtoReflect.Descriptor instead.
 func (*KernelPanic) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{43}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *KernelPanic) GetCall() string {
@@ -4594,7 +4671,7 @@ type KernelLockup struct {
 
 func (x *KernelLockup) Reset() {
 	*x = KernelLockup{}
-	mi := &file_event_v1_event_proto_msgTypes[44]
+	mi := &file_event_v1_event_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4606,7 +4683,7 @@ func (x *KernelLockup) String() string {
 func (*KernelLockup) ProtoMessage() {}
 
 func (x *KernelLockup) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[44]
+	mi := &file_event_v1_event_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4619,7 +4696,7 @@ func (x *KernelLockup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelLockup.ProtoReflect.Descriptor instead.
 func (*KernelLockup) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{44}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *KernelLockup) GetKind() string {
@@ -4687,7 +4764,7 @@ type KernelLog struct {
 
 func (x *KernelLog) Reset() {
 	*x = KernelLog{}
-	mi := &file_event_v1_event_proto_msgTypes[45]
+	mi := &file_event_v1_event_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4699,7 +4776,7 @@ func (x *KernelLog) String() string {
 func (*KernelLog) ProtoMessage() {}
 
 func (x *KernelLog) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[45]
+	mi := &file_event_v1_event_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4712,7 +4789,7 @@ func (x *KernelLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelLog.ProtoReflect.Descriptor instead.
 func (*KernelLog) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{45}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *KernelLog) GetLevel() string {
@@ -4767,7 +4844,7 @@ type KernelDump struct {
 
 func (x *KernelDump) Reset() {
 	*x = KernelDump{}
-	mi := &file_event_v1_event_proto_msgTypes[46]
+	mi := &file_event_v1_event_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4779,7 +4856,7 @@ func (x *KernelDump) String() string {
 func (*KernelDump) ProtoMessage() {}
 
 func (x *KernelDump) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[46]
+	mi := &file_event_v1_event_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4792,7 +4869,7 @@ func (x *KernelDump) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelDump.ProtoReflect.Descriptor instead.
 func (*KernelDump) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{46}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *KernelDump) GetKind() string {
@@ -4858,7 +4935,7 @@ type IRQStorm struct {
 
 func (x *IRQStorm) Reset() {
 	*x = IRQStorm{}
-	mi := &file_event_v1_event_proto_msgTypes[47]
+	mi := &file_event_v1_event_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4870,7 +4947,7 @@ func (x *IRQStorm) String() string {
 func (*IRQStorm) ProtoMessage() {}
 
 func (x *IRQStorm) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[47]
+	mi := &file_event_v1_event_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4883,7 +4960,7 @@ func (x *IRQStorm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IRQStorm.ProtoReflect.Descriptor instead.
 func (*IRQStorm) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{47}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *IRQStorm) GetLine() uint32 {
@@ -4937,7 +5014,7 @@ type IRQThrottle struct {
 
 func (x *IRQThrottle) Reset() {
 	*x = IRQThrottle{}
-	mi := &file_event_v1_event_proto_msgTypes[48]
+	mi := &file_event_v1_event_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4949,7 +5026,7 @@ func (x *IRQThrottle) String() string {
 func (*IRQThrottle) ProtoMessage() {}
 
 func (x *IRQThrottle) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[48]
+	mi := &file_event_v1_event_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4962,7 +5039,7 @@ func (x *IRQThrottle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IRQThrottle.ProtoReflect.Descriptor instead.
 func (*IRQThrottle) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{48}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *IRQThrottle) GetLine() uint32 {
@@ -5022,7 +5099,7 @@ type DeviceOpen struct {
 
 func (x *DeviceOpen) Reset() {
 	*x = DeviceOpen{}
-	mi := &file_event_v1_event_proto_msgTypes[49]
+	mi := &file_event_v1_event_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5034,7 +5111,7 @@ func (x *DeviceOpen) String() string {
 func (*DeviceOpen) ProtoMessage() {}
 
 func (x *DeviceOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[49]
+	mi := &file_event_v1_event_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5047,7 +5124,7 @@ func (x *DeviceOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceOpen.ProtoReflect.Descriptor instead.
 func (*DeviceOpen) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{49}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DeviceOpen) GetProcess() *Process {
@@ -5110,7 +5187,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_event_v1_event_proto_msgTypes[50]
+	mi := &file_event_v1_event_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5122,7 +5199,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[50]
+	mi := &file_event_v1_event_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5135,7 +5212,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{50}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Health) GetComponent() string {
@@ -5197,7 +5274,7 @@ type Breaker struct {
 
 func (x *Breaker) Reset() {
 	*x = Breaker{}
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5209,7 +5286,7 @@ func (x *Breaker) String() string {
 func (*Breaker) ProtoMessage() {}
 
 func (x *Breaker) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5222,7 +5299,7 @@ func (x *Breaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker.ProtoReflect.Descriptor instead.
 func (*Breaker) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Breaker) GetName() string {
@@ -5281,7 +5358,7 @@ type WatchdogExpired struct {
 
 func (x *WatchdogExpired) Reset() {
 	*x = WatchdogExpired{}
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5293,7 +5370,7 @@ func (x *WatchdogExpired) String() string {
 func (*WatchdogExpired) ProtoMessage() {}
 
 func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5306,7 +5383,7 @@ func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchdogExpired.ProtoReflect.Descriptor instead.
 func (*WatchdogExpired) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *WatchdogExpired) GetName() string {
@@ -5356,7 +5433,7 @@ type ConfigChanged struct {
 
 func (x *ConfigChanged) Reset() {
 	*x = ConfigChanged{}
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5368,7 +5445,7 @@ func (x *ConfigChanged) String() string {
 func (*ConfigChanged) ProtoMessage() {}
 
 func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5381,7 +5458,7 @@ func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged.ProtoReflect.Descriptor instead.
 func (*ConfigChanged) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ConfigChanged) GetFile() string {
@@ -5425,7 +5502,7 @@ type BusLost struct {
 
 func (x *BusLost) Reset() {
 	*x = BusLost{}
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5437,7 +5514,7 @@ func (x *BusLost) String() string {
 func (*BusLost) ProtoMessage() {}
 
 func (x *BusLost) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5450,7 +5527,7 @@ func (x *BusLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusLost.ProtoReflect.Descriptor instead.
 func (*BusLost) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *BusLost) GetWhere() string {
@@ -5522,7 +5599,7 @@ type BusSubscription struct {
 
 func (x *BusSubscription) Reset() {
 	*x = BusSubscription{}
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5534,7 +5611,7 @@ func (x *BusSubscription) String() string {
 func (*BusSubscription) ProtoMessage() {}
 
 func (x *BusSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5547,7 +5624,7 @@ func (x *BusSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusSubscription.ProtoReflect.Descriptor instead.
 func (*BusSubscription) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *BusSubscription) GetName() string {
@@ -5624,7 +5701,7 @@ type Sink struct {
 
 func (x *Sink) Reset() {
 	*x = Sink{}
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5636,7 +5713,7 @@ func (x *Sink) String() string {
 func (*Sink) ProtoMessage() {}
 
 func (x *Sink) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5649,7 +5726,7 @@ func (x *Sink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sink.ProtoReflect.Descriptor instead.
 func (*Sink) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Sink) GetName() string {
@@ -5717,7 +5794,7 @@ type DaemonStart struct {
 
 func (x *DaemonStart) Reset() {
 	*x = DaemonStart{}
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5729,7 +5806,7 @@ func (x *DaemonStart) String() string {
 func (*DaemonStart) ProtoMessage() {}
 
 func (x *DaemonStart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5742,7 +5819,7 @@ func (x *DaemonStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStart.ProtoReflect.Descriptor instead.
 func (*DaemonStart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DaemonStart) GetPid() int32 {
@@ -5792,7 +5869,7 @@ type DaemonStop struct {
 
 func (x *DaemonStop) Reset() {
 	*x = DaemonStop{}
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5804,7 +5881,7 @@ func (x *DaemonStop) String() string {
 func (*DaemonStop) ProtoMessage() {}
 
 func (x *DaemonStop) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5817,7 +5894,7 @@ func (x *DaemonStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStop.ProtoReflect.Descriptor instead.
 func (*DaemonStop) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DaemonStop) GetReason() string {
@@ -5852,7 +5929,7 @@ type ConfigChanged_Change struct {
 
 func (x *ConfigChanged_Change) Reset() {
 	*x = ConfigChanged_Change{}
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5864,7 +5941,7 @@ func (x *ConfigChanged_Change) String() string {
 func (*ConfigChanged_Change) ProtoMessage() {}
 
 func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5877,7 +5954,7 @@ func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged_Change.ProtoReflect.Descriptor instead.
 func (*ConfigChanged_Change) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{53, 0}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{54, 0}
 }
 
 func (x *ConfigChanged_Change) GetKey() string {
@@ -5905,7 +5982,7 @@ var File_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x14event/v1/event.proto\x12\raios.event.v1\"\xd7\x1d\n" +
+	"\x14event/v1/event.proto\x12\raios.event.v1\"\x95\x1e\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x12\n" +
@@ -5933,7 +6010,9 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\ragent_restart\x18\x1c \x01(\v2\x1b.aios.event.v1.AgentRestartH\x00R\fagentRestart\x129\n" +
 	"\n" +
 	"agent_lost\x18\x1d \x01(\v2\x18.aios.event.v1.AgentLostH\x00R\tagentLost\x12K\n" +
-	"\x10agent_quarantine\x18\x1e \x01(\v2\x1e.aios.event.v1.AgentQuarantineH\x00R\x0fagentQuarantine\x12?\n" +
+	"\x10agent_quarantine\x18\x1e \x01(\v2\x1e.aios.event.v1.AgentQuarantineH\x00R\x0fagentQuarantine\x12<\n" +
+	"\vagent_debug\x18\x1f \x01(\v2\x19.aios.event.v1.AgentDebugH\x00R\n" +
+	"agentDebug\x12?\n" +
 	"\fdomain_start\x18( \x01(\v2\x1a.aios.event.v1.DomainStartH\x00R\vdomainStart\x12<\n" +
 	"\vdomain_stop\x18) \x01(\v2\x19.aios.event.v1.DomainStopH\x00R\n" +
 	"domainStop\x12?\n" +
@@ -6067,7 +6146,12 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\x02by\x18\x01 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06lifted\x18\x03 \x01(\bR\x06lifted\x12\x18\n" +
-	"\arevoked\x18\x04 \x01(\rR\arevoked\"\x95\x01\n" +
+	"\arevoked\x18\x04 \x01(\rR\arevoked\"D\n" +
+	"\n" +
+	"AgentDebug\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x14\n" +
+	"\x05ended\x18\x03 \x01(\bR\x05ended\"\x95\x01\n" +
 	"\vDomainStart\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x1a\n" +
 	"\bplatform\x18\x02 \x01(\tR\bplatform\x12\x12\n" +
@@ -6429,7 +6513,7 @@ func file_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_event_v1_event_proto_goTypes = []any{
 	(Severity)(0),                // 0: aios.event.v1.Severity
 	(*Event)(nil),                // 1: aios.event.v1.Event
@@ -6446,54 +6530,55 @@ var file_event_v1_event_proto_goTypes = []any{
 	(*AgentRestart)(nil),         // 12: aios.event.v1.AgentRestart
 	(*AgentLost)(nil),            // 13: aios.event.v1.AgentLost
 	(*AgentQuarantine)(nil),      // 14: aios.event.v1.AgentQuarantine
-	(*DomainStart)(nil),          // 15: aios.event.v1.DomainStart
-	(*DomainStop)(nil),           // 16: aios.event.v1.DomainStop
-	(*DomainCrash)(nil),          // 17: aios.event.v1.DomainCrash
-	(*DomainRestart)(nil),        // 18: aios.event.v1.DomainRestart
-	(*DomainAdopt)(nil),          // 19: aios.event.v1.DomainAdopt
-	(*FileMount)(nil),            // 20: aios.event.v1.FileMount
-	(*FileOpen)(nil),             // 21: aios.event.v1.FileOpen
-	(*FileCreate)(nil),           // 22: aios.event.v1.FileCreate
-	(*FileWrite)(nil),            // 23: aios.event.v1.FileWrite
-	(*FileRename)(nil),           // 24: aios.event.v1.FileRename
-	(*FileRemove)(nil),           // 25: aios.event.v1.FileRemove
-	(*NetConnect)(nil),           // 26: aios.event.v1.NetConnect
-	(*NetListen)(nil),            // 27: aios.event.v1.NetListen
-	(*NetAccept)(nil),            // 28: aios.event.v1.NetAccept
-	(*NetDisconnect)(nil),        // 29: aios.event.v1.NetDisconnect
-	(*NetRefused)(nil),           // 30: aios.event.v1.NetRefused
-	(*NetPacket)(nil),            // 31: aios.event.v1.NetPacket
-	(*MemoryFaults)(nil),         // 32: aios.event.v1.MemoryFaults
-	(*MemoryPressure)(nil),       // 33: aios.event.v1.MemoryPressure
-	(*MemoryOOM)(nil),            // 34: aios.event.v1.MemoryOOM
-	(*MemoryLimit)(nil),          // 35: aios.event.v1.MemoryLimit
-	(*CPUThrottled)(nil),         // 36: aios.event.v1.CPUThrottled
-	(*Limit)(nil),                // 37: aios.event.v1.Limit
-	(*Capability)(nil),           // 38: aios.event.v1.Capability
-	(*CapabilityDeny)(nil),       // 39: aios.event.v1.CapabilityDeny
-	(*SecurityViolation)(nil),    // 40: aios.event.v1.SecurityViolation
-	(*FaultException)(nil),       // 41: aios.event.v1.FaultException
-	(*FaultStorm)(nil),           // 42: aios.event.v1.FaultStorm
-	(*FaultVerdict)(nil),         // 43: aios.event.v1.FaultVerdict
-	(*KernelPanic)(nil),          // 44: aios.event.v1.KernelPanic
-	(*KernelLockup)(nil),         // 45: aios.event.v1.KernelLockup
-	(*KernelLog)(nil),            // 46: aios.event.v1.KernelLog
-	(*KernelDump)(nil),           // 47: aios.event.v1.KernelDump
-	(*IRQStorm)(nil),             // 48: aios.event.v1.IRQStorm
-	(*IRQThrottle)(nil),          // 49: aios.event.v1.IRQThrottle
-	(*DeviceOpen)(nil),           // 50: aios.event.v1.DeviceOpen
-	(*Health)(nil),               // 51: aios.event.v1.Health
-	(*Breaker)(nil),              // 52: aios.event.v1.Breaker
-	(*WatchdogExpired)(nil),      // 53: aios.event.v1.WatchdogExpired
-	(*ConfigChanged)(nil),        // 54: aios.event.v1.ConfigChanged
-	(*BusLost)(nil),              // 55: aios.event.v1.BusLost
-	(*BusSubscription)(nil),      // 56: aios.event.v1.BusSubscription
-	(*Sink)(nil),                 // 57: aios.event.v1.Sink
-	(*DaemonStart)(nil),          // 58: aios.event.v1.DaemonStart
-	(*DaemonStop)(nil),           // 59: aios.event.v1.DaemonStop
-	nil,                          // 60: aios.event.v1.KernelLog.FieldsEntry
-	(*ConfigChanged_Change)(nil), // 61: aios.event.v1.ConfigChanged.Change
-	nil,                          // 62: aios.event.v1.BusLost.BySeverityEntry
+	(*AgentDebug)(nil),           // 15: aios.event.v1.AgentDebug
+	(*DomainStart)(nil),          // 16: aios.event.v1.DomainStart
+	(*DomainStop)(nil),           // 17: aios.event.v1.DomainStop
+	(*DomainCrash)(nil),          // 18: aios.event.v1.DomainCrash
+	(*DomainRestart)(nil),        // 19: aios.event.v1.DomainRestart
+	(*DomainAdopt)(nil),          // 20: aios.event.v1.DomainAdopt
+	(*FileMount)(nil),            // 21: aios.event.v1.FileMount
+	(*FileOpen)(nil),             // 22: aios.event.v1.FileOpen
+	(*FileCreate)(nil),           // 23: aios.event.v1.FileCreate
+	(*FileWrite)(nil),            // 24: aios.event.v1.FileWrite
+	(*FileRename)(nil),           // 25: aios.event.v1.FileRename
+	(*FileRemove)(nil),           // 26: aios.event.v1.FileRemove
+	(*NetConnect)(nil),           // 27: aios.event.v1.NetConnect
+	(*NetListen)(nil),            // 28: aios.event.v1.NetListen
+	(*NetAccept)(nil),            // 29: aios.event.v1.NetAccept
+	(*NetDisconnect)(nil),        // 30: aios.event.v1.NetDisconnect
+	(*NetRefused)(nil),           // 31: aios.event.v1.NetRefused
+	(*NetPacket)(nil),            // 32: aios.event.v1.NetPacket
+	(*MemoryFaults)(nil),         // 33: aios.event.v1.MemoryFaults
+	(*MemoryPressure)(nil),       // 34: aios.event.v1.MemoryPressure
+	(*MemoryOOM)(nil),            // 35: aios.event.v1.MemoryOOM
+	(*MemoryLimit)(nil),          // 36: aios.event.v1.MemoryLimit
+	(*CPUThrottled)(nil),         // 37: aios.event.v1.CPUThrottled
+	(*Limit)(nil),                // 38: aios.event.v1.Limit
+	(*Capability)(nil),           // 39: aios.event.v1.Capability
+	(*CapabilityDeny)(nil),       // 40: aios.event.v1.CapabilityDeny
+	(*SecurityViolation)(nil),    // 41: aios.event.v1.SecurityViolation
+	(*FaultException)(nil),       // 42: aios.event.v1.FaultException
+	(*FaultStorm)(nil),           // 43: aios.event.v1.FaultStorm
+	(*FaultVerdict)(nil),         // 44: aios.event.v1.FaultVerdict
+	(*KernelPanic)(nil),          // 45: aios.event.v1.KernelPanic
+	(*KernelLockup)(nil),         // 46: aios.event.v1.KernelLockup
+	(*KernelLog)(nil),            // 47: aios.event.v1.KernelLog
+	(*KernelDump)(nil),           // 48: aios.event.v1.KernelDump
+	(*IRQStorm)(nil),             // 49: aios.event.v1.IRQStorm
+	(*IRQThrottle)(nil),          // 50: aios.event.v1.IRQThrottle
+	(*DeviceOpen)(nil),           // 51: aios.event.v1.DeviceOpen
+	(*Health)(nil),               // 52: aios.event.v1.Health
+	(*Breaker)(nil),              // 53: aios.event.v1.Breaker
+	(*WatchdogExpired)(nil),      // 54: aios.event.v1.WatchdogExpired
+	(*ConfigChanged)(nil),        // 55: aios.event.v1.ConfigChanged
+	(*BusLost)(nil),              // 56: aios.event.v1.BusLost
+	(*BusSubscription)(nil),      // 57: aios.event.v1.BusSubscription
+	(*Sink)(nil),                 // 58: aios.event.v1.Sink
+	(*DaemonStart)(nil),          // 59: aios.event.v1.DaemonStart
+	(*DaemonStop)(nil),           // 60: aios.event.v1.DaemonStop
+	nil,                          // 61: aios.event.v1.KernelLog.FieldsEntry
+	(*ConfigChanged_Change)(nil), // 62: aios.event.v1.ConfigChanged.Change
+	nil,                          // 63: aios.event.v1.BusLost.BySeverityEntry
 }
 var file_event_v1_event_proto_depIdxs = []int32{
 	0,  // 0: aios.event.v1.Event.severity:type_name -> aios.event.v1.Severity
@@ -6508,80 +6593,81 @@ var file_event_v1_event_proto_depIdxs = []int32{
 	12, // 9: aios.event.v1.Event.agent_restart:type_name -> aios.event.v1.AgentRestart
 	13, // 10: aios.event.v1.Event.agent_lost:type_name -> aios.event.v1.AgentLost
 	14, // 11: aios.event.v1.Event.agent_quarantine:type_name -> aios.event.v1.AgentQuarantine
-	15, // 12: aios.event.v1.Event.domain_start:type_name -> aios.event.v1.DomainStart
-	16, // 13: aios.event.v1.Event.domain_stop:type_name -> aios.event.v1.DomainStop
-	17, // 14: aios.event.v1.Event.domain_crash:type_name -> aios.event.v1.DomainCrash
-	18, // 15: aios.event.v1.Event.domain_restart:type_name -> aios.event.v1.DomainRestart
-	19, // 16: aios.event.v1.Event.domain_adopt:type_name -> aios.event.v1.DomainAdopt
-	20, // 17: aios.event.v1.Event.file_mount:type_name -> aios.event.v1.FileMount
-	21, // 18: aios.event.v1.Event.file_open:type_name -> aios.event.v1.FileOpen
-	22, // 19: aios.event.v1.Event.file_create:type_name -> aios.event.v1.FileCreate
-	23, // 20: aios.event.v1.Event.file_write:type_name -> aios.event.v1.FileWrite
-	24, // 21: aios.event.v1.Event.file_rename:type_name -> aios.event.v1.FileRename
-	25, // 22: aios.event.v1.Event.file_remove:type_name -> aios.event.v1.FileRemove
-	26, // 23: aios.event.v1.Event.net_connect:type_name -> aios.event.v1.NetConnect
-	27, // 24: aios.event.v1.Event.net_listen:type_name -> aios.event.v1.NetListen
-	28, // 25: aios.event.v1.Event.net_accept:type_name -> aios.event.v1.NetAccept
-	29, // 26: aios.event.v1.Event.net_disconnect:type_name -> aios.event.v1.NetDisconnect
-	30, // 27: aios.event.v1.Event.net_refused:type_name -> aios.event.v1.NetRefused
-	31, // 28: aios.event.v1.Event.net_packet:type_name -> aios.event.v1.NetPacket
-	32, // 29: aios.event.v1.Event.memory_faults:type_name -> aios.event.v1.MemoryFaults
-	33, // 30: aios.event.v1.Event.memory_pressure:type_name -> aios.event.v1.MemoryPressure
-	34, // 31: aios.event.v1.Event.memory_oom:type_name -> aios.event.v1.MemoryOOM
-	35, // 32: aios.event.v1.Event.memory_limit:type_name -> aios.event.v1.MemoryLimit
-	36, // 33: aios.event.v1.Event.cpu_throttled:type_name -> aios.event.v1.CPUThrottled
-	37, // 34: aios.event.v1.Event.limit:type_name -> aios.event.v1.Limit
-	38, // 35: aios.event.v1.Event.capability:type_name -> aios.event.v1.Capability
-	39, // 36: aios.event.v1.Event.capability_deny:type_name -> aios.event.v1.CapabilityDeny
-	40, // 37: aios.event.v1.Event.security_violation:type_name -> aios.event.v1.SecurityViolation
-	41, // 38: aios.event.v1.Event.fault_exception:type_name -> aios.event.v1.FaultException
-	42, // 39: aios.event.v1.Event.fault_storm:type_name -> aios.event.v1.FaultStorm
-	43, // 40: aios.event.v1.Event.fault_verdict:type_name -> aios.event.v1.FaultVerdict
-	44, // 41: aios.event.v1.Event.kernel_panic:type_name -> aios.event.v1.KernelPanic
-	45, // 42: aios.event.v1.Event.kernel_lockup:type_name -> aios.event.v1.KernelLockup
-	46, // 43: aios.event.v1.Event.kernel_log:type_name -> aios.event.v1.KernelLog
-	47, // 44: aios.event.v1.Event.kernel_dump:type_name -> aios.event.v1.KernelDump
-	48, // 45: aios.event.v1.Event.irq_storm:type_name -> aios.event.v1.IRQStorm
-	49, // 46: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
-	50, // 47: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
-	51, // 48: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
-	52, // 49: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
-	53, // 50: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
-	54, // 51: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
-	55, // 52: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
-	56, // 53: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
-	57, // 54: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
-	58, // 55: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
-	59, // 56: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
-	1,  // 57: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
-	3,  // 58: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
-	3,  // 59: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
-	3,  // 60: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
-	3,  // 61: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
-	3,  // 62: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
-	3,  // 63: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
-	3,  // 64: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
-	3,  // 65: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
-	3,  // 66: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
-	3,  // 67: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
-	3,  // 68: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
-	3,  // 69: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
-	3,  // 70: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
-	3,  // 71: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
-	3,  // 72: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
-	3,  // 73: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
-	3,  // 74: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
-	3,  // 75: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
-	3,  // 76: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
-	60, // 77: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
-	3,  // 78: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
-	61, // 79: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
-	62, // 80: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
-	81, // [81:81] is the sub-list for method output_type
-	81, // [81:81] is the sub-list for method input_type
-	81, // [81:81] is the sub-list for extension type_name
-	81, // [81:81] is the sub-list for extension extendee
-	0,  // [0:81] is the sub-list for field type_name
+	15, // 12: aios.event.v1.Event.agent_debug:type_name -> aios.event.v1.AgentDebug
+	16, // 13: aios.event.v1.Event.domain_start:type_name -> aios.event.v1.DomainStart
+	17, // 14: aios.event.v1.Event.domain_stop:type_name -> aios.event.v1.DomainStop
+	18, // 15: aios.event.v1.Event.domain_crash:type_name -> aios.event.v1.DomainCrash
+	19, // 16: aios.event.v1.Event.domain_restart:type_name -> aios.event.v1.DomainRestart
+	20, // 17: aios.event.v1.Event.domain_adopt:type_name -> aios.event.v1.DomainAdopt
+	21, // 18: aios.event.v1.Event.file_mount:type_name -> aios.event.v1.FileMount
+	22, // 19: aios.event.v1.Event.file_open:type_name -> aios.event.v1.FileOpen
+	23, // 20: aios.event.v1.Event.file_create:type_name -> aios.event.v1.FileCreate
+	24, // 21: aios.event.v1.Event.file_write:type_name -> aios.event.v1.FileWrite
+	25, // 22: aios.event.v1.Event.file_rename:type_name -> aios.event.v1.FileRename
+	26, // 23: aios.event.v1.Event.file_remove:type_name -> aios.event.v1.FileRemove
+	27, // 24: aios.event.v1.Event.net_connect:type_name -> aios.event.v1.NetConnect
+	28, // 25: aios.event.v1.Event.net_listen:type_name -> aios.event.v1.NetListen
+	29, // 26: aios.event.v1.Event.net_accept:type_name -> aios.event.v1.NetAccept
+	30, // 27: aios.event.v1.Event.net_disconnect:type_name -> aios.event.v1.NetDisconnect
+	31, // 28: aios.event.v1.Event.net_refused:type_name -> aios.event.v1.NetRefused
+	32, // 29: aios.event.v1.Event.net_packet:type_name -> aios.event.v1.NetPacket
+	33, // 30: aios.event.v1.Event.memory_faults:type_name -> aios.event.v1.MemoryFaults
+	34, // 31: aios.event.v1.Event.memory_pressure:type_name -> aios.event.v1.MemoryPressure
+	35, // 32: aios.event.v1.Event.memory_oom:type_name -> aios.event.v1.MemoryOOM
+	36, // 33: aios.event.v1.Event.memory_limit:type_name -> aios.event.v1.MemoryLimit
+	37, // 34: aios.event.v1.Event.cpu_throttled:type_name -> aios.event.v1.CPUThrottled
+	38, // 35: aios.event.v1.Event.limit:type_name -> aios.event.v1.Limit
+	39, // 36: aios.event.v1.Event.capability:type_name -> aios.event.v1.Capability
+	40, // 37: aios.event.v1.Event.capability_deny:type_name -> aios.event.v1.CapabilityDeny
+	41, // 38: aios.event.v1.Event.security_violation:type_name -> aios.event.v1.SecurityViolation
+	42, // 39: aios.event.v1.Event.fault_exception:type_name -> aios.event.v1.FaultException
+	43, // 40: aios.event.v1.Event.fault_storm:type_name -> aios.event.v1.FaultStorm
+	44, // 41: aios.event.v1.Event.fault_verdict:type_name -> aios.event.v1.FaultVerdict
+	45, // 42: aios.event.v1.Event.kernel_panic:type_name -> aios.event.v1.KernelPanic
+	46, // 43: aios.event.v1.Event.kernel_lockup:type_name -> aios.event.v1.KernelLockup
+	47, // 44: aios.event.v1.Event.kernel_log:type_name -> aios.event.v1.KernelLog
+	48, // 45: aios.event.v1.Event.kernel_dump:type_name -> aios.event.v1.KernelDump
+	49, // 46: aios.event.v1.Event.irq_storm:type_name -> aios.event.v1.IRQStorm
+	50, // 47: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
+	51, // 48: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
+	52, // 49: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
+	53, // 50: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
+	54, // 51: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
+	55, // 52: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
+	56, // 53: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
+	57, // 54: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
+	58, // 55: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
+	59, // 56: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
+	60, // 57: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
+	1,  // 58: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
+	3,  // 59: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
+	3,  // 60: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
+	3,  // 61: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
+	3,  // 62: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
+	3,  // 63: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
+	3,  // 64: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
+	3,  // 65: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
+	3,  // 66: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
+	3,  // 67: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
+	3,  // 68: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
+	3,  // 69: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
+	3,  // 70: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
+	3,  // 71: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
+	3,  // 72: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
+	3,  // 73: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
+	3,  // 74: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
+	3,  // 75: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
+	3,  // 76: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
+	3,  // 77: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
+	61, // 78: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
+	3,  // 79: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
+	62, // 80: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
+	63, // 81: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
+	82, // [82:82] is the sub-list for method output_type
+	82, // [82:82] is the sub-list for method input_type
+	82, // [82:82] is the sub-list for extension type_name
+	82, // [82:82] is the sub-list for extension extendee
+	0,  // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_event_v1_event_proto_init() }
@@ -6601,6 +6687,7 @@ func file_event_v1_event_proto_init() {
 		(*Event_AgentRestart)(nil),
 		(*Event_AgentLost)(nil),
 		(*Event_AgentQuarantine)(nil),
+		(*Event_AgentDebug)(nil),
 		(*Event_DomainStart)(nil),
 		(*Event_DomainStop)(nil),
 		(*Event_DomainCrash)(nil),
@@ -6653,7 +6740,7 @@ func file_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_event_v1_event_proto_rawDesc), len(file_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   62,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -9,21 +9,31 @@ both. It is one file, needs Python 3.8 and nothing else, and is safe to use from
     data = next(c for c in aios.caps() if c.object == "/data")
     lent = data.delegate("worker", rights="read", lease="30s")
     lent.revoke()
+
+It also reads what happens, from /aios/events:
+
+    with aios.events("agent.exit@worker", severity="notice") as events:
+        for e in events:
+            print(e.topic, e.data)
 """
 
 from __future__ import annotations
 
+import calendar
 import datetime
+import errno
 import json
 import os
 import re
+import select
+import time
 import urllib.parse
 from dataclasses import dataclass, field
-from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 __all__ = [
-    "Capability", "Error", "Explanation", "Identity",
-    "caps", "command", "explain", "limits", "stats", "tree", "whoami",
+    "Capability", "Error", "Event", "Events", "Explanation", "Identity",
+    "caps", "command", "events", "explain", "limits", "stats", "tree", "whoami",
 ]
 
 #: Where the kernel shows itself.
@@ -180,6 +190,154 @@ class Capability:
 
     def _any(self) -> Union[int, str]:
         return self.handle if self.holder is None else self.id
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened."""
+
+    id: str  #: no other event has it
+    topic: str  #: "agent.exit"; "bus.lost" says that some are missing right here
+    time: float  #: seconds since 1970
+    severity: str  #: "debug", "info", "notice", "warning", "error" or "critical"
+    domain: str
+    agent: str  #: ID of the agent that it is about, or ""
+    correlation: str  #: of the request that caused it, or ""
+    data: Dict[str, Any]  #: its fields; those that are zero or empty are left out
+
+    @classmethod
+    def parse(cls, line: Union[str, bytes]) -> "Event":
+        """Read a line of /aios/events."""
+        try:
+            raw = json.loads(line)
+            stamp, _, fraction = raw["time"].rstrip("Z").partition(".")
+            seconds = calendar.timegm(time.strptime(stamp, "%Y-%m-%dT%H:%M:%S"))
+            return cls(
+                id=raw["id"], topic=raw["type"][len("dev.aios."):], time=seconds + float("0." + (fraction or "0")),
+                severity=raw["aiosseverity"], domain=raw["source"].split("/")[2], agent=raw.get("subject", ""),
+                correlation=raw.get("aioscorrelation", ""), data=raw["data"],
+            )
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
+            raise ValueError(f"not an event: {line!r}") from e
+
+
+class Events:
+    """Events as they happen: iterate over it, or ``get`` one. One thread at a time may use it.
+
+    It listens from when it is made until it is closed. When the authority to listen ends,
+    what reads raises Error with errno EACCES; with the policy "disconnect", a reader that is too
+    slow gets ENOBUFS. It has a file descriptor for select, poll and asyncio; ``pending`` says
+    whether something was read already.
+    """
+
+    def __init__(self, *topics: str, severity: str = "", filter: str = "", policy: str = "", queue: int = 0) -> None:
+        self._buffer = b""
+        self._fd = -1
+        try:
+            self._fd = os.open(os.path.join(ROOT, "events"), os.O_RDWR | os.O_CLOEXEC)
+        except OSError as e:
+            raise _outside(e) from e
+        try:
+            if topics or severity or filter or policy or queue:
+                self.choose(*topics, severity=severity, filter=filter, policy=policy, queue=queue)
+        except BaseException:
+            self.close()
+            raise
+
+    def choose(self, *topics: str, severity: str = "", filter: str = "", policy: str = "", queue: int = 0) -> None:
+        """Listen to something else from now on; what was not read is dropped."""
+        line = _choice(topics, severity, filter, policy, queue)
+        try:
+            os.write(self._fd, line.encode())
+        except OSError as e:
+            answer = b""
+            if e.errno not in (errno.EACCES, errno.E2BIG):  # Those are not explained.
+                try:
+                    answer = os.read(self._fd, 65536)
+                except OSError:
+                    pass
+            raise _refusal(e, answer.decode(errors="replace")) from None
+        self._buffer = b""
+
+    def get(self, timeout: Optional[float] = None) -> Optional[Event]:
+        """The next event; None if there is none within ``timeout`` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.pending():
+            if deadline is not None and not self._wait(deadline - time.monotonic()):
+                return None
+            try:
+                piece = os.read(self._fd, 65536)
+            except OSError as e:
+                raise Error(e.errno or 0, "", f"events: {e.strerror}", _EVENTS_FIX.get(e.errno or 0, "")) from None
+            self._buffer += piece
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return Event.parse(line)
+
+    def pending(self) -> bool:
+        """Whether ``get`` has something without reading the file."""
+        return b"\n" in self._buffer
+
+    def fileno(self) -> int:
+        """The file descriptor, readable when something is there."""
+        return self._fd
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _wait(self, seconds: float) -> bool:
+        p = select.poll()
+        p.register(self._fd, select.POLLIN)
+        return bool(p.poll(max(0.0, seconds) * 1000))
+
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        e = self.get()
+        assert e is not None
+        return e
+
+    def __enter__(self) -> "Events":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def events(*topics: str, severity: str = "", filter: str = "", policy: str = "", queue: int = 0) -> Events:
+    """Listen to events of ``topics``, each TOPIC[@AGENT] such as "agent.*@worker" or "*@self".
+
+    Without topics it is everything that this agent may see, but what is only made on demand.
+    ``severity`` is the least, ``filter`` an expression of CEL, ``queue`` how many may wait, and
+    ``policy`` what becomes of more: "drop-oldest", "drop-newest" or "disconnect".
+    """
+    return Events(*topics, severity=severity, filter=filter, policy=policy, queue=queue)
+
+
+_EVENTS_FIX = {
+    errno.EACCES: "a capability that they came through has ended; listen anew to what is left",
+    errno.ENOBUFS: "read faster, or ask for fewer",
+}
+
+
+def _choice(topics: Iterable[str], severity: str, filter: str, policy: str, queue: int) -> str:
+    words = []
+    names = list(topics)
+    if names:
+        if any("," in n for n in names):
+            raise ValueError(f"give topics one by one: {names!r}")
+        words.append("topics=" + ",".join(_word(n) for n in names))
+    for key, value in (("severity", severity), ("policy", policy), ("queue", str(queue) if queue else "")):
+        if value:
+            words.append(f"{key}={_word(value)}")
+    if filter:  # It goes on to the end of the line.
+        if re.search(r"[\n\x00]", filter):
+            raise ValueError(f"a filter is one line: {filter!r}")
+        words.append("filter=" + filter)
+    return " ".join(words)
 
 
 def caps() -> List[Capability]:

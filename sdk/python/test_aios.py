@@ -5,8 +5,10 @@ import errno
 import os
 import pathlib
 import signal
+import socket
 import sys
 import tempfile
+import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -142,6 +144,93 @@ class Commands(unittest.TestCase):
         with self.assertRaises(TypeError):
             self.own.attenuate(colour="red")
         self.assertEqual(self.lines, [])
+
+
+LINE = (b'{"specversion":"1.0","id":"k1-7","source":"/aios/default/a0123456789ab","type":"dev.aios.agent.exec",'
+        b'"time":"2026-11-23T17:01:13.250000000Z","subject":"a0123456789ab","datacontenttype":"application/json",'
+        b'"aiosseverity":"info","aiosmono":"5","data":{"path":"/bin/true"}}\n')
+LOST = (b'{"specversion":"1.0","id":"k1.1-1","source":"/aios/default","type":"dev.aios.bus.lost","time":"2026-11-23T17:01:13Z",'
+        b'"datacontenttype":"application/json","aiosseverity":"warning","aiosmono":"5","data":{"where":"subscriber","count":3}}\n')
+
+
+class Listening(unittest.TestCase):
+    """Against a socket in the place of /aios/events."""
+
+    def setUp(self):
+        self.kernel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.addCleanup(self.kernel.close)
+        self.addCleanup(theirs.close)
+        self.addCleanup(setattr, os, "open", os.open)
+        self.opened = []
+        os.open = lambda path, flags: self.opened.append((path, flags)) or os.dup(theirs.fileno())
+
+    def test_events(self):
+        with aios.events() as events:
+            self.kernel.send(LINE + LOST + LINE[:50])
+            self.kernel.send(LINE[50:])
+            first, lost, last = events.get(), events.get(timeout=0), next(events)
+            self.assertEqual(self.opened, [(aios.ROOT + "/events", os.O_RDWR | os.O_CLOEXEC)])
+            self.assertEqual((first.id, first.topic, first.severity, first.domain, first.agent), ("k1-7", "agent.exec", "info", "default", "a0123456789ab"))
+            self.assertEqual((first.data, first.time, first.correlation), ({"path": "/bin/true"}, 1795453273.25, ""))
+            self.assertEqual((lost.topic, lost.agent, lost.data["count"], lost.time), ("bus.lost", "", 3, 1795453273.0))
+            self.assertEqual(last, first)
+            self.assertFalse(events.pending())
+            began = time.monotonic()
+            self.assertIsNone(events.get(timeout=0.05))
+            self.assertGreaterEqual(time.monotonic() - began, 0.05)
+            fd = events.fileno()
+        with self.assertRaises(OSError):
+            os.fstat(fd)
+
+    def test_choice(self):
+        events = aios.events("agent.*@worker", "net.*", severity="notice", policy="disconnect", queue=9, filter="data.code != 0 && true")
+        self.assertEqual(self.kernel.recv(1000), b"topics=agent.*@worker,net.* severity=notice policy=disconnect queue=9 filter=data.code != 0 && true")
+        self.kernel.send(LINE[:20])
+        events._buffer = os.read(events.fileno(), 100)
+        events.choose("*@self")
+        self.assertEqual(self.kernel.recv(1000), b"topics=*@self")
+        self.kernel.send(LINE)
+        self.assertEqual(events.get().topic, "agent.exec")
+        events.close()
+        events.close()
+
+    def test_refused(self):
+        write = os.write
+        self.addCleanup(setattr, os, "write", write)
+
+        def refuse(fd, data):
+            raise OSError(errno.EPERM, "no")
+
+        os.write = refuse
+        self.kernel.send(b"error CAPABILITY_DENIED: it holds nothing\nfix: ask for event:*\n")
+        with self.assertRaises(aios.Error) as e:
+            aios.events("*@other")
+        self.assertEqual((e.exception.errno, e.exception.code, e.exception.fix), (errno.EPERM, "CAPABILITY_DENIED", "ask for event:*"))
+
+    def test_ended(self):
+        events = aios.events()
+        self.addCleanup(setattr, os, "read", os.read)
+
+        def gone(fd, n):
+            raise OSError(errno.EACCES, "Permission denied")
+
+        os.read = gone
+        with self.assertRaises(aios.Error) as e:
+            next(events)
+        self.assertEqual(e.exception.errno, errno.EACCES)
+        self.assertIn("listen anew", e.exception.fix)
+        events.close()
+
+    def test_not_sent(self):
+        for choice in ({"severity": "x y"}, {"policy": "a\nb"}, {"filter": "a\nqueue=1"}):
+            with self.assertRaises(ValueError):
+                aios.events(**choice)
+        for topics in (("a b",), ("a,b",), ("",)):
+            with self.assertRaises(ValueError):
+                aios.events(*topics)
+        for line in (b"", b"{}", b"[]", b"error X: y", b'{"id":1}', LINE.replace(b"2026", b"x")):
+            with self.assertRaises(ValueError):
+                aios.Event.parse(line)
 
 
 class Refusals(unittest.TestCase):

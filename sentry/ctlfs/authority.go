@@ -6,6 +6,8 @@ import (
 	"gvisor.dev/gvisor/pkg/context"
 
 	"aios.dev/aios/capability"
+	"aios.dev/aios/event"
+	"aios.dev/aios/sentry/ctlfs/command"
 )
 
 // Authority is the kernel, as an agent may ask it. Calls may come from any
@@ -30,6 +32,8 @@ type Authority interface {
 	// Delegate derives from c, which by holds, for an agent in this domain or
 	// another.
 	Delegate(ctx context.Context, by capability.Actor, c *capability.Capability, to string, change capability.Change, move bool) (*capability.Capability, error)
+	// Attenuate narrows c, which by holds, in place.
+	Attenuate(by capability.Actor, c *capability.Capability, change capability.Change) (*capability.Capability, error)
 	// Renew extends the lease of c, which by holds or gave.
 	Renew(ctx context.Context, by capability.Actor, c *capability.Capability, lease time.Duration) error
 	// Revoke ends c and what was derived from it, in every domain, or with
@@ -37,6 +41,11 @@ type Authority interface {
 	Revoke(ctx context.Context, by capability.Actor, c *capability.Capability, childrenOnly bool) (int, error)
 	// Act does to another agent what c, of class agent, allows.
 	Act(ctx context.Context, by capability.Actor, c *capability.Capability, do Action) (string, error)
+
+	// Watch begins to listen for agent to what it may see of what want asks
+	// for. ready is called when there may be something to read, with locks of
+	// the bus held: it must neither block nor call the Watch.
+	Watch(agent string, want *command.Watch, ready func()) (Watch, error)
 
 	// Explain says whether agent may do op, which is text from a program, and
 	// why. It answers on one or more lines.
@@ -50,6 +59,28 @@ type Authority interface {
 	// Denied reports a refusal to log and audit trail. This package reports
 	// every one of a call through its doors; the methods above do not.
 	Denied(agent, op, object string, why error)
+}
+
+// Watch is what an open /aios/events listens to. Any goroutine may call it.
+type Watch interface {
+	// Change puts another wish in the place of the one before; what waited of
+	// that is gone.
+	Change(want *command.Watch) error
+	// Read takes events that wait, as event.Subscription.Read does.
+	Read(events []event.Event) (int, error)
+	// Missed is how many events are missing behind the last that was read, if
+	// nothing waits; dropped says that the bus has dropped some, perhaps of
+	// these. Both are told once.
+	Missed() (n uint64, dropped bool)
+	// Gap makes an event that says that n events are missing; 0 if nobody knows
+	// how many.
+	Gap(where string, n uint64) event.Event
+	// Name returns the name of an agent, "" if it has none.
+	Name(agent string) string
+	// Err is why the authority to listen has ended, or nil. From then on nothing
+	// is read.
+	Err() error
+	Close()
 }
 
 // Verbs of an Action.

@@ -96,7 +96,7 @@ func (s *session) seal(c *capability.Capability) error {
 }
 
 func (s *session) attenuate(c *capability.Capability, change capability.Change) (*capability.Capability, error) {
-	return s.auth.Space().Attenuate(c, change, s.auth.Actor(s.agent))
+	return s.auth.Attenuate(s.auth.Actor(s.agent), c, change)
 }
 
 // delegate gives a capability to an agent; "self" is the giver.

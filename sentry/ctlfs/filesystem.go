@@ -77,6 +77,7 @@ type entry struct {
 	generate func(*session) ([]byte, error) // a file that is read
 	command  bool                           // the file that takes commands
 	watchdog bool                           // with generate: the file that takes orders
+	events   bool                           // the file of events
 }
 
 func directoryEntry(name string, children ...*entry) *entry {
@@ -103,6 +104,7 @@ var rootDir = number(new(uint64), Mountpoint, directoryEntry("",
 		fileEntry("aios.py", func(*session) ([]byte, error) { return python.Module, nil }),
 	),
 	&entry{name: "ctl", mode: linux.ModeRegular | 0o666, command: true},
+	&entry{name: "events", mode: linux.ModeRegular | 0o666, events: true},
 	fileEntry("help", (*session).help),
 	fileEntry("version", (*session).version),
 ))
@@ -126,6 +128,8 @@ func (fs *filesystem) newInode(ctx context.Context, e *entry) kernfs.Inode {
 		return fs.newWatchdogFile(ctx, e)
 	case e.command:
 		return fs.newCommandFile(ctx, e)
+	case e.events:
+		return fs.newEventsFile(ctx, e)
 	default:
 		return fs.newFile(ctx, e)
 	}

@@ -21,7 +21,10 @@ import (
 	"aios.dev/aios/abi"
 	"aios.dev/aios/capability"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/event"
+	eventv1 "aios.dev/aios/event/v1"
 	"aios.dev/aios/ktime"
+	"aios.dev/aios/sentry/ctlfs/command"
 )
 
 // Two agents, and one that is not there.
@@ -38,12 +41,14 @@ type stoppedClock struct{ gvktime.Clock }
 
 func (stoppedClock) Now() gvktime.Time { return gvktime.ZeroTime }
 
-// fakeKernel is an Authority over a real capability.Space.
+// fakeKernel is an Authority over a real capability.Space and a real bus.
 type fakeKernel struct {
 	space *capability.Space
+	bus   *event.Bus
 
 	mu     sync.Mutex
-	denied []string // "AGENT OP OBJECT CODE"
+	watch  *fakeWatch // the last
+	denied []string   // "AGENT OP OBJECT CODE"
 	acted  []string
 	dog    Watchdog
 	orders []WatchdogOrder
@@ -90,6 +95,107 @@ func (k *fakeKernel) Delegate(_ context.Context, by capability.Actor, c *capabil
 		return k.space.DelegateRemote(c, "other/a00000000dddd", change, by)
 	}
 	return k.space.Delegate(c, to, change, move, by)
+}
+
+func (k *fakeKernel) Attenuate(by capability.Actor, c *capability.Capability, change capability.Change) (*capability.Capability, error) {
+	return k.space.Attenuate(c, change, by)
+}
+
+// Watch lets agents hear of themselves, and refuses what they name of others.
+func (k *fakeKernel) Watch(agent string, want *command.Watch, ready func()) (Watch, error) {
+	if agent == bob {
+		return nil, errdefs.New(errdefs.CapabilityDenied, "bob may not listen")
+	}
+	w := &fakeWatch{k: k, agent: agent, ready: ready}
+	k.mu.Lock()
+	k.watch = w
+	k.mu.Unlock()
+	return w, w.Change(want)
+}
+
+type fakeWatch struct {
+	k     *fakeKernel
+	agent string
+	ready func()
+
+	mu      sync.Mutex
+	sub     *event.Subscription
+	err     error
+	dropped bool
+	gaps    uint64
+	closed  bool
+}
+
+func (w *fakeWatch) Change(want *command.Watch) error {
+	topics := []string{}
+	for _, o := range want.Topics {
+		topic, whose := o.Topic()
+		if whose != "" && whose != "self" {
+			return errdefs.New(errdefs.CapabilityDenied, "no capability", errdefs.Resource("%s", o), errdefs.Fix("ask for %s", o))
+		}
+		topics = append(topics, topic)
+	}
+	sub, err := w.k.bus.Subscribe(event.Options{
+		Topics: topics, Agents: []string{w.agent}, Floor: want.Floor, Capacity: want.Queue, Policy: want.Policy, OnReady: w.ready,
+	})
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	old := w.sub
+	w.sub = sub
+	w.mu.Unlock()
+	if old != nil {
+		old.Close(nil)
+	}
+	return nil
+}
+
+func (w *fakeWatch) Read(events []event.Event) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sub.Read(events)
+}
+
+func (w *fakeWatch) Missed() (uint64, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	dropped := w.dropped
+	w.dropped = false
+	return w.sub.Missed(), dropped
+}
+
+func (w *fakeWatch) Gap(where string, n uint64) event.Event {
+	w.gaps++
+	return event.Event{Type: event.BusLost, Source: "w", Seq: w.gaps, Agent: w.agent, Payload: &eventv1.BusLost{Where: where, Count: n}}
+}
+
+func (w *fakeWatch) Name(agent string) string {
+	name, _ := w.k.Self(agent)
+	return name
+}
+
+func (w *fakeWatch) Err() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
+}
+
+// revoke ends it, as the end of a capability does.
+func (w *fakeWatch) revoke(err error) {
+	w.mu.Lock()
+	w.err = err
+	sub := w.sub
+	w.mu.Unlock()
+	sub.Close(err)
+}
+
+func (w *fakeWatch) Close() {
+	w.mu.Lock()
+	w.closed = true
+	sub := w.sub
+	w.mu.Unlock()
+	sub.Close(nil)
 }
 
 func (k *fakeKernel) Renew(_ context.Context, by capability.Actor, c *capability.Capability, lease time.Duration) error {
@@ -148,7 +254,7 @@ type world struct {
 func newWorld(t testing.TB) *world {
 	clock := ktime.NewFake(time.Unix(1000, 0))
 	w := &world{t: t, clock: clock, v: &vfs.VirtualFilesystem{}}
-	w.k = &fakeKernel{space: capability.NewSpace(capability.Options{Clock: clock})}
+	w.k = &fakeKernel{space: capability.NewSpace(capability.Options{Clock: clock}), bus: event.New(event.Config{Domain: "default", Source: "k"})}
 	t.Cleanup(w.k.space.Close)
 	for _, h := range []string{alice, bob, hundred} {
 		if err := w.k.space.AddHolder(h); err != nil {

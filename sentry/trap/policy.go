@@ -74,9 +74,18 @@ func (p *FaultPolicy) Rule(v Vector) Rule {
 // Plain reports whether every exception is delivered, and nothing else done.
 func (p *FaultPolicy) Plain() bool { return *p == FaultPolicy{} }
 
+// Exceptionless reports whether every exception of the CPU is delivered: what it
+// says of lockups may be anything.
+func (p *FaultPolicy) Exceptionless() bool {
+	q := *p
+	q.rules[NMI] = Rule{}
+	return q.Plain()
+}
+
 // ParseFaults reads a policy: each text is [EXCEPTION=]RULE; one without an
-// exception is for all that none names, breakpoints and single steps excepted:
-// those are a debugger's.
+// exception is for all that none names, but for breakpoints and single steps,
+// which are a debugger's, and for lockups, which are not the program's fault
+// alone.
 func ParseFaults(texts []string) (FaultPolicy, error) {
 	var p FaultPolicy
 	var named [VectorCount]bool
@@ -107,7 +116,7 @@ func ParseFaults(texts []string) (FaultPolicy, error) {
 		p.rules[v], named[v] = r, true
 	}
 	for _, i := range vectors {
-		if v := i.Vector; !named[v] && v != Breakpoint && v != Debug {
+		if v := i.Vector; !named[v] && v != Breakpoint && v != Debug && v != NMI {
 			p.rules[v] = rest
 		}
 	}

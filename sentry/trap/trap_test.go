@@ -203,3 +203,21 @@ func TestCounts(t *testing.T) {
 		t.Errorf("counting allocates %v times", n)
 	}
 }
+
+// TestLockupsHaveARuleOfTheirOwn: what is said of all exceptions is not said of
+// the watchdog, which may do anything but ignore.
+func TestLockupsHaveARuleOfTheirOwn(t *testing.T) {
+	p, err := ParseFaults([]string{"kill-agent"})
+	if err != nil || p.Rule(NMI).Action != Deliver || p.Exceptionless() {
+		t.Errorf("%v, %v", p.Rule(NMI), err)
+	}
+	for _, name := range []string{"lockup", "NMI", "#NMI"} {
+		p, err := ParseFaults([]string{name + "=deliver,3/1h:kill-domain"})
+		if err != nil || p.Rule(NMI).String() != "deliver,3/1h0m0s:kill-domain" || p.Plain() || !p.Exceptionless() {
+			t.Errorf("%s: %v, %v", name, p.Rule(NMI), err)
+		}
+	}
+	if _, err := ParseFaults([]string{"lockup=ignore"}); err == nil {
+		t.Error("lockups can be ignored")
+	}
+}

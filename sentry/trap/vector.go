@@ -9,10 +9,12 @@ import (
 // Vector is the number of an exception of x86-64.
 type Vector uint8
 
-// The exceptions that application code can raise, or that happen to it.
+// The exceptions that application code can raise, or that happen to it, and the
+// interrupt that no mask keeps away.
 const (
 	DivideError       Vector = 0
 	Debug             Vector = 1
+	NMI               Vector = 2 // the watchdog's, over calls that keep the kernel busy
 	Breakpoint        Vector = 3
 	Overflow          Vector = 4
 	InvalidOpcode     Vector = 6
@@ -43,6 +45,7 @@ type VectorInfo struct {
 var vectors = []VectorInfo{
 	{DivideError, "divide-error", "#DE", "a division by zero, or a quotient that does not fit"},
 	{Debug, "debug", "#DB", "a single step, or a breakpoint of the debug registers"},
+	{NMI, "lockup", "#NMI", "a call that kept the kernel busy for longer than its watchdog allows"},
 	{Breakpoint, "breakpoint", "#BP", "the instruction INT3"},
 	{Overflow, "overflow", "#OF", "the instruction INT 4"},
 	{InvalidOpcode, "invalid-opcode", "#UD", "an instruction that there is not"},

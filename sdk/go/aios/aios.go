@@ -8,6 +8,11 @@
 //	lent, err := caps[0].Delegate("worker", aios.Rights("read"), aios.Lease(30*time.Second))
 //	n, err := lent.Revoke()
 //
+// Watch reads what happens, from /aios/events:
+//
+//	events, err := aios.Watch(aios.Choice{Topics: []string{"agent.exit@worker"}})
+//	for e, err := range events.All(ctx) { … }
+//
 // A Capability is what was read at one time, and does not change. All may be
 // used from several goroutines; nothing locks. Lengths of time are durations,
 // sizes bytes. The package imports the standard library only, so that a

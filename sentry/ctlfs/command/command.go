@@ -1,14 +1,15 @@
-// Package command is the language of /aios/ctl: one command per line, words
-// separated by blanks. Values are written as in the text of a grant, where %20
+// Package command is the language of /aios/ctl, and of what programs write to
+// /aios/events: one command per line, words separated by blanks. Values are written as in the text of a grant, where %20
 // is a blank.
 //
 //	delegate 3 to=worker rights=read lease=30s
+//	topics=agent.*@worker severity=notice
 //
 // Parse turns a line from a program that may be hostile into a Command, and
 // refuses what it does not understand with an error that names the fix.
 // Command.Change turns its keys into what package capability wants, once the
 // capability is known. Line is the form in which a capability is shown to the
-// agent that holds it.
+// agent that holds it. ParseWatch reads which events a program wants.
 //
 // The package is pure: it takes no locks, knows no file and no task, and must
 // not import gVisor, so that it can be fuzzed.
@@ -110,7 +111,8 @@ func Help() string {
 	for _, r := range rules {
 		b.WriteString("  " + r.Usage + "\n      " + r.Meaning + "\n")
 	}
-	b.WriteString("\nHANDLE is the number, ID the second word of a line of /aios/self/caps.\nKEY is one of " +
+	b.WriteString("\nRead /aios/events for events, as lines of JSON; what you write to it says which:\n\n  " + WatchUsage +
+		"\n\nHANDLE is the number, ID the second word of a line of /aios/self/caps.\nKEY is one of " +
 		strings.Join(changeKeys, ", ") + ".\nValues are written as in grants: %20 is a blank.\n")
 	return b.String()
 }
@@ -149,16 +151,9 @@ func (c *Command) Target() string {
 
 // Parse reads a line; a newline at its end is dropped.
 func Parse(line string) (*Command, error) {
-	line = strings.TrimSuffix(line, "\n")
-	switch {
-	case len(line) > MaxLen:
-		return nil, bad("the command is longer than %d bytes", MaxLen)
-	case !utf8.ValidString(line):
-		return nil, bad("the command is not UTF-8")
-	case strings.ContainsRune(line, '\n'):
-		return nil, bad("the text holds more than one line").With(errdefs.Fix("write one command at a time"))
-	case strings.ContainsFunc(line, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }):
-		return nil, bad("the command holds control characters")
+	line, err := oneLine(line)
+	if err != nil {
+		return nil, err
 	}
 	verb, rest := strings.Trim(line, " \t"), ""
 	if i := strings.IndexAny(verb, " \t"); i >= 0 {

@@ -17,6 +17,7 @@ type Client struct {
 	in   *packetReader
 
 	breaks  map[breakpointAt]bool
+	stop    Stop     // the last
 	Threads []Thread // that there were when the program last stopped
 }
 
@@ -45,7 +46,7 @@ func Dial(conn io.ReadWriter) (*Client, Stop, error) {
 	if _, err := conn.Write([]byte{'+'}); err != nil {
 		return nil, Stop{}, errdefs.Wrap(err, errdefs.Protocol, "debug")
 	}
-	if _, err := c.call("qSupported:multiprocess+;swbreak+;exec-events+"); err != nil {
+	if _, err := c.call("qSupported:multiprocess+;swbreak+"); err != nil {
 		return nil, Stop{}, err
 	}
 	p, err := c.call("?")
@@ -233,9 +234,13 @@ func (c *Client) Step(t Thread) (Stop, error) {
 	return c.move("vCont;s:" + idText(t, true))
 }
 
-// Continue lets all threads go on until one stops. Those that stand at a
-// breakpoint step over it first, one after the other.
+// Continue lets all threads go on until one stops. A signal that the program was
+// about to get when it stopped it gets now. Threads that stand at a breakpoint
+// step over it first, one after the other.
 func (c *Client) Continue() (Stop, error) {
+	if sig := c.stop.Signal; sig != 0 && sig != sigTrap && sig != sigInt {
+		return c.move("vCont;C" + hexByte(toGDB(sig)) + ":" + idText(c.stop.Thread, true) + ";c")
+	}
 	for _, t := range c.Threads {
 		ip, err := c.ip(t)
 		if err != nil || !c.breaks[breakpointAt{t.PID, ip}] {
@@ -279,7 +284,7 @@ func (c *Client) settle(reply []byte) (Stop, error) {
 	if !ok {
 		return stop, orProtocol(nil, "debug", reply)
 	}
-	c.Threads = nil
+	c.Threads, c.stop = nil, stop
 	if stop.Exited {
 		return stop, nil
 	}

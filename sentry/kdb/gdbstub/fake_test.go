@@ -130,6 +130,8 @@ func (m *machine) ClearBreakpoint(_ Thread, addr uint64) error {
 
 func (m *machine) PassSignals(s []int32) { m.pass = s }
 
+func (m *machine) StopAtExec(bool) {}
+
 func (m *machine) Signal(Thread) []byte { return bytes.Repeat([]byte{'*'}, 128) }
 
 func (m *machine) Auxv(Thread) ([]byte, error) { return make([]byte, 16), nil }

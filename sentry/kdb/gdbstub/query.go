@@ -21,7 +21,9 @@ func (s *session) query(p string) string {
 	name, args, _ := strings.Cut(p, ":")
 	switch {
 	case name == "qSupported":
-		s.processes = slices.Contains(strings.Split(args, ";"), "multiprocess+")
+		features := strings.Split(args, ";")
+		s.processes = slices.Contains(features, "multiprocess+")
+		s.target.StopAtExec(slices.Contains(features, "exec-events+"))
 		return supported
 	case p == "QStartNoAckMode":
 		return startNoAck

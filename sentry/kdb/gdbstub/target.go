@@ -32,6 +32,8 @@ type Target interface {
 	ClearBreakpoint(t Thread, addr uint64) error
 	// PassSignals names the signals that do not stop the program.
 	PassSignals(signals []int32)
+	// StopAtExec says whether the program stops when it executes another one.
+	StopAtExec(bool)
 	// Signal is the siginfo_t of what the thread was stopped by, or nil.
 	Signal(Thread) []byte
 	// Auxv is the auxiliary vector of a process.

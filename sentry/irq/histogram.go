@@ -1,0 +1,85 @@
+package irq
+
+import (
+	"math/bits"
+	"sync/atomic"
+	"time"
+)
+
+// Each power of two has so many buckets, so that a quantile is at most one part
+// in eight too high. What is above the last power counts as that.
+const (
+	subBits    = 3
+	subBuckets = 1 << subBits
+	maxPower   = 40 // about 18 minutes
+	buckets    = (maxPower - subBits + 2) * subBuckets
+)
+
+// histogram is how long things took. It may be used concurrently, takes no lock
+// and allocates nothing.
+type histogram struct {
+	count [buckets]atomic.Uint64
+	max   atomic.Int64
+}
+
+func bucketOf(n int64) int {
+	v := uint64(max(n, 0))
+	if v < subBuckets {
+		return int(v)
+	}
+	power := min(bits.Len64(v)-1, maxPower)
+	sub := min(v>>(power-subBits), 2*subBuckets-1) & (subBuckets - 1)
+	return (power-subBits+1)*subBuckets + int(sub)
+}
+
+// topOf is the highest number that a bucket holds.
+func topOf(bucket int) int64 {
+	if bucket < subBuckets {
+		return int64(bucket)
+	}
+	power := bucket/subBuckets + subBits - 1
+	sub := int64(bucket % subBuckets)
+	return (subBuckets+sub+1)<<(power-subBits) - 1
+}
+
+func (h *histogram) add(n int64) {
+	h.count[bucketOf(n)].Add(1)
+	for {
+		old := h.max.Load()
+		if n <= old || h.max.CompareAndSwap(old, n) {
+			return
+		}
+	}
+}
+
+// Latency says how long bottom halves were put off: from the top half to their
+// beginning.
+type Latency struct {
+	// Count is of how many that is known.
+	Count         uint64
+	P50, P99, Max time.Duration
+}
+
+func (h *histogram) latency() Latency {
+	var at [buckets]uint64
+	var l Latency
+	for i := range at {
+		at[i] = h.count[i].Load()
+		l.Count += at[i]
+	}
+	l.Max = time.Duration(h.max.Load())
+	quantile := func(per100 uint64) time.Duration {
+		want := (l.Count*per100 + 99) / 100
+		var seen uint64
+		for i, n := range at {
+			if seen += n; seen >= want && n > 0 {
+				return min(time.Duration(topOf(i)), l.Max)
+			}
+		}
+		return l.Max
+	}
+	if l.Count > 0 {
+		l.P50, l.P99 = quantile(50), quantile(99)
+	}
+	return l
+}
