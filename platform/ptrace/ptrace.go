@@ -4,8 +4,13 @@
 // but like systrap it cannot stand a C library that registered restartable
 // sequences.
 //
-// The package has no state of its own; gVisor's implementation keeps one pool
-// of child processes per process. It must not import anything under sentry/.
+// gVisor's implementation makes a stub thread for every pair of a thread of this
+// process and an address space, and keeps them for ever; bounded, around it,
+// keeps them from using up the host's process IDs.
+//
+// Lock order: memoryThread.mu, bounded.mu; space.mu is taken alone. The first is
+// held while a stub process works, with locks of the kernel's memory managers
+// above it. The package must not import anything under sentry/.
 package ptrace
 
 import (
@@ -52,5 +57,5 @@ func (Driver) New(opts gvplatform.Options) (gvplatform.Platform, error) {
 	if err != nil {
 		return nil, platform.Unusable(Name, "it did not start", hostprobe.TraceFix(), err)
 	}
-	return p, nil
+	return bound(p), nil
 }
