@@ -258,3 +258,13 @@ func (l *trail) ack(last uint64) {
 	l.first += uint64(n)
 	l.sent = max(0, l.sent-n)
 }
+
+// written reports whether the daemon has written everything, as far as can be
+// told without waiting.
+func (l *trail) written() bool {
+	if !l.mu.TryLock() {
+		return false
+	}
+	defer l.mu.Unlock()
+	return len(l.records) == 0
+}

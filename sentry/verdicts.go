@@ -353,8 +353,14 @@ func (a *Agent) killNow(why string) {
 	}
 }
 
-// fallDelay is how long a domain that falls has to say so.
-const fallDelay = 50 * time.Millisecond
+const (
+	// fallDelay is how long a domain that falls has to say so at least, and
+	// how often it then looks whether the audit trail is whole.
+	fallDelay = 50 * time.Millisecond
+	// fallPatience is how long it waits for that: without a daemon nobody
+	// writes the trail.
+	fallPatience = 2 * time.Second
+)
 
 // fall ends the domain. It does not wait.
 func (s *Kernel) fall(a *Agent, why string) {
@@ -366,7 +372,17 @@ func (s *Kernel) fall(a *Agent, why string) {
 // alone what it would have to lock.
 func (s *Kernel) fallStuck(a *Agent, why string) {
 	s.emit(a, event.FaultTriple, &eventv1.FaultException{Name: "domain", Mapping: event.Text(why)})
-	s.cfg.Clock.AfterFunc(fallDelay, func() { s.cfg.Exit(fallStatus) })
+	s.cfg.Clock.AfterFunc(fallDelay, func() { s.fallen(s.cfg.Clock.Now()) })
+}
+
+// fallen ends the process when its audit records are written, or nobody has
+// written them for long enough.
+func (s *Kernel) fallen(since time.Time) {
+	if s.trail.written() || s.cfg.Clock.Since(since) >= fallPatience {
+		s.cfg.Exit(fallStatus)
+		return
+	}
+	s.cfg.Clock.AfterFunc(fallDelay, func() { s.fallen(since) })
 }
 
 // fallStatus is the exit status of a kernel process whose policy ended it.
