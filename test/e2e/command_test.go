@@ -170,6 +170,7 @@ func (in *install) start(t *testing.T, args ...string) *command {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	c := &command{t: t, cmd: in.command(ctx, args...), stdout: newTranscript(), stderr: newTranscript(), ended: make(chan struct{})}
 	c.cmd.Stdout, c.cmd.Stderr = c.stdout, c.stderr
+	c.stdout.ended, c.stdout.errors, c.stderr.ended = c.ended, c.stderr, c.ended
 	var err error
 	c.stdin, err = c.cmd.StdinPipe()
 	must(t, err)
@@ -222,6 +223,11 @@ type transcript struct {
 	text []byte        // guarded by mu
 	at   int           // guarded by mu; how far expect has matched
 	more chan struct{} // guarded by mu; closed when text grows
+
+	// Of a command: closed when nothing more comes, and what it says of
+	// that. Both may be nil.
+	ended  <-chan struct{}
+	errors *transcript
 }
 
 func newTranscript() *transcript { return &transcript{more: make(chan struct{})} }
@@ -249,7 +255,11 @@ func (s *transcript) expect(t testing.TB, text string) string {
 	t.Helper()
 	before, ok := s.within(patience, text)
 	if !ok {
-		t.Fatalf("%q did not come within %v; what came: %q", text, patience, before)
+		errors := ""
+		if s.errors != nil {
+			errors = s.errors.String()
+		}
+		t.Fatalf("%q did not come within %v, or before the end; what came: %q %s", text, patience, before, errors)
 	}
 	return before
 }
@@ -257,6 +267,7 @@ func (s *transcript) expect(t testing.TB, text string) string {
 // within is expect with a limit; without the text it returns all that came.
 func (s *transcript) within(limit time.Duration, text string) (string, bool) {
 	deadline := time.After(limit)
+	ended, last := s.ended, false
 	for {
 		s.mu.Lock()
 		rest, more := string(s.text[s.at:]), s.more
@@ -266,8 +277,13 @@ func (s *transcript) within(limit time.Duration, text string) (string, bool) {
 			return before, true
 		}
 		s.mu.Unlock()
+		if last {
+			return rest, false
+		}
 		select {
 		case <-more:
+		case <-ended:
+			ended, last = nil, true // All of it has come by now.
 		case <-deadline:
 			return rest, false
 		}

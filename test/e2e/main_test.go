@@ -53,10 +53,14 @@ func platforms() []string {
 	return []string{"systrap", "ptrace"}
 }
 
-// onEach runs f on every platform, each time in a fresh installation.
+// onEach runs f on every platform, each time in a fresh installation, at the
+// same time: most tests wait most of the time.
 func onEach(t *testing.T, f func(t *testing.T, in *install)) {
 	for _, p := range platforms() {
-		t.Run(p, func(t *testing.T) { f(t, newInstall(t, p)) })
+		t.Run(p, func(t *testing.T) {
+			t.Parallel()
+			f(t, newInstall(t, p))
+		})
 	}
 }
 
