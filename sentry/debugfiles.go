@@ -65,6 +65,9 @@ func fileFailure(err error, path string) error {
 
 // plainErrno is an error of the kernel's as an errno, if it has one.
 func plainErrno(err error) error {
+	if err == nil {
+		return nil
+	}
 	if errno := errnoFrom(err); errno != 0 {
 		return errno
 	}
