@@ -17,10 +17,6 @@ import (
 // to and that are named, and no others, whatever the filter asks for.
 func TestBearersSeeWhatTheyName(t *testing.T) {
 	b := newDoorBench(t, ktime.Real)
-	if err := b.d.openEvents(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { b.d.events.Close() })
 	mine, other := b.agent(t, "mine", nil), b.agent(t, "other", nil)
 	for _, r := range []*record{mine, other} {
 		b.d.emit(event.AgentExit, r.id, "default", &eventv1.AgentExit{Code: 3})

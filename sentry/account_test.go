@@ -146,27 +146,26 @@ func TestMemoryLimitChanges(t *testing.T) {
 	}
 }
 
-// TestCPUQuotaHalvesWork compares how long the same work takes.
-func TestCPUQuotaHalvesWork(t *testing.T) {
+// TestCPUQuota holds an agent to half a CPU. How long it then takes is no measure:
+// on a busy host all takes longer.
+func TestCPUQuota(t *testing.T) {
 	s := spawn(t, []string{"sleep", "1000"})
 	a := limited(t, s)
-	work := func() time.Duration {
-		start := time.Now()
-		mustRun(t, s, "x=0; while [ $x -lt 300000 ]; do x=$((x+1)); done")
-		return time.Since(start)
-	}
-	work()
-	free := work()
 	a.setCPUQuota(500)
-	half := work()
+	before, start := a.snapshot().CPU, time.Now()
+	mustRun(t, s, "x=0; while [ $x -lt 300000 ]; do x=$((x+1)); done")
+	took, after := time.Since(start), a.snapshot().CPU
+	used := time.Duration(after.UserNS + after.SystemNS - before.UserNS - before.SystemNS)
+	t.Logf("in %v it used %v", took, used)
+	// What a period is short of its quota no other gets; at the edges there
+	// are two more.
+	if most := took/2 + 2*50*time.Millisecond; used > most || used < 50*time.Millisecond {
+		t.Errorf("in %v it used %v of CPU, %v are half", took, used, most)
+	}
+	if after.Throttled == before.Throttled || after.ThrottledNS == before.ThrottledNS {
+		t.Errorf("%+v", after)
+	}
 	a.setCPUQuota(account.Unlimited)
-	t.Logf("without a quota %v, with half a CPU %v", free, half)
-	if ratio := half.Seconds() / free.Seconds(); ratio < 1.3 || ratio > 4 {
-		t.Errorf("with half a CPU it took %.2f times as long", ratio)
-	}
-	if snap := a.snapshot(); snap.CPU.Throttled == 0 || snap.CPU.ThrottledNS == 0 {
-		t.Errorf("%+v", snap.CPU)
-	}
 }
 
 // TestStoppedAgentCanBeKilled gives an agent no CPU at all.

@@ -99,6 +99,10 @@ func run(m *testing.M) int {
 		Domain: "test", Driver: choice.Driver, Device: device,
 		Log:  klog.New(klog.Config{Out: &theLog, OutLevel: slog.LevelDebug}),
 		CPUs: runtime.NumCPU(), OnExit: exits.note, OnLimit: theLimits.note, Push: theDaemon.push,
+		Exit: func(status int) {
+			fmt.Fprintf(os.Stderr, "the kernel ends itself with status %d; its log:\n%s\n", status, theLog.about(""))
+			os.Exit(status)
+		},
 	})
 	if err != nil {
 		panic(err)

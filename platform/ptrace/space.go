@@ -7,11 +7,13 @@ import (
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/hostarch"
 	"gvisor.dev/gvisor/pkg/hosttid"
 	"gvisor.dev/gvisor/pkg/sentry/arch"
 	"gvisor.dev/gvisor/pkg/sentry/memmap"
 	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
+	"gvisor.dev/gvisor/pkg/usermem"
 )
 
 const (
@@ -211,22 +213,41 @@ type taskContext struct {
 type memoryManager struct {
 	gvplatform.MemoryManager
 	space gvplatform.AddressSpace
+	// elsewhere says that it is not the task's goroutine that looks.
+	elsewhere bool
 }
 
 // AddressSpace implements gVisor's MemoryManager.AddressSpace.
 func (m *memoryManager) AddressSpace() gvplatform.AddressSpace { return m.space }
 
+// CopyIn implements gVisor's MemoryManager.CopyIn. Only the task's goroutine may
+// read the task's memory.
+func (m *memoryManager) CopyIn(ctx context.Context, addr hostarch.Addr, dst []byte, opts usermem.IOOpts) (int, error) {
+	if m.elsewhere {
+		return 0, linuxerr.EFAULT
+	}
+	return m.MemoryManager.CopyIn(ctx, addr, dst, opts)
+}
+
 // Switch implements gVisor's Context.Switch.
 func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, ac *arch.Context64, cpu int32) (*linux.SignalInfo, hostarch.AccessType, error) {
 	s := mm.AddressSpace().(*space)
-	c.mm.MemoryManager, c.mm.space = mm, s.AddressSpace
+	c.mm = memoryManager{mm, s.AddressSpace, false}
 	runtime.LockOSThread()
 	if s.run.admit(&s.of.spare) {
 		defer runtime.UnlockOSThread()
 		return c.Context.Switch(ctx, &c.mm, ac, cpu)
 	}
 	runtime.UnlockOSThread()
-	return s.delegate(c, ctx, ac, cpu)
+	c.mm.elsewhere = true
+	for {
+		info, at, err := s.delegate(c, ctx, ac, cpu)
+		// What the platform does about CPUID itself takes the task's
+		// goroutine.
+		if err != gvplatform.ErrContextSignal || linux.Signal(info.Signo) != linux.SIGSEGV || !gvplatform.TryCPUIDEmulate(ctx, mm, ac) {
+			return info, at, err
+		}
+	}
 }
 
 // switchCall is a Switch that a runner does.
