@@ -240,8 +240,8 @@ func (a *Agent) files() (n, limit uint64) {
 	for _, t := range a.ns.pid.Tasks() {
 		limit = min(limit, t.ThreadGroup().Limits().Get(limits.NumberOfFiles).Cur)
 		t.WithMuLocked(func(t *kernel.Task) {
-			if table := t.FDTable(); table != nil && !seen[table] {
-				table.IncRef()
+			// Of a task that is ending it may be gone.
+			if table := t.FDTable(); table != nil && !seen[table] && table.TryIncRef() {
 				seen[table] = true
 			}
 		})

@@ -278,3 +278,16 @@ func TestIOTakenBack(t *testing.T) {
 	}
 	theDaemon.recorded(t, s.id, func(r control.AuditRecord) bool { return r.Op == opDenied && r.Spec == "io:self" && r.Errno == "EPERM" })
 }
+
+// TestAccountOfTheDying looks at an agent all the while its processes come and go:
+// one that ends has no table of files any more.
+func TestAccountOfTheDying(t *testing.T) {
+	s := spawn(t, sh("while :; do /bin/true; done"))
+	a := limited(t, s)
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+		a.snapshot()
+	}
+	if snap := a.snapshot(); snap.Files.Peak == 0 || snap.Files.Now > 1000 {
+		t.Errorf("%+v", snap.Files)
+	}
+}
