@@ -2,11 +2,14 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"os"
+	"strings"
 
 	"google.golang.org/grpc"
 
 	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/capability/audit"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 )
@@ -64,6 +67,58 @@ func (d *System) Gdb(rpc grpc.BidiStreamingServer[apiv1.GdbRequest, apiv1.GdbRes
 		}
 		return d.debug(ctx, rpc, r, dom, first.GetPid(), data, said)
 	}
+}
+
+// Look implements the RPC.
+func (d *System) Look(ctx context.Context, req *apiv1.LookRequest) (*apiv1.LookResponse, error) {
+	ask := control.LookRequest{PID: req.GetPid(), Views: req.GetViews()}
+	dom, err := d.lookedAt(ctx, req, &ask)
+	if err != nil {
+		return nil, err
+	}
+	if len(ask.Views) == 0 {
+		return nil, errdefs.New(errdefs.InvalidArgument, "nothing is asked for", errdefs.Op("debug"))
+	}
+	var got control.Look
+	if err := dom.call(ctx, control.MethodLook, ask, &got); err != nil {
+		return nil, err
+	}
+	got.Names = make(map[string]string)
+	for _, r := range d.records() {
+		if r.name != "" && r.domName == dom.name && (ask.ID == "" || ask.ID == r.id) && !r.final() {
+			got.Names[r.id] = r.name
+		}
+	}
+	by := actor(ctx)
+	d.record(audit.Entry{Op: opLook, Domain: dom.name, Actor: by.Name, Agent: ask.ID, Target: strings.Join(ask.Views, " "), Correlation: by.Correlation})
+	raw, err := json.Marshal(got)
+	return &apiv1.LookResponse{Look: string(raw)}, errdefs.Wrap(err, errdefs.Internal, "debug")
+}
+
+// opLook is a look at agents in the audit trail.
+const opLook = "debug.look"
+
+// lookedAt finds the domain and the agent, if it is one, that a request names.
+func (d *System) lookedAt(ctx context.Context, req *apiv1.LookRequest, ask *control.LookRequest) (*domain, error) {
+	if bearerFrom(ctx) == nil {
+		if dom, err := d.runningDomain("debug", req.GetAgent()); err == nil {
+			if req.GetPid() != 0 {
+				return nil, errdefs.New(errdefs.InvalidArgument, "it is a domain, and processes are numbered by agents", errdefs.Op("debug"),
+					errdefs.Resource("%s", req.GetAgent()), errdefs.Fix("name an agent"))
+			}
+			return dom, nil
+		}
+	}
+	r, dom, err := d.findRunning(req.GetAgent())
+	if errdefs.CodeOf(err) == errdefs.AgentNotFound && bearerFrom(ctx) == nil {
+		return nil, errdefs.New(errdefs.AgentNotFound, "neither an agent nor a domain that runs has this name", errdefs.Op("debug"),
+			errdefs.Resource("%.80q", req.GetAgent()), errdefs.Fix("`aiosctl ps -a` lists the agents, `aiosctl domain ls` the domains"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	ask.ID = r.id
+	return dom, nil
 }
 
 // debug stops an agent and carries what is said, data first, until either side

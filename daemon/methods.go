@@ -85,6 +85,7 @@ var methods = map[string]method{
 	apiv1.Debug_CrashGet_FullMethodName:     {op: token.OpDebug, check: as((*asked).crashGet)},
 	apiv1.Debug_CrashRemove_FullMethodName:  {op: token.OpDebug, check: as((*asked).crashRemove)},
 	apiv1.Debug_Gdb_FullMethodName:          {op: token.OpDebug},
+	apiv1.Debug_Look_FullMethodName:         {op: token.OpDebug},
 	// It shows every agent of a domain.
 	apiv1.Debug_CrashBundle_FullMethodName: {op: token.OpDebug, check: operatorOnly},
 

@@ -144,7 +144,8 @@ type taskContext struct {
 	of    gvplatform.Platform
 
 	// task is what the first Switch was given, nil before it and after exit.
-	// Only the task goroutine touches it.
+	// Only the task goroutine touches it, but for Crowd.Places, which looks at
+	// those that have a place or wait for one.
 	task context.Context
 
 	// crowd is set by the first Switch, for Interrupt to see.

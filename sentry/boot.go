@@ -113,6 +113,7 @@ type Kernel struct {
 	lockups lockups
 	// debuggers counts the agents that are being debugged.
 	debuggers atomic.Int32
+	trying    lockTry
 
 	mu sync.Mutex
 	// Each holds a reference.

@@ -49,6 +49,7 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodDump:         control.HandleFiles(s.Dump),
 		control.MethodBundle:       control.HandleFiles(s.Bundle),
 		control.MethodDebug:        control.HandleFiles(s.Debug),
+		control.MethodLook:         control.Handle(s.Look),
 		control.MethodAccount:      control.Handle(s.Account),
 		control.MethodPromised: control.Handle(func(struct{}) (control.Promised, error) {
 			return s.promised(), nil

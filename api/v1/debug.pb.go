@@ -888,6 +888,113 @@ func (x *GdbResponse) GetData() []byte {
 	return nil
 }
 
+type LookRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID or name of an agent. For who bears no token it may be the name of a domain
+	// that runs, and is that first.
+	Agent string `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	Pid   int32  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"` // of an agent: only this process, as the agent numbers it; 0: all
+	// "tasks", "stacks", "queues", "locks", "caps", "maps", "files", "sockets".
+	Views         []string `protobuf:"bytes,3,rep,name=views,proto3" json:"views,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LookRequest) Reset() {
+	*x = LookRequest{}
+	mi := &file_api_v1_debug_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LookRequest) ProtoMessage() {}
+
+func (x *LookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_debug_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LookRequest.ProtoReflect.Descriptor instead.
+func (*LookRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_debug_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *LookRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *LookRequest) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *LookRequest) GetViews() []string {
+	if x != nil {
+		return x.Views
+	}
+	return nil
+}
+
+type LookResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Look          string                 `protobuf:"bytes,1,opt,name=look,proto3" json:"look,omitempty"` // JSON, as `aiosctl debug -o json` prints it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LookResponse) Reset() {
+	*x = LookResponse{}
+	mi := &file_api_v1_debug_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LookResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LookResponse) ProtoMessage() {}
+
+func (x *LookResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_debug_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LookResponse.ProtoReflect.Descriptor instead.
+func (*LookResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_debug_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *LookResponse) GetLook() string {
+	if x != nil {
+		return x.Look
+	}
+	return ""
+}
+
 var File_api_v1_debug_proto protoreflect.FileDescriptor
 
 const file_api_v1_debug_proto_rawDesc = "" +
@@ -949,7 +1056,13 @@ const file_api_v1_debug_proto_rawDesc = "" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\"!\n" +
 	"\vGdbResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\xe9\x03\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"K\n" +
+	"\vLookRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x14\n" +
+	"\x05views\x18\x03 \x03(\tR\x05views\"\"\n" +
+	"\fLookResponse\x12\x12\n" +
+	"\x04look\x18\x01 \x01(\tR\x04look2\x9e\x04\n" +
 	"\x05Debug\x12B\n" +
 	"\tCrashList\x12\x19.aios.v1.CrashListRequest\x1a\x1a.aios.v1.CrashListResponse\x12K\n" +
 	"\fCrashInspect\x12\x1c.aios.v1.CrashInspectRequest\x1a\x1d.aios.v1.CrashInspectResponse\x12B\n" +
@@ -957,7 +1070,8 @@ const file_api_v1_debug_proto_rawDesc = "" +
 	"\vCrashBundle\x12\x1b.aios.v1.CrashBundleRequest\x1a\x1c.aios.v1.CrashBundleResponse\x12A\n" +
 	"\bCrashGet\x12\x18.aios.v1.CrashGetRequest\x1a\x19.aios.v1.CrashGetResponse0\x01\x12H\n" +
 	"\vCrashRemove\x12\x1b.aios.v1.CrashRemoveRequest\x1a\x1c.aios.v1.CrashRemoveResponse\x124\n" +
-	"\x03Gdb\x12\x13.aios.v1.GdbRequest\x1a\x14.aios.v1.GdbResponse(\x010\x01B\x1cZ\x1aaios.dev/aios/api/v1;apiv1b\x06proto3"
+	"\x03Gdb\x12\x13.aios.v1.GdbRequest\x1a\x14.aios.v1.GdbResponse(\x010\x01\x123\n" +
+	"\x04Look\x12\x14.aios.v1.LookRequest\x1a\x15.aios.v1.LookResponseB\x1cZ\x1aaios.dev/aios/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_debug_proto_rawDescOnce sync.Once
@@ -971,7 +1085,7 @@ func file_api_v1_debug_proto_rawDescGZIP() []byte {
 	return file_api_v1_debug_proto_rawDescData
 }
 
-var file_api_v1_debug_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_api_v1_debug_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_api_v1_debug_proto_goTypes = []any{
 	(*Crash)(nil),                // 0: aios.v1.Crash
 	(*CrashMember)(nil),          // 1: aios.v1.CrashMember
@@ -989,6 +1103,8 @@ var file_api_v1_debug_proto_goTypes = []any{
 	(*CrashRemoveResponse)(nil),  // 13: aios.v1.CrashRemoveResponse
 	(*GdbRequest)(nil),           // 14: aios.v1.GdbRequest
 	(*GdbResponse)(nil),          // 15: aios.v1.GdbResponse
+	(*LookRequest)(nil),          // 16: aios.v1.LookRequest
+	(*LookResponse)(nil),         // 17: aios.v1.LookResponse
 }
 var file_api_v1_debug_proto_depIdxs = []int32{
 	1,  // 0: aios.v1.Crash.members:type_name -> aios.v1.CrashMember
@@ -1003,15 +1119,17 @@ var file_api_v1_debug_proto_depIdxs = []int32{
 	10, // 9: aios.v1.Debug.CrashGet:input_type -> aios.v1.CrashGetRequest
 	12, // 10: aios.v1.Debug.CrashRemove:input_type -> aios.v1.CrashRemoveRequest
 	14, // 11: aios.v1.Debug.Gdb:input_type -> aios.v1.GdbRequest
-	3,  // 12: aios.v1.Debug.CrashList:output_type -> aios.v1.CrashListResponse
-	5,  // 13: aios.v1.Debug.CrashInspect:output_type -> aios.v1.CrashInspectResponse
-	7,  // 14: aios.v1.Debug.CrashDump:output_type -> aios.v1.CrashDumpResponse
-	9,  // 15: aios.v1.Debug.CrashBundle:output_type -> aios.v1.CrashBundleResponse
-	11, // 16: aios.v1.Debug.CrashGet:output_type -> aios.v1.CrashGetResponse
-	13, // 17: aios.v1.Debug.CrashRemove:output_type -> aios.v1.CrashRemoveResponse
-	15, // 18: aios.v1.Debug.Gdb:output_type -> aios.v1.GdbResponse
-	12, // [12:19] is the sub-list for method output_type
-	5,  // [5:12] is the sub-list for method input_type
+	16, // 12: aios.v1.Debug.Look:input_type -> aios.v1.LookRequest
+	3,  // 13: aios.v1.Debug.CrashList:output_type -> aios.v1.CrashListResponse
+	5,  // 14: aios.v1.Debug.CrashInspect:output_type -> aios.v1.CrashInspectResponse
+	7,  // 15: aios.v1.Debug.CrashDump:output_type -> aios.v1.CrashDumpResponse
+	9,  // 16: aios.v1.Debug.CrashBundle:output_type -> aios.v1.CrashBundleResponse
+	11, // 17: aios.v1.Debug.CrashGet:output_type -> aios.v1.CrashGetResponse
+	13, // 18: aios.v1.Debug.CrashRemove:output_type -> aios.v1.CrashRemoveResponse
+	15, // 19: aios.v1.Debug.Gdb:output_type -> aios.v1.GdbResponse
+	17, // 20: aios.v1.Debug.Look:output_type -> aios.v1.LookResponse
+	13, // [13:21] is the sub-list for method output_type
+	5,  // [5:13] is the sub-list for method input_type
 	5,  // [5:5] is the sub-list for extension type_name
 	5,  // [5:5] is the sub-list for extension extendee
 	0,  // [0:5] is the sub-list for field type_name
@@ -1028,7 +1146,7 @@ func file_api_v1_debug_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_debug_proto_rawDesc), len(file_api_v1_debug_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

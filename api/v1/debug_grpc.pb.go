@@ -28,6 +28,7 @@ const (
 	Debug_CrashGet_FullMethodName     = "/aios.v1.Debug/CrashGet"
 	Debug_CrashRemove_FullMethodName  = "/aios.v1.Debug/CrashRemove"
 	Debug_Gdb_FullMethodName          = "/aios.v1.Debug/Gdb"
+	Debug_Look_FullMethodName         = "/aios.v1.Debug/Look"
 )
 
 // DebugClient is the client API for Debug service.
@@ -52,6 +53,9 @@ type DebugClient interface {
 	// be debugged. The first data stops it. When the stream ends, however it does,
 	// the agent goes on for itself.
 	Gdb(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[GdbRequest, GdbResponse], error)
+	// Look returns what a kernel process knows of the tasks, locks, memory and open
+	// files of an agent, or of all of a domain, and stops none of them.
+	Look(ctx context.Context, in *LookRequest, opts ...grpc.CallOption) (*LookResponse, error)
 }
 
 type debugClient struct {
@@ -144,6 +148,16 @@ func (c *debugClient) Gdb(ctx context.Context, opts ...grpc.CallOption) (grpc.Bi
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Debug_GdbClient = grpc.BidiStreamingClient[GdbRequest, GdbResponse]
 
+func (c *debugClient) Look(ctx context.Context, in *LookRequest, opts ...grpc.CallOption) (*LookResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LookResponse)
+	err := c.cc.Invoke(ctx, Debug_Look_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DebugServer is the server API for Debug service.
 // All implementations must embed UnimplementedDebugServer
 // for forward compatibility.
@@ -166,6 +180,9 @@ type DebugServer interface {
 	// be debugged. The first data stops it. When the stream ends, however it does,
 	// the agent goes on for itself.
 	Gdb(grpc.BidiStreamingServer[GdbRequest, GdbResponse]) error
+	// Look returns what a kernel process knows of the tasks, locks, memory and open
+	// files of an agent, or of all of a domain, and stops none of them.
+	Look(context.Context, *LookRequest) (*LookResponse, error)
 	mustEmbedUnimplementedDebugServer()
 }
 
@@ -196,6 +213,9 @@ func (UnimplementedDebugServer) CrashRemove(context.Context, *CrashRemoveRequest
 }
 func (UnimplementedDebugServer) Gdb(grpc.BidiStreamingServer[GdbRequest, GdbResponse]) error {
 	return status.Error(codes.Unimplemented, "method Gdb not implemented")
+}
+func (UnimplementedDebugServer) Look(context.Context, *LookRequest) (*LookResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Look not implemented")
 }
 func (UnimplementedDebugServer) mustEmbedUnimplementedDebugServer() {}
 func (UnimplementedDebugServer) testEmbeddedByValue()               {}
@@ -326,6 +346,24 @@ func _Debug_Gdb_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Debug_GdbServer = grpc.BidiStreamingServer[GdbRequest, GdbResponse]
 
+func _Debug_Look_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LookRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DebugServer).Look(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Debug_Look_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DebugServer).Look(ctx, req.(*LookRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Debug_ServiceDesc is the grpc.ServiceDesc for Debug service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -352,6 +390,10 @@ var Debug_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CrashRemove",
 			Handler:    _Debug_CrashRemove_Handler,
+		},
+		{
+			MethodName: "Look",
+			Handler:    _Debug_Look_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
