@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -228,7 +227,7 @@ func (dom *domain) connect(ctx context.Context, info domainInfo) error {
 	dom.mu.Unlock()
 	go func() {
 		<-client.Done()
-		dom.d.domainDied(dom)
+		dom.disconnected(info)
 	}()
 	dom.notify(control.MethodAuditPull, struct{}{}) // What an earlier daemon did not write.
 	dom.joinEvents()
@@ -369,113 +368,6 @@ func (dom *domain) call(ctx context.Context, method string, req, reply any, file
 // notify tells the kernel process something and expects no answer.
 func (dom *domain) notify(method string, req any) {
 	dom.connection().Notify(method, req) // Fails only when the process is gone, with all it knew.
-}
-
-// adoptDomains connects to the domains of an earlier daemon.
-func (d *System) adoptDomains(records map[string]*record) {
-	files, _ := filepath.Glob(d.domainPath("*", ".json"))
-	for _, f := range files {
-		name := strings.TrimSuffix(filepath.Base(f), ".json")
-		raw, err := os.ReadFile(f)
-		var info domainInfo
-		if err == nil {
-			err = json.Unmarshal(raw, &info)
-		}
-		if err == nil {
-			err = d.adopt(name, info, records)
-		}
-		if err != nil {
-			d.log.Warn("domain is gone", "domain", name, "err", err)
-			d.settleRing(name, info.Isolated)
-			os.Remove(f)
-		}
-	}
-}
-
-// sweepDomains removes what domains that were not adopted have left.
-func (d *System) sweepDomains() {
-	keep := make(map[string]bool)
-	for _, dom := range d.liveDomains() {
-		keep[d.socketOf(dom.name)] = true
-		keep[d.domainPath(dom.name, ".root")] = true
-		keep[d.domainPath(dom.name, ".log")] = true
-		keep[d.domainPath(dom.name, ringSuffix)] = true
-	}
-	// What an isolated domain that never started said; others' logs are
-	// overwritten by the next domain of the name.
-	logs, _ := filepath.Glob(d.domainPath("only-*", ".log"))
-	rings, _ := filepath.Glob(d.domainPath("only-*", ringSuffix))
-	sockets, _ := filepath.Glob(filepath.Join(filepath.Dir(d.paths.Socket), "d????????"))
-	roots, _ := filepath.Glob(d.domainPath("*", ".root"))
-	for _, path := range slices.Concat(sockets, roots, logs, rings) {
-		if !keep[path] {
-			os.RemoveAll(path)
-		}
-	}
-}
-
-const adoptTimeout = 5 * time.Second
-
-func (d *System) adopt(name string, info domainInfo, records map[string]*record) error {
-	ctx, cancel := background(adoptTimeout)
-	defer cancel()
-	dom := d.newDomain(name)
-	dom.info = info // +checklocksignore: nobody else knows dom yet.
-	d.mu.Lock()
-	d.domains[name] = dom // First: its death, at any moment, takes it out again.
-	d.mu.Unlock()
-	var list control.ListReply
-	err := dom.connect(ctx, info)
-	if err == nil {
-		err = dom.call(ctx, control.MethodList, struct{}{}, &list)
-	}
-	if err != nil {
-		killProcess(info)
-		dom.bury()
-		return err
-	}
-	for _, st := range list.Agents {
-		r := records[st.ID]
-		if r == nil {
-			// Its record was never written or is gone: nobody can have
-			// been told of it.
-			if st.Exit == nil {
-				dom.discard(st.ID) // Its end is reported, and then it is forgotten.
-			} else {
-				dom.notify(control.MethodForget, control.AgentRequest{ID: st.ID})
-			}
-			continue
-		}
-		r.mu.Lock()
-		if !r.state.Final() {
-			r.domain = dom
-			r.state = abi.StateRunning // Or paused, which the domain tells; an end is told below.
-		}
-		r.mu.Unlock()
-		if st.Exit != nil {
-			d.agentEnded(dom, control.ExitEvent{ID: st.ID, Exit: *st.Exit, Time: st.Ended})
-		}
-	}
-	select {
-	case <-dom.connection().Done():
-		d.domainDied(dom) // Perhaps before it had its agents; then they are lost now.
-	default:
-	}
-	d.log.Info("domain adopted", "domain", name, "pid", info.PID, "agents", len(list.Agents))
-	adopted := &eventv1.DomainAdopt{Pid: int32(info.PID)}
-	for _, st := range list.Agents {
-		adopted.Agents = append(adopted.Agents, st.ID)
-	}
-	d.emit(event.DomainAdopt, "", name, adopted)
-	if info.Isolated && len(list.Agents) == 0 { // Its agent never came to be.
-		for _, r := range records {
-			if r.domName == name && !r.final() {
-				d.disown(r)
-			}
-		}
-		d.stopDomain(dom)
-	}
-	return nil
 }
 
 // choosePlatform selects what a new domain runs on.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -128,8 +129,50 @@ func TestProcessOfADeadConnectionIsKilled(t *testing.T) {
 	d := newSystem(t, shortDir(t), ktime.Real)
 	k := startKernel(t, d, "dom")
 	d.recover()
+	k.listener.Close()
 	d.liveDomains()[0].client.Close()
 	within(t, "the kill", k.exited)
+}
+
+// TestCutConnectionIsMadeAgain has a kernel process cut off a daemon that was too
+// slow: nothing is lost with the connection, whatever happened in the meantime.
+func TestCutConnectionIsMadeAgain(t *testing.T) {
+	d := newSystem(t, shortDir(t), ktime.Real)
+	k := startKernel(t, d, "dom")
+	running, ended := saved(t, d, "dom", nil), saved(t, d, "dom", nil)
+	both := []control.AgentStatus{{ID: running.id, State: "running"}, {ID: ended.id, State: "running"}}
+	k.set(func() { k.agents = both })
+	d.recover()
+	stranger := string(abi.NewAgentID())
+	k.set(func() {
+		k.agents = []control.AgentStatus{both[0], {ID: ended.id, State: "exited", Exit: &control.Exit{Code: 3}}, {ID: stranger, State: "running"}}
+	})
+	dom := d.liveDomains()[0]
+	for range 5 {
+		old := dom.connection()
+		old.Close()
+		eventually(t, "it is connected again", func() bool { return dom.connection() != old })
+	}
+	now := func(r *record) *record {
+		got, err := d.find(r.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	within(t, "the end", now(ended).settled)
+	if r := now(ended); r.exit.GetCode() != 3 || r.state != abi.StateExited {
+		t.Errorf("%v %v", r.state, r.exit)
+	}
+	if r := now(running); r.state != abi.StateRunning {
+		t.Errorf("the agent that runs is %v", r.state)
+	}
+	k.heard(t, call{control.MethodSignal, stranger, int32(syscall.SIGKILL)})
+	if live := d.liveDomains(); len(live) != 1 || live[0] != dom {
+		t.Errorf("domains: %v", live)
+	}
+	k.die()
+	within(t, "the loss", now(running).settled)
 }
 
 // TestDomainsThatCannotBeAdopted leaves files of domains behind that answer

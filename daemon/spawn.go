@@ -133,7 +133,8 @@ func (d *System) begin(ctx context.Context, r *record, l launching) (warnings []
 	}
 	r.wish.begun()
 	if err := dom.call(ctx, control.MethodSpawn, krq, nil, files...); err != nil {
-		if errdefs.CodeOf(err) == errdefs.Cancelled {
+		switch errdefs.CodeOf(err) {
+		case errdefs.Cancelled, errdefs.DomainDied:
 			// The kernel process may have started it all the same.
 			go dom.discard(r.id)
 		}
@@ -174,7 +175,19 @@ func (d *System) disown(r *record) {
 func (dom *domain) discard(id string) {
 	ctx, cancel := background(adoptTimeout)
 	defer cancel()
-	dom.call(ctx, control.MethodSignal, control.SignalRequest{ID: id, Signal: int32(unix.SIGKILL)}, nil)
+	for {
+		err := dom.call(ctx, control.MethodSignal, control.SignalRequest{ID: id, Signal: int32(unix.SIGKILL)}, nil)
+		if errdefs.CodeOf(err) != errdefs.DomainDied {
+			return
+		}
+		select { // Perhaps the domain is connected to again.
+		case <-dom.gone:
+			return
+		case <-ctx.Done():
+			return
+		case <-after(dom.d.clock, againPause):
+		}
+	}
 }
 
 // checkSpawn refuses what makes no sense before anything is started.

@@ -1,0 +1,172 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"aios.dev/aios/abi"
+	"aios.dev/aios/control"
+	"aios.dev/aios/event"
+	eventv1 "aios.dev/aios/event/v1"
+)
+
+// adoptDomains connects to the domains of an earlier daemon.
+func (d *System) adoptDomains(records map[string]*record) {
+	files, _ := filepath.Glob(d.domainPath("*", ".json"))
+	for _, f := range files {
+		name := strings.TrimSuffix(filepath.Base(f), ".json")
+		raw, err := os.ReadFile(f)
+		var info domainInfo
+		if err == nil {
+			err = json.Unmarshal(raw, &info)
+		}
+		if err == nil {
+			err = d.adopt(name, info, records)
+		}
+		if err != nil {
+			d.log.Warn("domain is gone", "domain", name, "err", err)
+			d.settleRing(name, info.Isolated)
+			os.Remove(f)
+		}
+	}
+}
+
+// sweepDomains removes what domains that were not adopted have left.
+func (d *System) sweepDomains() {
+	keep := make(map[string]bool)
+	for _, dom := range d.liveDomains() {
+		keep[d.socketOf(dom.name)] = true
+		keep[d.domainPath(dom.name, ".root")] = true
+		keep[d.domainPath(dom.name, ".log")] = true
+		keep[d.domainPath(dom.name, ringSuffix)] = true
+	}
+	// What an isolated domain that never started said; others' logs are
+	// overwritten by the next domain of the name.
+	logs, _ := filepath.Glob(d.domainPath("only-*", ".log"))
+	rings, _ := filepath.Glob(d.domainPath("only-*", ringSuffix))
+	sockets, _ := filepath.Glob(filepath.Join(filepath.Dir(d.paths.Socket), "d????????"))
+	roots, _ := filepath.Glob(d.domainPath("*", ".root"))
+	for _, path := range slices.Concat(sockets, roots, logs, rings) {
+		if !keep[path] {
+			os.RemoveAll(path)
+		}
+	}
+}
+
+const adoptTimeout = 5 * time.Second
+
+func (d *System) adopt(name string, info domainInfo, records map[string]*record) error {
+	ctx, cancel := background(adoptTimeout)
+	defer cancel()
+	dom := d.newDomain(name)
+	dom.info = info // +checklocksignore: nobody else knows dom yet.
+	d.mu.Lock()
+	d.domains[name] = dom // First: its death, at any moment, takes it out again.
+	d.mu.Unlock()
+	var list control.ListReply
+	err := dom.connect(ctx, info)
+	if err == nil {
+		err = dom.call(ctx, control.MethodList, struct{}{}, &list)
+	}
+	if err != nil {
+		killProcess(info)
+		dom.bury()
+		return err
+	}
+	dom.compare(list.Agents, records)
+	select {
+	case <-dom.connection().Done():
+		d.domainDied(dom) // Perhaps before it had its agents; then they are lost now.
+	default:
+	}
+	d.log.Info("domain adopted", "domain", name, "pid", info.PID, "agents", len(list.Agents))
+	adopted := &eventv1.DomainAdopt{Pid: int32(info.PID)}
+	for _, st := range list.Agents {
+		adopted.Agents = append(adopted.Agents, st.ID)
+	}
+	d.emit(event.DomainAdopt, "", name, adopted)
+	if info.Isolated && len(list.Agents) == 0 { // Its agent never came to be.
+		for _, r := range records {
+			if r.domName == name && !r.final() {
+				d.disown(r)
+			}
+		}
+		d.stopDomain(dom)
+	}
+	return nil
+}
+
+// againPause lies between two attempts to connect again.
+const againPause = 5 * time.Millisecond
+
+// disconnected is the end of the connection. Nearly always the kernel process has
+// ended. One that lives had more to say than this daemon, which was stopped or
+// had no CPU, took in time: it is connected to again, and has kept what was not
+// acknowledged.
+func (dom *domain) disconnected(info domainInfo) {
+	if dom.stopping.Load() || !dom.reconnect(info) {
+		dom.d.domainDied(dom)
+	}
+}
+
+// reconnect reports whether the domain is connected again.
+func (dom *domain) reconnect(info domainInfo) bool {
+	ctx, cancel := background(adoptTimeout)
+	defer cancel()
+	for {
+		err := dom.connect(ctx, info)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
+			return false // Nobody listens: the process is gone.
+		}
+		<-after(dom.d.clock, againPause)
+	}
+	var list control.ListReply
+	if err := dom.call(ctx, control.MethodList, struct{}{}, &list); err != nil {
+		killProcess(info) // The end of the new connection says the rest.
+		return true
+	}
+	d := dom.d
+	d.mu.Lock()
+	records := maps.Clone(d.agents)
+	d.mu.Unlock()
+	dom.compare(list.Agents, records)
+	d.log.Warn("the kernel process had cut the connection: this daemon was too slow", "domain", dom.name, "agents", len(list.Agents))
+	return true
+}
+
+// compare brings the records into line with what the kernel process says.
+func (dom *domain) compare(agents []control.AgentStatus, records map[string]*record) {
+	for _, st := range agents {
+		r := records[st.ID]
+		if r == nil {
+			// Its record was never written or is gone: nobody can have
+			// been told of it.
+			if st.Exit == nil {
+				dom.discard(st.ID) // Its end is reported, and then it is forgotten.
+			} else {
+				dom.notify(control.MethodForget, control.AgentRequest{ID: st.ID})
+			}
+			continue
+		}
+		r.mu.Lock()
+		if !r.state.Final() {
+			r.domain = dom
+			r.state = abi.StateRunning // Or paused, which the domain tells; an end is told below.
+		}
+		r.mu.Unlock()
+		if st.Exit != nil {
+			dom.d.agentEnded(dom, control.ExitEvent{ID: st.ID, Exit: *st.Exit, Time: st.Ended})
+		}
+	}
+}
