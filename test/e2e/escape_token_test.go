@@ -407,6 +407,7 @@ var tokenExcesses = []struct {
 
 // TestTokenEscape makes every attempt.
 func TestTokenEscape(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	a := &tokenAttack{t: t, in: in, k: in.tokenKey(t), at: in.listen(t)}
 	a.data = in.share(t, map[string][]byte{"f": []byte("data\n")})

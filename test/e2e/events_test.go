@@ -211,6 +211,7 @@ except OSError: pass`)
 // TestEventsOfTheDaemon causes what the daemon itself publishes, kills it while
 // events come, and looks for each event afterwards.
 func TestEventsOfTheDaemon(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	in.ok(t, "daemon", "start")
 	const agents = 30

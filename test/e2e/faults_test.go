@@ -162,6 +162,7 @@ func TestViolations(t *testing.T) {
 // ends, and its neighbour does not notice. With a lock held that agents share
 // the domain ends, and no other.
 func TestPanics(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	in.env = append(in.env, abi.ChaosEnv+"=1")
 	dir := in.program(t, "chaos")

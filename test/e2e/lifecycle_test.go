@@ -311,7 +311,7 @@ for _ in range(3): threading.Thread(target=spin, daemon=True).start()
 n = 0
 while True:
     n += 1
-    if n % 100000 == 0: print(n, flush=True)`)
+    if n % 5000 == 0: print(n, flush=True)`)
 		for _, agent := range []string{"counter", "busy"} {
 			for range 3 {
 				in.progresses(t, agent)

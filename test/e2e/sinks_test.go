@@ -150,6 +150,7 @@ func (in *install) secret(t testing.TB, name, text string) string {
 // NATS server, while each of them and the daemon are killed in turn. Nothing is
 // lost, the stream has nothing twice, and who looks sees how the sinks are.
 func TestSinks(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	web, server := newWebReceiver(t), natsserver.Start(t)
 	nc, err := nats.Connect(server.URL, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))

@@ -13,6 +13,7 @@ import (
 // TestWatchdog: an agent that does not feed its watchdog is started again, one
 // that does goes on, and health shows both.
 func TestWatchdog(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	in.ok(t, "daemon", "start")
 	f := in.follow(t, "--topic", "watchdog.*", "--topic", "agent.*", "--topic", "fault.verdict")
@@ -57,6 +58,7 @@ func TestWatchdog(t *testing.T) {
 // TestHungKernel stops a kernel process as a lock that is held for ever would:
 // it is named, its neighbours go on, and when it goes on all is well again.
 func TestHungKernel(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	in.ok(t, "daemon", "start")
 	f := in.follow(t, "--topic", "health.*", "--topic", "watchdog.*")
@@ -167,6 +169,7 @@ func TestImageGone(t *testing.T) {
 
 // TestBootBreaker: kernel processes that do not start are not tried for ever.
 func TestBootBreaker(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	in.ok(t, "daemon", "start")
 	f := in.follow(t, "--topic", "breaker.*")
@@ -200,6 +203,7 @@ func TestBootBreaker(t *testing.T) {
 // TestDiskFullAndMended: health says what is not kept, and when there is room
 // again what is missing is counted where it is missing.
 func TestDiskFullAndMended(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	if r := in.hostSh(t, "unshare -m true"); r.status != 0 {
 		t.Skipf("mount namespaces are not permitted: %s", r)

@@ -1,0 +1,371 @@
+package e2e
+
+import (
+	"encoding/json"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"aios.dev/aios/abi"
+	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/client"
+	"aios.dev/aios/config"
+	"aios.dev/aios/event"
+	"aios.dev/aios/test/natsserver"
+)
+
+// ofDaemon are what the daemon publishes itself: no kernel process has them, so
+// they are not seen inside.
+var ofDaemon = []string{
+	"agent.restart", "agent.lost", "domain.*", "kernel.dump", "health.*", "breaker.*", "config.changed", "sink.*", "daemon.*",
+}
+
+// doors are the ways to events, each with the topics that were seen there.
+type doors struct {
+	mu   sync.Mutex
+	seen map[string]map[string]bool // guarded by mu
+}
+
+func (d *doors) note(door, topic string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.seen[door] == nil {
+		d.seen[door] = make(map[string]bool)
+	}
+	d.seen[door][topic] = true
+}
+
+// watchPreamble begins programs that watch in three ways: so that what is made by
+// the thousand does not hide the rest, and so that something is missed.
+const watchPreamble = `
+import sys, threading
+choices = ("debug", 4096), ("notice", 4096), ("debug", 1)
+started = threading.Barrier(len(choices) + 1)
+seen, lock = set(), threading.Lock()
+def note(topic):
+    with lock:
+        if topic not in seen:
+            seen.add(topic)
+            print(topic, flush=True)
+`
+
+// watchers are programs that print each topic that they see, once: by the file, by
+// the module for Python and by that for Go.
+func (in *install) watchers(t *testing.T) map[string]string {
+	t.Helper()
+	dir := in.share(t, map[string][]byte{
+		"file.py": []byte(watchPreamble + `
+import json, os, select
+poll = select.poll()
+for severity, queue in choices:
+    f = os.open("/aios/events", os.O_RDWR | os.O_NONBLOCK)
+    os.write(f, f"topics=* severity={severity} queue={queue}".encode())
+    poll.register(f, select.POLLIN)
+print("listens", flush=True)
+while True:
+    for f, _ in poll.poll():
+        for line in os.read(f, 1 << 20).splitlines():
+            note(json.loads(line)["type"].removeprefix("dev.aios."))`),
+		"module.py": []byte(watchPreamble + `
+sys.path.insert(0, "/aios/lib")
+import aios
+def watch(severity, queue):
+    with aios.events("*", severity=severity, queue=queue) as events:
+        started.wait()
+        for e in events:
+            note(e.topic)
+for choice in choices:
+    threading.Thread(target=watch, args=choice).start()
+started.wait()
+print("listens", flush=True)`),
+	})
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "watch"), "./testdata/watch")
+	build.Env = append(build.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	programs := map[string]string{"file": "python3 /d/file.py", "python": "python3 /d/module.py", "go": "/d/watch"}
+	for name, program := range programs {
+		in.spawn(t, append([]string{"--name", name, "--grant", "event:*", "--mount", dir + ":/d", "--"}, strings.Fields(program)...)...)
+		eventually(t, name+" listens", 20*time.Second, func() (bool, string) {
+			out := string(in.ok(t, "logs", name))
+			return strings.Contains(out, "listens"), out
+		})
+	}
+	return programs
+}
+
+// TestEveryEvent brings about, through what really causes it, everything that can
+// be published, and looks for it at every door.
+func TestEveryEvent(t *testing.T) {
+	t.Parallel()
+	need(t, "python3", "gcc", "gdb")
+	in := newInstall(t, platforms()[0])
+	in.env = append(in.env, abi.ChaosEnv+"=1")
+	d := &doors{seen: make(map[string]map[string]bool)}
+
+	web, server := newWebReceiver(t), natsserver.Start(t)
+	nc, err := nats.Connect(server.URL)
+	must(t, err)
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	must(t, err)
+	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "AIOS", Subjects: []string{"aios.>"}})
+	must(t, err)
+	sinks := `version: 1
+sinks:
+  - name: web
+    webhook: {url: 'http://` + web.addr + `/in', mode: batched}
+  - name: bus
+    nats: {servers: ['` + server.URL + `'], jetstream: true}
+`
+	in.config(t, sinks)
+	in.ok(t, "daemon", "start")
+	f := in.follow(t, "--topic", "*")
+	in.watchAPI(t, d)
+	inside := in.watchers(t)
+
+	in.causeOfAgents(t, f)
+	in.causeOfFaults(t, f)
+	in.causeOfKernel(t, f)
+	in.causeOfDaemon(t, f, web, sinks)
+
+	past := func() {
+		for _, e := range f.all() {
+			d.note("command", e.topic())
+		}
+		for line := range strings.SplitSeq(strings.TrimSpace(string(in.ok(t, "events", "-o", "json"))), "\n") {
+			var e eventLine
+			must(t, json.Unmarshal([]byte(line), &e))
+			d.note("command", e.topic())
+		}
+		for name := range inside {
+			for topic := range strings.FieldsSeq(string(in.ok(t, "logs", name))) {
+				d.note(name, topic)
+			}
+		}
+		web.mu.Lock()
+		for _, e := range web.got {
+			d.note("webhook", e.topic())
+		}
+		web.mu.Unlock()
+		s, err := js.Stream(t.Context(), "AIOS")
+		must(t, err)
+		info, err := s.Info(t.Context(), jetstream.WithSubjectFilter("aios.>"))
+		must(t, err)
+		for subject := range info.State.Subjects {
+			d.note("nats", strings.TrimPrefix(subject, "aios."))
+		}
+	}
+	eventually(t, "everything is seen everywhere", time.Minute, func() (bool, string) {
+		past()
+		missing := d.missing(inside)
+		return len(missing) == 0, strings.Join(missing, "\n")
+	})
+}
+
+// watchAPI watches by the API, again when the daemon is another.
+func (in *install) watchAPI(t *testing.T, d *doors) {
+	t.Helper()
+	paths, err := config.Resolve(in.state)
+	must(t, err)
+	ready := make(chan struct{})
+	var once sync.Once
+	watch := func() error {
+		c, err := client.Dial(t.Context(), client.Options{Paths: paths, NoStart: true})
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		stream, err := c.Watch(t.Context(), &apiv1.WatchRequest{Topics: []string{"*"}, FromCursor: 1})
+		for err == nil {
+			var m *apiv1.WatchResponse
+			if m, err = stream.Recv(); err == nil && m.GetEvent() != nil {
+				d.note("api", m.GetEvent().GetTopic())
+			}
+			if m.GetReady() {
+				once.Do(func() { close(ready) })
+			}
+		}
+		return err
+	}
+	var done sync.WaitGroup
+	done.Go(func() {
+		for t.Context().Err() == nil {
+			watch() // It ends with the daemon.
+			time.Sleep(20 * time.Millisecond)
+		}
+	})
+	t.Cleanup(done.Wait)
+	select {
+	case <-ready:
+	case <-time.After(patience):
+		t.Fatal("the API does not listen")
+	}
+}
+
+// missing says what was not seen at which door.
+func (d *doors) missing(inside map[string]string) (out []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	notInside, err := event.Select(ofDaemon)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, info := range event.Types() {
+		where := []string{"command", "api"}
+		if !info.OnDemand { // Sinks read the journal.
+			where = append(where, "webhook", "nats")
+		}
+		// Who listens inside falls with the domain.
+		if !notInside.Has(info.Type) && info.Type != event.FaultTriple {
+			for name := range inside {
+				where = append(where, name)
+			}
+		}
+		for _, door := range where {
+			if !d.seen[door][info.Topic] {
+				out = append(out, info.Topic+" was not seen: "+door)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// causeOfAgents brings about what agents do and what is done to them.
+func (in *install) causeOfAgents(t *testing.T, f *follower) {
+	t.Helper()
+	dir := in.share(t, map[string][]byte{"in": []byte("x\n")})
+	in.spawn(t, "--name", "busy", "--limit", "memory=1G", "--", "sh", "-c", `cd /tmp; echo x >f; mkdir d; mv f d/g; rm d/g
+		: </dev/null; sleep 1000 & kill $!; python3 -c "import threading; t=threading.Thread(target=print); t.start(); t.join()"; sleep 1000`)
+	f.wait(t, "agent.thread", nil)
+	in.ok(t, "cap", "grant", "busy", "mem:self,bytes=100M")
+	in.spawn(t, "--name", "other", "--", "sleep", "1000")
+	in.ok(t, "cap", "grant", "busy", "fs:"+dir+":ro,at=/data,lease=1h")
+	c := in.capOf(t, "busy", "fs:").ID
+	in.ok(t, "cap", "renew", c, "2h")
+	in.ok(t, "cap", "delegate", c, "other", "--at", "/data", "--lease", "200ms")
+	f.wait(t, "capability.expire", nil)
+	in.ok(t, "cap", "attenuate", c, "--lease", "1h")
+	in.ok(t, "cap", "seal", c)
+	in.ok(t, "cap", "revoke", c)
+	in.ok(t, "pause", "busy")
+	in.ok(t, "resume", "busy")
+	in.ok(t, "kill", "busy")
+	in.spawn(t, "--name", "again", "--restart", "on-failure:1", "--", "sh", "-c", "exit 3")
+	f.wait(t, "agent.restart", nil)
+
+	in.spawn(t, "--grant", "net:loopback", "--", "python3", "-c", `
+import socket
+s = socket.socket(); s.bind(("127.0.0.1", 8000)); s.listen(5)
+c = socket.socket(); c.connect(("127.0.0.1", 8000)); a, _ = s.accept(); a.close(); c.close()
+try: socket.socket().connect(("127.0.0.1", 9))
+except OSError: pass`)
+	f.wait(t, "net.refused", nil)
+	in.spawn(t, "--limit", "memory=64M", "--", "python3", "-c", "x = [bytearray(1 << 20) for _ in range(500)]")
+	f.wait(t, "memory.oom", nil)
+	in.spawn(t, "--name", "spins", "--limit", "cpu=0.1", "--", "python3", "-c", "while True: pass")
+	in.spawnDebuggee(t)
+	in.gdbScript(t, "target remote | aiosctl debug debuggee --gdb -", "detach")
+	in.ok(t, "rm", "-f", "debuggee")
+	f.wait(t, "cpu.throttled", nil)
+	f.wait(t, "memory.faults", nil)
+	in.ok(t, "rm", "-f", "spins")
+}
+
+// causeOfFaults brings about what programs do wrong.
+func (in *install) causeOfFaults(t *testing.T, f *follower) {
+	t.Helper()
+	dir := in.program(t, "faults")
+	run := func(kind string, flags ...string) {
+		in.spawn(t, append(append([]string{"--mount", dir + ":/f"}, flags...), "--", "/f/faults", kind)...)
+	}
+	run("null", "--on-fault", "dump")
+	run("double")
+	in.spawn(t, "--name", "storm", "--mount", dir+":/f", "--", "/f/faults", "storm")
+	f.wait(t, "fault.storm", nil)
+	in.ok(t, "rm", "-f", "storm")
+	in.spawn(t, "--grant", "net:loopback", "--on-violation", "quarantine", "--", "python3", "-c",
+		"import ctypes; ctypes.CDLL(None).syscall(246, 0, 0, 0, 0)")
+	f.wait(t, "agent.quarantine", nil)
+	run("opcode", "--domain", "doomed", "--on-fault", "kill-domain")
+	f.wait(t, "fault.triple", nil)
+	f.wait(t, "domain.crash", nil)
+	f.wait(t, "agent.lost", nil)
+	f.wait(t, "kernel.dump", nil)
+
+	in.spawn(t, "--name", "hung", "--watchdog", "1s", "--on-watchdog", "kill-agent", "--", "sleep", "1000")
+	f.wait(t, "watchdog.expired", nil)
+}
+
+// causeOfKernel brings about what kernel processes say of themselves.
+func (in *install) causeOfKernel(t *testing.T, f *follower) {
+	t.Helper()
+	dir := in.program(t, "chaos")
+	in.run(t, "run", "--mount", dir+":/f", "--", "/f/chaos", "39", "1")
+	f.wait(t, "kernel.panic", nil)
+	f.wait(t, "kernel.log", nil)
+
+	in.ok(t, "irq", "limit", "net-rx", "200")
+	in.spawn(t, "--name", "stormy", "--grant", "net:loopback", "--", "python3", "-c", flood)
+	f.wait(t, "irq.throttle", nil)
+	in.ok(t, "rm", "-f", "stormy")
+	f.wait(t, "net.packet", nil)
+
+	// Nothing of the kernel process runs for longer than a lock may be held.
+	in.spawn(t, "--name", "runs", "--", "sh", "-c", counter)
+	pid := in.process(t, "kernel", "default")
+	began := time.Now()
+	must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	defer syscall.Kill(pid, syscall.SIGCONT)
+	f.wait(t, "health.degraded", func(e eventLine) bool { return e.Data["component"] == "domain default" })
+	time.Sleep(time.Until(began.Add(15 * time.Second)))
+	must(t, syscall.Kill(pid, syscall.SIGCONT))
+	f.wait(t, "kernel.lockup", nil)
+
+	// More happens than there is room for while nobody takes it away.
+	deep := "/tmp" + strings.Repeat("/"+strings.Repeat("x", 250), 15) // Events are large.
+	in.spawn(t, "--name", "writer", "--", "sh", "-c", "mkdir -p "+deep+"; while :; do dd if=/dev/zero of="+deep+"/x bs=1 count=100000; done")
+	serve := in.process(t, "serve")
+	must(t, syscall.Kill(serve, syscall.SIGSTOP))
+	defer syscall.Kill(serve, syscall.SIGCONT)
+	time.Sleep(6 * time.Second)
+	must(t, syscall.Kill(serve, syscall.SIGCONT))
+	// It was cut off, and is back.
+	in.countsOn(t, "runs")
+	in.ok(t, "rm", "-f", "writer")
+	// This follower is too slow for so much as well.
+	eventually(t, "the journal says that events are lost", 20*time.Second, func() (bool, string) {
+		return len(in.past(t, "bus.lost")) > 0, ""
+	})
+}
+
+// causeOfDaemon brings about what the daemon says of itself. The daemon that it
+// leaves is another than before.
+func (in *install) causeOfDaemon(t *testing.T, f *follower, web *webReceiver, sinks string) {
+	t.Helper()
+	in.config(t, sinks+"log: {levels: agent=debug}\n")
+	in.ok(t, "daemon", "reload")
+	in.spawn(t, "--domain", "steady", "--restart", "always", "--", "sleep", "1000")
+	kill9(t, in.process(t, "kernel", "steady"))
+	f.wait(t, "domain.restart", nil)
+	in.ok(t, "domain", "stop", "--force", "steady")
+	web.down()
+	in.spawn(t, "--", "true")
+	f.wait(t, "breaker.open", nil)
+	f.wait(t, "sink.failed", nil)
+	web.up()
+	f.wait(t, "breaker.close", nil)
+	f.wait(t, "sink.restored", nil)
+	in.ok(t, "daemon", "stop")
+	in.ok(t, "daemon", "start")
+}
