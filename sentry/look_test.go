@@ -109,11 +109,11 @@ func TestLookAtLocks(t *testing.T) {
 }
 
 func TestParseStack(t *testing.T) {
-	id, state, stack := parseStack("goroutine 12 gp=0x1 [sync.Mutex.Lock, 3 minutes, locked to thread]:\na/b.(*T).f(0x1, {0x2})\n\t/x/y/t.go:12 +0x1\ncreated by a/b.g in goroutine 1\n\t/x/y/u.go:3 +0x2")
+	id, _, stack := parseStack("goroutine 12 gp=0x1 [sync.Mutex.Lock, 3 minutes, locked to thread]:\na/b.(*T).f(0x1, {0x2})\n\t/x/y/t.go:12 +0x1\ncreated by a/b.g in goroutine 1\n\t/x/y/u.go:3 +0x2")
 	if id != 0 || stack != nil {
 		t.Errorf("%d %q", id, stack)
 	}
-	id, state, stack = parseStack("goroutine 12 [sync.Mutex.Lock, 3 minutes, locked to thread]:\na/b.(*T).f(0x1, {0x2})\n\t/x/y/t.go:12 +0x1\ncreated by a/b.g in goroutine 1\n\t/x/y/u.go:3 +0x2")
+	id, state, stack := parseStack("goroutine 12 [sync.Mutex.Lock, 3 minutes, locked to thread]:\na/b.(*T).f(0x1, {0x2})\n\t/x/y/t.go:12 +0x1\ncreated by a/b.g in goroutine 1\n\t/x/y/u.go:3 +0x2")
 	if id != 12 || !awaitsLock(state) || !slices.Equal(stack, []string{"b.(*T).f t.go:12", "b.g in goroutine 1 u.go:3"}) {
 		t.Errorf("%d %q %q", id, state, stack)
 	}

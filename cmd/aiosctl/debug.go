@@ -13,6 +13,7 @@ import (
 
 func (a *app) debugCmd() *cobra.Command {
 	var g gdbOptions
+	var mem memoryOptions
 	var output string
 	cmd := &cobra.Command{
 		Use:   "debug [flags] AGENT|DOMAIN [VIEW...]",
@@ -33,6 +34,9 @@ or all; without any, tasks, queues and locks. A thread that executes its program
 a moment when stacks are asked for, as at the end of a slice. An agent whose name a domain has too
 is named by its ID.
 
+--read and --write read and write memory of an agent, of its first process or that of --pid, which
+stands still for a moment.
+
 With --gdb it lets gdb debug an agent, or with --pid one process of it: breakpoints, steps, registers,
 memory, signals. The agent stops when gdb comes, and goes on when gdb detaches, is killed, or loses
 its connection; so it does when aiosctl or the daemon is killed. One gdb is served at a time, and the
@@ -47,6 +51,8 @@ takes the operation debug in a token, and is in the audit trail.`,
 		Example: `  aiosctl debug default
   aiosctl debug web stacks
   aiosctl debug web files sockets -o json
+  aiosctl debug web --read 0x4c9010,16
+  aiosctl debug web --write 0x4c9010=2a000000
   aiosctl debug web --gdb :1234
   gdb -ex 'target remote 127.0.0.1:1234'
   gdb -ex 'target remote | aiosctl debug web --gdb -'
@@ -54,8 +60,8 @@ takes the operation debug in a token, and is in the audit trail.`,
 		Args: atLeast(1, "the agent or domain"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("gdb") {
-				if len(args) > 1 {
-					return usage(cmd, "--gdb and views exclude each other")
+				if len(args) > 1 || mem.read != "" || mem.write != "" {
+					return usage(cmd, "--gdb, --read, --write and views exclude each other")
 				}
 				g.agent = args[0]
 				return a.gdb(cmd, g)
@@ -64,6 +70,13 @@ takes the operation debug in a token, and is in the audit trail.`,
 				if cmd.Flags().Changed(only) {
 					return usage(cmd, "--"+only+" is about --gdb, which is missing")
 				}
+			}
+			if mem.read != "" || mem.write != "" {
+				if len(args) > 1 || mem.read != "" && mem.write != "" || output != "" {
+					return usage(cmd, "--gdb, --read, --write and views exclude each other")
+				}
+				mem.agent, mem.pid = args[0], g.pid
+				return a.memory(cmd, mem)
 			}
 			asJSON, err := a.wantsJSON(output)
 			if err != nil {
@@ -84,6 +97,8 @@ takes the operation debug in a token, and is in the audit trail.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&g.address, "gdb", "", "serve gdb at `ADDRESS`: [HOST]:PORT, unix:PATH, or - for standard input and output")
+	f.StringVar(&mem.read, "read", "", "show the memory at `ADDRESS[,LENGTH]`")
+	f.StringVar(&mem.write, "write", "", "write memory, `ADDRESS=BYTES`, in hexadecimal")
 	f.Int32Var(&g.pid, "pid", 0, "only process `PID`, as the agent numbers it")
 	f.BoolVar(&g.remote, "allow-remote", false, "let --gdb name a HOST that others can reach: whoever can gets the agent, nothing is encrypted")
 	f.BoolVar(&g.once, "once", false, "serve one gdb, and end when it leaves")

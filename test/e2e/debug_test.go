@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"context"
+	"debug/elf"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -42,11 +44,12 @@ int main(void) {
 }
 `
 
-// spawnDebuggee starts it as the agent "debuggee", and waits until it works.
-func (in *install) spawnDebuggee(t *testing.T) {
+// spawnDebuggee starts it as the agent "debuggee", waits until it works, and
+// returns the program.
+func (in *install) spawnDebuggee(t *testing.T) (program string) {
 	t.Helper()
 	dir := in.share(t, map[string][]byte{"p.c": []byte(debuggee)})
-	program := filepath.Join(dir, "p")
+	program = filepath.Join(dir, "p")
 	if out, err := exec.Command("gcc", "-g", "-O0", "-static", "-pthread", "-o", program, filepath.Join(dir, "p.c")).CombinedOutput(); err != nil {
 		t.Fatalf("gcc: %v\n%s", err, out)
 	}
@@ -56,6 +59,7 @@ func (in *install) spawnDebuggee(t *testing.T) {
 		got := string(in.ok(t, "logs", "debuggee"))
 		return strings.HasPrefix(got, "ready\n"), got
 	})
+	return program
 }
 
 // goesOn checks that the program works.
@@ -313,6 +317,63 @@ func TestGDBRefusals(t *testing.T) {
 		in.ok(t, "rm", "-f", "debuggee")
 		if r := c.wait(); r.status == 0 || !strings.Contains(string(r.stderr), "ended") {
 			t.Errorf("of an agent that was killed: %s", r)
+		}
+	})
+}
+
+// TestMemory reads and writes memory of an agent.
+func TestMemory(t *testing.T) {
+	need(t, "gcc")
+	onEach(t, func(t *testing.T, in *install) {
+		f, err := elf.Open(in.spawnDebuggee(t))
+		must(t, err)
+		defer f.Close()
+		symbols, err := f.Symbols()
+		must(t, err)
+		at := func(name string) string {
+			for _, s := range symbols {
+				if s.Name == name {
+					return fmt.Sprintf("%#x", s.Value)
+				}
+			}
+			t.Fatalf("the program has no %s", name)
+			return ""
+		}
+		if got := string(in.ok(t, "debug", "debuggee", "--read", at("answer")+",4")); !strings.HasSuffix(got, "  )...\n") && !strings.HasSuffix(got, "  1...\n") {
+			t.Errorf("the answer is neither 41 nor 49: %q", got)
+		}
+		if got := string(in.ok(t, "debug", "debuggee", "--read", at("work"), "--pid", "1")); strings.Count(got, "\n") != 4 || !strings.Contains(got, "55 48 89 e5") {
+			t.Errorf("the code: %q", got)
+		}
+		in.goesOn(t)
+		end := uint64(0)
+		for _, m := range in.look(t, "debuggee", "maps").Maps { // Up to where nothing is.
+			if end == 0 && m.What == "/src/p" || m.Start == end {
+				end = m.End
+			}
+		}
+		r := in.run(t, "debug", "debuggee", "--read", fmt.Sprintf("%#x,16", end-8))
+		if r.status != 0 || strings.Count(string(r.stdout), "\n") != 1 || !strings.Contains(string(r.stderr), "only 8 of 16 bytes are there") {
+			t.Errorf("at the end: %s", r)
+		}
+		for _, c := range []struct{ args, want string }{
+			{"--read 16", "aiosctl debug debuggee maps"},
+			{"--write 16=00", "aiosctl debug debuggee maps"},
+			{"--read elsewhere", "not an address and a length"},
+			{"--read 0x400000,0", "not an address and a length"},
+			{"--read 0x400000,2000000", "not an address and a length"},
+			{"--write 0x400000", "not an address and bytes"},
+			{"--write 0x400000=abc", "not an address and bytes"},
+			{"--read 0x400000 --write 0x400000=00", "exclude each other"},
+			{"maps --read 0x400000", "exclude each other"},
+			{"--read 0x400000 --pid 77", "no process 77"},
+		} {
+			in.refused(t, c.want, append([]string{"debug", "debuggee"}, strings.Fields(c.args)...)...)
+		}
+		in.goesOn(t)
+		in.ok(t, "debug", "debuggee", "--write", at("go")+"=09000000")
+		if exit := in.run(t, "wait", "debuggee"); exit.status != 9 {
+			t.Errorf("the agent ended with %s", exit)
 		}
 	})
 }

@@ -72,7 +72,7 @@ type looked struct {
 		}
 	}
 	Caps  []struct{ Agent, Spec string }
-	Maps  []struct{ Perms, What string }
+	Maps  []lookedMap
 	Files []struct {
 		FD          int
 		Mode, Path  string
@@ -85,6 +85,11 @@ type looked struct {
 		Family, Type, State, Local, Remote string
 	}
 	Names map[string]string
+}
+
+type lookedMap struct {
+	Start, End  uint64
+	Perms, What string
 }
 
 func (in *install) look(t *testing.T, args ...string) (l looked) {
@@ -137,7 +142,7 @@ func TestLook(t *testing.T) {
 		if !slices.ContainsFunc(l.Caps, func(c struct{ Agent, Spec string }) bool { return c.Agent == id && c.Spec == "net:loopback" }) {
 			t.Errorf("capabilities: %+v", l.Caps)
 		}
-		if !slices.ContainsFunc(l.Maps, func(m struct{ Perms, What string }) bool { return m.Perms == "r-xp" && m.What == "/src/p" }) {
+		if !slices.ContainsFunc(l.Maps, func(m lookedMap) bool { return m.Perms == "r-xp" && m.What == "/src/p" }) {
 			t.Errorf("maps: %+v", l.Maps)
 		}
 		found := 0

@@ -89,9 +89,9 @@ func orProtocol(err error, what string, reply []byte) error {
 	}
 	switch string(reply) {
 	case replyFault:
-		return errdefs.New(errdefs.InvalidArgument, "there is no memory that can be used like that", errdefs.Op(what), errdefs.Fix("`maps` shows what there is"))
+		return errdefs.New(errdefs.InvalidArgument, "there is no memory that can be used like that", errdefs.Op(what))
 	case replyGone:
-		return errdefs.New(errdefs.NotFound, "there is no such thread", errdefs.Op(what), errdefs.Fix("`tasks` lists those that there are"))
+		return errdefs.New(errdefs.NotFound, "there is no such thread", errdefs.Op(what))
 	}
 	return errdefs.Newf(errdefs.Protocol, "the stub replied %q", reply).With(errdefs.Op(what))
 }
