@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"debug/elf"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -205,6 +206,31 @@ func TestGDB(t *testing.T) {
 				t.Errorf("the audit trail says of %s: %+v", op, got)
 			}
 		}
+	})
+}
+
+// TestGDBProcesses has gdb debug all processes of an agent, and then one of them.
+func TestGDBProcesses(t *testing.T) {
+	need(t, "gcc", "gdb")
+	onEach(t, func(t *testing.T, in *install) {
+		program := in.spawnDebuggee(t)
+		in.spawn(t, "--name", "several", "--mount", filepath.Dir(program)+":/src", "--", "sh", "-c", "/src/p & /src/p & wait")
+		eventually(t, "they work", 10*time.Second, func() (bool, string) {
+			got := string(in.ok(t, "logs", "several"))
+			return strings.Count(got, "ready\n") == 2, got
+		})
+		got := in.gdbScript(t, "target remote | aiosctl debug several --gdb -", "info inferiors", "info threads", "inferior 2", "break work", "continue", "p n", "detach")
+		hasAll(t, got, "process 1", "process 2", "process 3", `"sh"`, `"p"`, `"p"`, `"p"`, `"p"`, ", work (n=4) at", "$1 = 4", "detached]")
+		if strings.Contains(got, "rror") {
+			t.Errorf("gdb says\n%s", got)
+		}
+		got = in.gdbScript(t, "target remote | aiosctl debug several --pid 3 --gdb -", "info inferiors", "break work", "continue", "p $_inferior", "set var go = 5", "delete", "continue")
+		hasAll(t, got, "* 1    process 3", ", work (n=4) at", "exited with code 05")
+		eventually(t, "the other goes on", 10*time.Second, func() (bool, string) {
+			l := in.look(t, "several", "tasks")
+			raw, _ := json.Marshal(l.Tasks)
+			return len(l.Tasks) == 3 && l.Tasks[1].PID == 2 && l.Tasks[1].State != "stopped", string(raw)
+		})
 	})
 }
 

@@ -160,6 +160,7 @@ func (s *session) document(object, annex string) (data []byte, reply string) {
 		if err != nil {
 			return nil, replyGone
 		}
+		s.described[t.PID] = true
 		return []byte(layoutFor(r).xml), ""
 	case object == "auxv" && annex == "":
 		auxv, err := s.target.Auxv(t)

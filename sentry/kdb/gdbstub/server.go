@@ -24,6 +24,13 @@ type session struct {
 	general   ID // whose registers and memory are meant
 	motion    ID // who is meant by the old packets that resume
 
+	// described are the processes whose registers the client had described. It
+	// takes others to have those that every processor has.
+	described map[int32]bool
+	// freed are the processes that the client has left; after the first the
+	// program goes on.
+	freed map[int32]bool
+
 	threads []Thread // nil: not asked yet
 	listed  int      // how many of them qfThreadInfo has told
 	doc     document
@@ -35,9 +42,16 @@ type session struct {
 // or without one: then the program goes on for itself, unless it was to be
 // killed. conn is closed.
 func Serve(conn io.ReadWriteCloser, target Target, first Stop) error {
-	s := &session{target: target, out: conn, stop: first, general: ID{first.Thread.PID, first.Thread.TID}}
+	s := &session{
+		target: target, out: conn, stop: first, general: ID{first.Thread.PID, first.Thread.TID},
+		described: make(map[int32]bool), freed: make(map[int32]bool),
+	}
 	defer s.files.closeAll()
-	defer target.Detach()
+	defer func() {
+		if len(s.freed) == 0 {
+			target.Detach()
+		}
+	}()
 	events, failed, done := make(chan event), make(chan error, 1), make(chan struct{})
 	go func() {
 		r := newPacketReader(conn)
@@ -144,7 +158,7 @@ func (s *session) stopReply() []byte {
 	}
 	b.WriteString("T" + hexByte(toGDB(stop.Signal)))
 	if r, err := s.target.ReadRegisters(stop.Thread); err == nil {
-		l := layoutFor(r)
+		l := s.layoutOf(stop.Thread, r)
 		for _, n := range []uint64{numRBP, numRSP, numRIP} {
 			if v, ok := l.one(r, n); ok {
 				b.WriteString(hexByte(byte(n)) + ":" + hex.EncodeToString(v) + ";")
@@ -175,8 +189,11 @@ const (
 
 // packet does what a packet asks for, and replies.
 func (s *session) packet(p []byte) error {
-	if len(p) == 0 {
+	switch {
+	case len(p) == 0:
 		return s.send(nil)
+	case len(s.freed) > 0 && p[0] != 'D':
+		return s.send([]byte(replyGone))
 	}
 	rest := string(p[1:])
 	var reply string
@@ -214,8 +231,7 @@ func (s *session) packet(p []byte) error {
 	case 'c', 'C', 's', 'S':
 		return s.resumeOld(p[0], rest)
 	case 'D':
-		s.over = true
-		reply = replyOK
+		reply = s.detach(rest)
 	case 'k':
 		s.target.Kill()
 		s.over = true
@@ -229,6 +245,26 @@ func (s *session) packet(p []byte) error {
 		}
 	}
 	return s.send([]byte(reply))
+}
+
+// detach does D. A client that tells processes apart leaves one after the other;
+// the program, which stands still as a whole, goes on when it leaves the first.
+func (s *session) detach(args string) string {
+	id, ok := parseID("p" + strings.TrimPrefix(args, ";"))
+	if !s.processes || !ok {
+		s.over = true
+		return replyOK
+	}
+	first := len(s.freed) == 0
+	s.freed[id.PID] = true
+	s.over = true
+	for _, t := range s.known() {
+		s.over = s.over && s.freed[t.PID]
+	}
+	if first {
+		s.target.Detach()
+	}
+	return replyOK
 }
 
 // verbose does what a packet with a name asks for.
@@ -300,6 +336,14 @@ func (s *session) choose(args string) string {
 	return replyOK
 }
 
+// layoutOf is what the client takes the registers of a thread to be.
+func (s *session) layoutOf(t Thread, r *Registers) *layout {
+	if len(s.described) > 0 && !s.described[t.PID] {
+		return plain()
+	}
+	return layoutFor(r)
+}
+
 func (s *session) readAll() string {
 	t, ok := s.find(s.general)
 	if !ok {
@@ -309,7 +353,7 @@ func (s *session) readAll() string {
 	if err != nil {
 		return replyGone
 	}
-	return hex.EncodeToString(layoutFor(r).all(r))
+	return hex.EncodeToString(s.layoutOf(t, r).all(r))
 }
 
 func (s *session) writeAll(args string) string {
@@ -336,7 +380,7 @@ func (s *session) readOne(args string) string {
 	if err != nil {
 		return replyGone
 	}
-	v, ok := layoutFor(r).one(r, n)
+	v, ok := s.layoutOf(t, r).one(r, n)
 	if !ok {
 		return replyBad
 	}
@@ -363,7 +407,7 @@ func (s *session) change(f func(l *layout, r *Registers) bool) string {
 	if err != nil {
 		return replyGone
 	}
-	if !f(layoutFor(r), r) {
+	if !f(s.layoutOf(t, r), r) {
 		return replyBad
 	}
 	if s.target.WriteRegisters(t, r) != nil {

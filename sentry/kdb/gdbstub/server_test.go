@@ -235,6 +235,33 @@ func TestAcknowledgements(t *testing.T) {
 	expect("+$OK#9a")
 }
 
+// TestProcesses has a client that tells processes apart, and knows what
+// registers the first has.
+func TestProcesses(t *testing.T) {
+	m := newMachine()
+	m.threads[2].PID = 2
+	k := newTalk(t, m)
+	k.call("qSupported:multiprocess+")
+	k.want("Hgp1.1", "OK")
+	if got := k.call("qXfer:features:read:target.xml:0,7000"); !strings.Contains(got, groupAVX) {
+		t.Errorf("%s", got)
+	}
+	if got := k.call("g"); len(got) != 2*avx().size {
+		t.Errorf("%d digits", len(got))
+	}
+	k.want("Hgp2.3", "OK")
+	if got := k.call("g"); len(got) != 2*plain().size {
+		t.Errorf("%d digits", len(got))
+	}
+	k.want("D;1", "OK")
+	<-m.detached
+	k.want("g", "E03")
+	k.want("D;2", "OK")
+	if ev, err := k.in.next(); err == nil {
+		t.Errorf("after all were left: %+v", ev)
+	}
+}
+
 func TestKill(t *testing.T) {
 	m := newMachine()
 	k := newTalk(t, m)
