@@ -93,6 +93,11 @@ type UnmountRequest struct {
 	Key string `json:"key"`
 }
 
+// UnmountReply says which agents still have it, by grants.
+type UnmountReply struct {
+	Agents []string `json:"agents,omitempty"`
+}
+
 // Bind places a known file system in an agent.
 type Bind struct {
 	Key      string `json:"key"`

@@ -47,8 +47,8 @@ type domain struct {
 	client *control.Client     // +checklocks:mu
 	hello  *control.HelloReply // +checklocks:mu
 	dead   bool                // +checklocks:mu
-	// Components of directories whose gofers have ended.
-	cut []string // +checklocks:mu
+	// Directories whose gofers have ended.
+	cut []cutDirectory // +checklocks:mu
 	// As it last answered.
 	dogs []control.Watchdog // +checklocks:mu
 

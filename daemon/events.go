@@ -91,6 +91,7 @@ func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
 		return
 	}
 	dom.events.end(r.id, 1)
+	dom.endCut(r.id)
 	d.endedByItself(r)
 	dom.regroup()
 	d.record(audit.Entry{Op: "exit", Domain: dom.name, Agent: r.id, Target: r.name, Reason: howEnded(e.Exit)})

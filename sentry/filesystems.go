@@ -141,18 +141,23 @@ func (s *Kernel) Mount(req control.MountRequest, file *os.File) error {
 }
 
 // Unmount forgets a key; agents that use the file system keep it.
-func (s *Kernel) Unmount(req control.UnmountRequest) error {
+func (s *Kernel) Unmount(req control.UnmountRequest) (reply control.UnmountReply, err error) {
 	s.mu.Lock()
 	mnt := s.mounts[req.Key]
 	delete(s.mounts, req.Key)
 	s.mu.Unlock()
 	if mnt == nil {
-		return errdefs.Newf(errdefs.NotFound, "no file system %q", req.Key)
+		return reply, errdefs.Newf(errdefs.NotFound, "no file system %q", req.Key)
 	}
 	mnt.DecRef(s.k.SupervisorContext())
 	s.emptyTmp.Delete(req.Key)
 	s.shells.flush()
-	return nil
+	for _, a := range s.liveAgents() {
+		if a.hasGrantOf(req.Key) {
+			reply.Agents = append(reply.Agents, a.id)
+		}
+	}
+	return reply, nil
 }
 
 // mount returns the mount under key with a reference for the caller.

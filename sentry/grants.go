@@ -327,6 +327,18 @@ func (a *Agent) grantOf(id capability.ID) *fileGrant {
 	return a.grants[id]
 }
 
+// hasGrantOf reports whether a grant of the agent is in the file system key.
+func (a *Agent) hasGrantOf(key string) bool {
+	a.grantsMu.Lock()
+	defer a.grantsMu.Unlock()
+	for _, g := range a.grants {
+		if g.key == key {
+			return true
+		}
+	}
+	return false
+}
+
 // viewOf returns what a grant of files shows; nothing if it has ended.
 func (a *Agent) viewOf(id capability.ID) fileView {
 	a.grantsMu.Lock()

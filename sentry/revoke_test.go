@@ -44,7 +44,7 @@ func hostDir(t testing.TB) (dir, key string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := theKernel.Unmount(control.UnmountRequest{Key: key}); err != nil {
+		if _, err := theKernel.Unmount(control.UnmountRequest{Key: key}); err != nil {
 			t.Error(err)
 		}
 	})

@@ -33,7 +33,7 @@ func testImage(t testing.TB, key string, files map[string]string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := theKernel.Unmount(control.UnmountRequest{Key: key}); err != nil {
+		if _, err := theKernel.Unmount(control.UnmountRequest{Key: key}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -167,7 +167,8 @@ func TestMountErrors(t *testing.T) {
 			t.Error(err) // It is known already; the file is not looked at.
 		}
 	}
-	wantCode(t, theKernel.Unmount(control.UnmountRequest{Key: "x"}), errdefs.NotFound)
+	_, err := theKernel.Unmount(control.UnmountRequest{Key: "x"})
+	wantCode(t, err, errdefs.NotFound)
 	backTo(t, before)
 }
 
@@ -182,7 +183,7 @@ func TestUnmountWhileUsed(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := spawn(t, []string{"sleep", "1000"}, rooted(control.Root{Base: "busybox"}, control.Grant{Key: "brief", Spec: "fs:/bind:rw,at=/mnt"}))
-		if err := theKernel.Unmount(control.UnmountRequest{Key: "brief"}); err != nil {
+		if _, err := theKernel.Unmount(control.UnmountRequest{Key: "brief"}); err != nil {
 			t.Fatal(err)
 		}
 		if out, _, _ := s.execIn([]string{"cat", "/mnt/file"}).output(); out != "kept\n" {

@@ -21,9 +21,7 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 			}
 			return none, s.Mount(r, f)
 		}),
-		control.MethodUnmount: control.Handle(func(r control.UnmountRequest) (struct{}, error) {
-			return none, s.Unmount(r)
-		}),
+		control.MethodUnmount: control.Handle(s.Unmount),
 		control.MethodSpawn: control.HandleFiles(func(r control.SpawnRequest, files []*os.File) (struct{}, error) {
 			return none, s.Spawn(r, files)
 		}),
