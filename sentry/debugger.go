@@ -130,6 +130,7 @@ func (s *Kernel) attach(a *Agent, pid int32, by control.Actor) (*debugger, error
 		return nil, errdefs.New(errdefs.WrongState, "the agent is being debugged already", errdefs.Op("debug"), errdefs.Resource("%s", a.id),
 			errdefs.Fix("end the other debugger; the audit trail says who it is"))
 	}
+	a.dog.hold() // It cannot be fed at a breakpoint.
 	d.tell(opDebugAttach)
 	s.debuggers.Add(1)
 	a.crowd.Trace(true)
@@ -355,6 +356,7 @@ func (d *debugger) Detach() {
 	d.a.debugger.CompareAndSwap(d, nil)
 	d.a.crowd.Trace(false)
 	d.s.debuggers.Add(-1)
+	d.a.dog.release()
 	d.mu.Lock()
 	for t := range d.held {
 		d.letGoLocked(t)

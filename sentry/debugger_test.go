@@ -543,6 +543,22 @@ func TestDebugKilled(t *testing.T) {
 	})
 }
 
+// TestDebugWatchdog has an agent not feed its watchdog while it is debugged, and
+// afterwards.
+func TestDebugWatchdog(t *testing.T) {
+	const timeout = time.Second
+	s := spawn(t, sh("exec sleep 1000"), withWatchdog(timeout, ""))
+	d := debugIt(t, s, nil, 0)
+	time.Sleep(timeout * 3 / 2)
+	if st := inspect(t, s.id); st.Exit != nil {
+		t.Fatalf("at a breakpoint: %+v", st.Exit)
+	}
+	d.free()
+	if exit := s.wait(); exit.Signal != int32(linux.SIGKILL) || !strings.Contains(exit.Reason, "watchdog not fed") {
+		t.Errorf("afterwards: %+v", exit)
+	}
+}
+
 // TestDebugRefusals refuses what cannot be.
 func TestDebugRefusals(t *testing.T) {
 	s, symbols := spawnDebuggee(t)
