@@ -6,6 +6,7 @@
 //   - Filter is a compiled expression. Compile refuses what cannot be, with the
 //     column; Match never fails: what has no answer is no match, and counted by
 //     the caller.
+//   - Value is a compiled expression that comes to a number.
 //   - Sampler and Limiter let through a share of the events, or so many in a
 //     second.
 //   - Gate is all of these together with a severity floor, in that order.
@@ -31,6 +32,7 @@ import (
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
 
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/event"
@@ -95,6 +97,11 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 
 // Compile compiles an expression.
 func Compile(text string) (*Filter, error) {
+	return compile(text, "true or false", "compare it with something, as in topic == \"agent.exit\"", cel.BoolType)
+}
+
+// compile compiles an expression that comes to one of some types.
+func compile(text, wanted, fix string, kinds ...*cel.Type) (*Filter, error) {
 	if len(text) > MaxExpression {
 		return nil, invalid(fmt.Sprintf("the expression is longer than %d bytes", MaxExpression), "filter by topic, and keep the expression short")
 	}
@@ -114,9 +121,9 @@ func Compile(text string) (*Filter, error) {
 	if err := firstIssue(text, issues); err != nil {
 		return nil, err
 	}
-	if out := ast.OutputType(); !out.IsEquivalentType(cel.BoolType) && !out.IsEquivalentType(cel.DynType) {
-		return nil, invalid(fmt.Sprintf("the expression is of type %s, and has to be true or false", out),
-			"compare it with something, as in topic == \"agent.exit\"")
+	out := ast.OutputType()
+	if !out.IsEquivalentType(cel.DynType) && !slices.ContainsFunc(kinds, out.IsEquivalentType) {
+		return nil, invalid(fmt.Sprintf("the expression is of type %s, and has to be %s", out, wanted), fix)
 	}
 	f.program, err = env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
 	if err != nil {
@@ -176,15 +183,17 @@ func (f *Filter) Topic() string { return f.topic }
 // Match reports whether the filter lets an event through, of an agent of that
 // name. err is set when there is no answer, which is no match.
 func (f *Filter) Match(e *event.Event, agentName string) (matched bool, err error) {
+	out, err := f.eval(e, agentName)
+	return err == nil && out == types.True, err
+}
+
+func (f *Filter) eval(e *event.Event, agentName string) (ref.Val, error) {
 	a := activations.Get().(*activation)
 	a.e, a.agentName = e, agentName
 	out, _, err := f.program.Eval(a)
 	a.e = nil
 	activations.Put(a)
-	if err != nil {
-		return false, err
-	}
-	return out == types.True, nil
+	return out, err
 }
 
 var activations = sync.Pool{New: func() any { return new(activation) }}

@@ -64,6 +64,37 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+func TestValue(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]float64{
+		`data.code`: 3, `data.code * 2`: 6, `1.5 + double(data.code)`: 4.5, `7`: 7, `uint(8)`: 8, `-data.code`: -3,
+	} {
+		v, err := CompileValue(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got, ok := v.Of(exit(), "web"); !ok || got != want {
+			t.Errorf("%s: %v, %v", text, got, ok)
+		}
+	}
+	for _, text := range []string{`data.reason`, `data.signal_name`, `1.0 / 0.0`} {
+		v, err := CompileValue(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got, ok := v.Of(exit(), "web"); ok {
+			t.Errorf("%s: %v", text, got)
+		}
+	}
+	for _, text := range []string{`topic`, `data.nothing`, `true`, `severity >=`} {
+		if _, err := CompileValue(text); err == nil {
+			t.Errorf("%s is a number", text)
+		}
+	}
+}
+
 // TestCostIsBounded gives a filter more to do than it may.
 func TestCostIsBounded(t *testing.T) {
 	t.Parallel()
