@@ -181,6 +181,7 @@ type AttachReply struct {
 
 // SignalRequest sends a signal to a process of the agent, or to all.
 type SignalRequest struct {
+	By
 	ID     string `json:"id"`
 	ExecID int32  `json:"exec_id,omitempty"`
 	Signal int32  `json:"signal"`
@@ -189,7 +190,15 @@ type SignalRequest struct {
 
 // AgentRequest names an agent: pause, resume, inspect, forget.
 type AgentRequest struct {
+	By
 	ID string `json:"id"`
+}
+
+// By is who wants something done to an agent, and why; "" is an operator, who
+// need not say.
+type By struct {
+	By     string `json:"by,omitempty"`
+	Reason string `json:"reason,omitempty"`
 }
 
 // Exit is how a process ended.

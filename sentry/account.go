@@ -11,6 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/kernel/sched"
 	"gvisor.dev/gvisor/pkg/sentry/limits"
 
+	"aios.dev/aios/abi"
 	"aios.dev/aios/account"
 	"aios.dev/aios/control"
 	"aios.dev/aios/event"
@@ -175,7 +176,25 @@ func (s *Kernel) Account(req control.AgentRequest) (account.Snapshot, error) {
 	return a.snapshot(), nil
 }
 
+// Accounts returns what every agent uses that runs. Memory is counted once for
+// all.
+func (s *Kernel) Accounts(struct{}) (control.AccountsReply, error) {
+	var agents []*Agent
+	for _, a := range s.allAgents() {
+		if a.mustBe(abi.StateRunning, abi.StatePaused) == nil {
+			agents = append(agents, a)
+		}
+	}
+	s.watch.refresh(agents...)
+	r := control.AccountsReply{Agents: make(map[string]account.Snapshot, len(agents))}
+	for _, a := range agents {
+		r.Agents[a.id] = a.reckon()
+	}
+	return r, nil
+}
+
 // measure brings the ledger up to date with what is not charged as it happens.
+// Memory is that of the last look.
 func (a *Agent) measure() {
 	l := a.account.ledger
 	u := a.crowd.Usage()
@@ -189,7 +208,6 @@ func (a *Agent) measure() {
 		}
 		return
 	}
-	a.s.watch.refresh(a)
 	l.Measure(account.Memory, memoryOf(a))
 	l.Measure(account.Tasks, uint64(a.ns.pid.NumTasks()))
 	files, limit := a.files()
@@ -202,6 +220,17 @@ func (a *Agent) measure() {
 
 // snapshot returns the agent's account.
 func (a *Agent) snapshot() account.Snapshot {
+	a.mu.Lock()
+	ended := a.state.Final()
+	a.mu.Unlock()
+	if !ended {
+		a.s.watch.refresh(a)
+	}
+	return a.reckon()
+}
+
+// reckon is snapshot with the memory of the last look.
+func (a *Agent) reckon() account.Snapshot {
 	a.measure()
 	acc := &a.account
 	u := a.crowd.Usage()

@@ -61,6 +61,9 @@ type Agent struct {
 	netRights abi.Rights // +checklocks:authMu
 	// The sum of its limits.
 	promised control.Promised // +checklocks:authMu
+	// What it may use of the CPUs: by its grants, and at most, by who said so.
+	cpuGranted uint64            // +checklocks:authMu
+	ceilings   map[string]uint64 // +checklocks:authMu
 
 	// grantsMu guards what grants of files have open, and ns.mnt against the
 	// end of the agent.

@@ -173,7 +173,8 @@ func (a *Agent) reweigh() {
 	a.setTaskLimit(tasks.limit())
 	a.setMappingLimit(maps.limit())
 	a.setMemoryLimit(mem.limit())
-	a.setCPUQuota(cpu.limit())
+	a.cpuGranted = cpu.limit()
+	a.requota()
 	a.setIOLimits(bps.limit(), opps.limit())
 	for _, c := range files {
 		if g := a.grantOf(c.ID()); g != nil {

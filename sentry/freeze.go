@@ -1,6 +1,7 @@
 package sentry
 
 import (
+	"cmp"
 	"runtime"
 	"time"
 
@@ -25,7 +26,7 @@ func (s *Kernel) Pause(req control.AgentRequest) (struct{}, error) {
 	if err != nil {
 		return struct{}{}, err
 	}
-	return struct{}{}, s.pauseFor(a, "operator")
+	return struct{}{}, s.pauseFor(a, cmp.Or(req.By.By, "operator"))
 }
 
 // pauseFor stops every task of the agent, for whoever wants it.
@@ -131,12 +132,13 @@ func (s *Kernel) Resume(req control.AgentRequest) (struct{}, error) {
 		}
 		return none, err
 	}
-	a.unpause()
+	a.unpause(req.By.By)
 	return none, nil
 }
 
-// unpause lets a paused agent go on; others it leaves alone.
-func (a *Agent) unpause() {
+// unpause lets a paused agent go on; others it leaves alone. By is who wants
+// it, if that is not an operator.
+func (a *Agent) unpause(by string) {
 	a.lifeMu.Lock()
 	defer a.lifeMu.Unlock()
 	if a.mustBe(abi.StatePaused) != nil {
@@ -145,7 +147,7 @@ func (a *Agent) unpause() {
 	a.thaw(nil)
 	a.dog.release()
 	a.setState(abi.StateRunning)
-	a.s.emit(a, event.AgentResume, &eventv1.AgentPause{})
+	a.s.emit(a, event.AgentResume, &eventv1.AgentPause{By: by})
 }
 
 func (a *Agent) setState(st abi.State) {

@@ -30,18 +30,24 @@ func (s *Kernel) Inspect(req control.AgentRequest) (control.AgentStatus, error) 
 
 // List returns every agent that was not forgotten.
 func (s *Kernel) List(struct{}) (control.ListReply, error) {
-	s.mu.Lock()
-	agents := make([]*Agent, 0, len(s.agents))
-	for _, a := range s.agents {
-		agents = append(agents, a)
-	}
-	s.mu.Unlock()
+	agents := s.allAgents()
 	s.watch.refresh(agents...)
 	var r control.ListReply
 	for _, a := range agents {
 		r.Agents = append(r.Agents, a.status())
 	}
 	return r, nil
+}
+
+// allAgents returns every agent that has not been forgotten.
+func (s *Kernel) allAgents() []*Agent {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	agents := make([]*Agent, 0, len(s.agents))
+	for _, a := range s.agents {
+		agents = append(agents, a)
+	}
+	return agents
 }
 
 func (a *Agent) status() control.AgentStatus {

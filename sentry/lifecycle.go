@@ -1,6 +1,7 @@
 package sentry
 
 import (
+	"cmp"
 	"os"
 	"time"
 
@@ -97,7 +98,10 @@ func (s *Kernel) Signal(req control.SignalRequest) (struct{}, error) {
 		a.dying.Store(true)
 	}
 	if sig == linux.SIGKILL && first {
-		s.emit(a, event.AgentKill, &eventv1.AgentKill{By: "operator"})
+		if req.Reason != "" {
+			a.killed.CompareAndSwap(nil, &req.Reason)
+		}
+		s.emit(a, event.AgentKill, &eventv1.AgentKill{By: cmp.Or(req.By.By, "operator"), Reason: req.Reason})
 	} else {
 		s.emit(a, event.AgentSignal, &eventv1.AgentSignal{
 			Signal: req.Signal, SignalName: unix.SignalName(unix.Signal(req.Signal)), Pid: int32(a.ns.pid.IDOfThreadGroup(p.tg)),
@@ -113,7 +117,7 @@ func (s *Kernel) Signal(req control.SignalRequest) (struct{}, error) {
 	}
 	switch {
 	case sig == linux.SIGKILL && first:
-		a.unpause()
+		a.unpause("")
 	case sig == linux.SIGKILL:
 		// The others stay paused.
 		a.lifeMu.Lock()
@@ -133,7 +137,7 @@ func (a *Agent) kill(reason string) {
 	if p, err := a.process(0); err == nil {
 		a.s.k.SendExternalSignalThreadGroup(p.tg, kernel.SignalInfoPriv(linux.SIGKILL))
 	}
-	go a.unpause()
+	go a.unpause("")
 }
 
 // emptyTimeout bounds how long the end of an agent is held back for processes

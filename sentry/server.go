@@ -49,6 +49,8 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodDebug:        control.HandleFiles(s.Debug),
 		control.MethodLook:         control.Handle(s.Look),
 		control.MethodAccount:      control.Handle(s.Account),
+		control.MethodAccounts:     control.Handle(s.Accounts),
+		control.MethodCeiling:      control.Handle(s.Ceiling),
 		control.MethodPromised: control.Handle(func(struct{}) (control.Promised, error) {
 			return s.promised(), nil
 		}),
