@@ -116,7 +116,10 @@ func appendValue(b []byte, f protoreflect.FieldDescriptor, v protoreflect.Value)
 		if math.IsNaN(x) || math.IsInf(x, 0) {
 			return append(b, "null"...)
 		}
-		return strconv.AppendFloat(b, x, 'g', -1, 64)
+		if a := math.Abs(x); a < 1e-6 && a != 0 || a >= 1e21 {
+			return strconv.AppendFloat(b, x, 'g', -1, 64)
+		}
+		return strconv.AppendFloat(b, x, 'f', -1, 64)
 	case protoreflect.Uint32Kind, protoreflect.Uint64Kind:
 		return strconv.AppendUint(b, v.Uint(), 10)
 	}

@@ -63,6 +63,8 @@ const (
 	IRQStorm
 	IRQThrottle
 	DeviceOpen
+	AlertFire
+	AlertResolve
 	HealthDegraded
 	HealthRestored
 	BreakerOpen
@@ -142,6 +144,8 @@ var table = [typeCount]TypeInfo{
 	IRQStorm:            {Topic: "irq.storm", Severity: Warning, Payload: (*eventv1.IRQStorm)(nil), Doc: "A line of interrupts fires faster than it may."},
 	IRQThrottle:         {Topic: "irq.throttle", Severity: Notice, Payload: (*eventv1.IRQThrottle)(nil), Doc: "A line of interrupts is handled more slowly, or again as usual."},
 	DeviceOpen:          {Topic: "device.open", Severity: Debug, OnDemand: true, Payload: (*eventv1.DeviceOpen)(nil), Doc: "A device was opened."},
+	AlertFire:           {Topic: "alert.fire", Severity: Warning, Payload: (*eventv1.Alert)(nil), Doc: "A rule of alerts holds."},
+	AlertResolve:        {Topic: "alert.resolve", Severity: Notice, Payload: (*eventv1.Alert)(nil), Doc: "A rule of alerts holds no longer."},
 	HealthDegraded:      {Topic: "health.degraded", Severity: Warning, Payload: (*eventv1.Health)(nil), Doc: "A part of AIOS works less well."},
 	HealthRestored:      {Topic: "health.restored", Severity: Notice, Payload: (*eventv1.Health)(nil), Doc: "A part of AIOS works again as it should."},
 	BreakerOpen:         {Topic: "breaker.open", Severity: Warning, Payload: (*eventv1.Breaker)(nil), Doc: "Calls to something outside are refused at once."},

@@ -187,14 +187,14 @@ func (h *Hub) wanted(set event.Set) {
 	h.cfg.OnWanted(topics)
 }
 
-// Emit takes an event of the daemon itself.
-func (h *Hub) Emit(e event.Event) {
+// Emit takes an event of the daemon itself, and returns it with its number.
+func (h *Hub) Emit(e event.Event) event.Event {
 	if h == nil {
-		return
+		return e
 	}
 	info := e.Type.Info()
 	if info.OnDemand && !h.bus.Enabled(e.Type) {
-		return
+		return e
 	}
 	now := h.cfg.Clock.Now()
 	if e.Wall == 0 {
@@ -213,6 +213,7 @@ func (h *Hub) Emit(e event.Event) {
 	h.seen[e.Source] = e.Seq
 	h.keep(&e)
 	h.bus.Relay([]event.Event{e})
+	return e
 }
 
 // Take takes events of another source, in their order. The source may forget

@@ -115,6 +115,9 @@ func (s *Subscription) goLive() (err error) {
 	return err
 }
 
+// Retopic makes the subscription, of what happens, one to other topics.
+func (s *Subscription) Retopic(topics []string) error { return s.live.Retopic(topics) }
+
 // admits reports whether the subscriber is to see an event of its topics. It
 // may be called by two goroutines.
 func (s *Subscription) admits(e *event.Event) bool {

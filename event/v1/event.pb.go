@@ -171,6 +171,7 @@ type Event struct {
 	//	*Event_IrqStorm
 	//	*Event_IrqThrottle
 	//	*Event_DeviceOpen
+	//	*Event_Alert
 	//	*Event_Health
 	//	*Event_Breaker
 	//	*Event_WatchdogExpired
@@ -717,6 +718,15 @@ func (x *Event) GetDeviceOpen() *DeviceOpen {
 	return nil
 }
 
+func (x *Event) GetAlert() *Alert {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_Alert); ok {
+			return x.Alert
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetHealth() *Health {
 	if x != nil {
 		if x, ok := x.Payload.(*Event_Health); ok {
@@ -994,6 +1004,10 @@ type Event_DeviceOpen struct {
 	DeviceOpen *DeviceOpen `protobuf:"bytes,100,opt,name=device_open,json=deviceOpen,proto3,oneof"`
 }
 
+type Event_Alert struct {
+	Alert *Alert `protobuf:"bytes,110,opt,name=alert,proto3,oneof"`
+}
+
 type Event_Health struct {
 	Health *Health `protobuf:"bytes,111,opt,name=health,proto3,oneof"`
 }
@@ -1125,6 +1139,8 @@ func (*Event_IrqStorm) isEvent_Payload() {}
 func (*Event_IrqThrottle) isEvent_Payload() {}
 
 func (*Event_DeviceOpen) isEvent_Payload() {}
+
+func (*Event_Alert) isEvent_Payload() {}
 
 func (*Event_Health) isEvent_Payload() {}
 
@@ -5169,6 +5185,140 @@ func (x *DeviceOpen) GetErrno() string {
 	return ""
 }
 
+// Alert: a rule of alerts holds, or holds no longer.
+type Alert struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Rule  string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	// "threshold", "rate", "absence".
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// What is looked at: a counter, an expression, or topics.
+	Of string `protobuf:"bytes,3,opt,name=of,proto3" json:"of,omitempty"`
+	// What it was when this was decided, and what it must pass: be more, or with
+	// below be less. Of an absence both are seconds.
+	Value float64 `protobuf:"fixed64,4,opt,name=value,proto3" json:"value,omitempty"`
+	Limit float64 `protobuf:"fixed64,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	Below bool    `protobuf:"varint,6,opt,name=below,proto3" json:"below,omitempty"`
+	// In words.
+	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What is done about it: "throttle", "pause", "kill", "hook"; of a rule that
+	// holds no longer, what is undone.
+	Actions []string `protobuf:"bytes,8,rep,name=actions,proto3" json:"actions,omitempty"`
+	// What the configuration says of the rule, for people.
+	Note string `protobuf:"bytes,9,opt,name=note,proto3" json:"note,omitempty"`
+	// How long it held.
+	Lasted        int64  `protobuf:"varint,10,opt,name=lasted,proto3" json:"lasted,omitempty"`
+	AgentName     string `protobuf:"bytes,11,opt,name=agent_name,json=agentName,proto3" json:"agent_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Alert) Reset() {
+	*x = Alert{}
+	mi := &file_event_v1_event_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Alert) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Alert) ProtoMessage() {}
+
+func (x *Alert) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Alert.ProtoReflect.Descriptor instead.
+func (*Alert) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *Alert) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *Alert) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Alert) GetOf() string {
+	if x != nil {
+		return x.Of
+	}
+	return ""
+}
+
+func (x *Alert) GetValue() float64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Alert) GetLimit() float64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *Alert) GetBelow() bool {
+	if x != nil {
+		return x.Below
+	}
+	return false
+}
+
+func (x *Alert) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Alert) GetActions() []string {
+	if x != nil {
+		return x.Actions
+	}
+	return nil
+}
+
+func (x *Alert) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *Alert) GetLasted() int64 {
+	if x != nil {
+		return x.Lasted
+	}
+	return 0
+}
+
+func (x *Alert) GetAgentName() string {
+	if x != nil {
+		return x.AgentName
+	}
+	return ""
+}
+
 // Health: a part of AIOS works less well, or again as it should.
 type Health struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -5187,7 +5337,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5199,7 +5349,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5212,7 +5362,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Health) GetComponent() string {
@@ -5274,7 +5424,7 @@ type Breaker struct {
 
 func (x *Breaker) Reset() {
 	*x = Breaker{}
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5286,7 +5436,7 @@ func (x *Breaker) String() string {
 func (*Breaker) ProtoMessage() {}
 
 func (x *Breaker) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5299,7 +5449,7 @@ func (x *Breaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker.ProtoReflect.Descriptor instead.
 func (*Breaker) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Breaker) GetName() string {
@@ -5358,7 +5508,7 @@ type WatchdogExpired struct {
 
 func (x *WatchdogExpired) Reset() {
 	*x = WatchdogExpired{}
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5370,7 +5520,7 @@ func (x *WatchdogExpired) String() string {
 func (*WatchdogExpired) ProtoMessage() {}
 
 func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5383,7 +5533,7 @@ func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchdogExpired.ProtoReflect.Descriptor instead.
 func (*WatchdogExpired) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *WatchdogExpired) GetName() string {
@@ -5433,7 +5583,7 @@ type ConfigChanged struct {
 
 func (x *ConfigChanged) Reset() {
 	*x = ConfigChanged{}
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5445,7 +5595,7 @@ func (x *ConfigChanged) String() string {
 func (*ConfigChanged) ProtoMessage() {}
 
 func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5458,7 +5608,7 @@ func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged.ProtoReflect.Descriptor instead.
 func (*ConfigChanged) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ConfigChanged) GetFile() string {
@@ -5502,7 +5652,7 @@ type BusLost struct {
 
 func (x *BusLost) Reset() {
 	*x = BusLost{}
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5514,7 +5664,7 @@ func (x *BusLost) String() string {
 func (*BusLost) ProtoMessage() {}
 
 func (x *BusLost) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5527,7 +5677,7 @@ func (x *BusLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusLost.ProtoReflect.Descriptor instead.
 func (*BusLost) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *BusLost) GetWhere() string {
@@ -5599,7 +5749,7 @@ type BusSubscription struct {
 
 func (x *BusSubscription) Reset() {
 	*x = BusSubscription{}
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5611,7 +5761,7 @@ func (x *BusSubscription) String() string {
 func (*BusSubscription) ProtoMessage() {}
 
 func (x *BusSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5624,7 +5774,7 @@ func (x *BusSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusSubscription.ProtoReflect.Descriptor instead.
 func (*BusSubscription) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *BusSubscription) GetName() string {
@@ -5701,7 +5851,7 @@ type Sink struct {
 
 func (x *Sink) Reset() {
 	*x = Sink{}
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5713,7 +5863,7 @@ func (x *Sink) String() string {
 func (*Sink) ProtoMessage() {}
 
 func (x *Sink) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5726,7 +5876,7 @@ func (x *Sink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sink.ProtoReflect.Descriptor instead.
 func (*Sink) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Sink) GetName() string {
@@ -5794,7 +5944,7 @@ type DaemonStart struct {
 
 func (x *DaemonStart) Reset() {
 	*x = DaemonStart{}
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5806,7 +5956,7 @@ func (x *DaemonStart) String() string {
 func (*DaemonStart) ProtoMessage() {}
 
 func (x *DaemonStart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5819,7 +5969,7 @@ func (x *DaemonStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStart.ProtoReflect.Descriptor instead.
 func (*DaemonStart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DaemonStart) GetPid() int32 {
@@ -5869,7 +6019,7 @@ type DaemonStop struct {
 
 func (x *DaemonStop) Reset() {
 	*x = DaemonStop{}
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5881,7 +6031,7 @@ func (x *DaemonStop) String() string {
 func (*DaemonStop) ProtoMessage() {}
 
 func (x *DaemonStop) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5894,7 +6044,7 @@ func (x *DaemonStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStop.ProtoReflect.Descriptor instead.
 func (*DaemonStop) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *DaemonStop) GetReason() string {
@@ -5929,7 +6079,7 @@ type ConfigChanged_Change struct {
 
 func (x *ConfigChanged_Change) Reset() {
 	*x = ConfigChanged_Change{}
-	mi := &file_event_v1_event_proto_msgTypes[61]
+	mi := &file_event_v1_event_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5941,7 +6091,7 @@ func (x *ConfigChanged_Change) String() string {
 func (*ConfigChanged_Change) ProtoMessage() {}
 
 func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[61]
+	mi := &file_event_v1_event_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5954,7 +6104,7 @@ func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged_Change.ProtoReflect.Descriptor instead.
 func (*ConfigChanged_Change) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{54, 0}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{55, 0}
 }
 
 func (x *ConfigChanged_Change) GetKey() string {
@@ -5982,7 +6132,7 @@ var File_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x14event/v1/event.proto\x12\raios.event.v1\"\x95\x1e\n" +
+	"\x14event/v1/event.proto\x12\raios.event.v1\"\xc3\x1e\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x12\n" +
@@ -6066,7 +6216,8 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\tirq_storm\x18a \x01(\v2\x17.aios.event.v1.IRQStormH\x00R\birqStorm\x12?\n" +
 	"\firq_throttle\x18b \x01(\v2\x1a.aios.event.v1.IRQThrottleH\x00R\virqThrottle\x12<\n" +
 	"\vdevice_open\x18d \x01(\v2\x19.aios.event.v1.DeviceOpenH\x00R\n" +
-	"deviceOpen\x12/\n" +
+	"deviceOpen\x12,\n" +
+	"\x05alert\x18n \x01(\v2\x14.aios.event.v1.AlertH\x00R\x05alert\x12/\n" +
 	"\x06health\x18o \x01(\v2\x15.aios.event.v1.HealthH\x00R\x06health\x122\n" +
 	"\abreaker\x18p \x01(\v2\x16.aios.event.v1.BreakerH\x00R\abreaker\x12K\n" +
 	"\x10watchdog_expired\x18q \x01(\v2\x1e.aios.event.v1.WatchdogExpiredH\x00R\x0fwatchdogExpired\x12E\n" +
@@ -6419,7 +6570,21 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\x05major\x18\x03 \x01(\rR\x05major\x12\x14\n" +
 	"\x05minor\x18\x04 \x01(\rR\x05minor\x12\x14\n" +
 	"\x05flags\x18\x05 \x01(\tR\x05flags\x12\x14\n" +
-	"\x05errno\x18\x06 \x01(\tR\x05errno\"\xa1\x01\n" +
+	"\x05errno\x18\x06 \x01(\tR\x05errno\"\xfe\x01\n" +
+	"\x05Alert\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x0e\n" +
+	"\x02of\x18\x03 \x01(\tR\x02of\x12\x14\n" +
+	"\x05value\x18\x04 \x01(\x01R\x05value\x12\x14\n" +
+	"\x05limit\x18\x05 \x01(\x01R\x05limit\x12\x14\n" +
+	"\x05below\x18\x06 \x01(\bR\x05below\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x18\n" +
+	"\aactions\x18\b \x03(\tR\aactions\x12\x12\n" +
+	"\x04note\x18\t \x01(\tR\x04note\x12\x16\n" +
+	"\x06lasted\x18\n" +
+	" \x01(\x03R\x06lasted\x12\x1d\n" +
+	"\n" +
+	"agent_name\x18\v \x01(\tR\tagentName\"\xa1\x01\n" +
 	"\x06Health\x12\x1c\n" +
 	"\tcomponent\x18\x01 \x01(\tR\tcomponent\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -6513,7 +6678,7 @@ func file_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_event_v1_event_proto_goTypes = []any{
 	(Severity)(0),                // 0: aios.event.v1.Severity
 	(*Event)(nil),                // 1: aios.event.v1.Event
@@ -6567,18 +6732,19 @@ var file_event_v1_event_proto_goTypes = []any{
 	(*IRQStorm)(nil),             // 49: aios.event.v1.IRQStorm
 	(*IRQThrottle)(nil),          // 50: aios.event.v1.IRQThrottle
 	(*DeviceOpen)(nil),           // 51: aios.event.v1.DeviceOpen
-	(*Health)(nil),               // 52: aios.event.v1.Health
-	(*Breaker)(nil),              // 53: aios.event.v1.Breaker
-	(*WatchdogExpired)(nil),      // 54: aios.event.v1.WatchdogExpired
-	(*ConfigChanged)(nil),        // 55: aios.event.v1.ConfigChanged
-	(*BusLost)(nil),              // 56: aios.event.v1.BusLost
-	(*BusSubscription)(nil),      // 57: aios.event.v1.BusSubscription
-	(*Sink)(nil),                 // 58: aios.event.v1.Sink
-	(*DaemonStart)(nil),          // 59: aios.event.v1.DaemonStart
-	(*DaemonStop)(nil),           // 60: aios.event.v1.DaemonStop
-	nil,                          // 61: aios.event.v1.KernelLog.FieldsEntry
-	(*ConfigChanged_Change)(nil), // 62: aios.event.v1.ConfigChanged.Change
-	nil,                          // 63: aios.event.v1.BusLost.BySeverityEntry
+	(*Alert)(nil),                // 52: aios.event.v1.Alert
+	(*Health)(nil),               // 53: aios.event.v1.Health
+	(*Breaker)(nil),              // 54: aios.event.v1.Breaker
+	(*WatchdogExpired)(nil),      // 55: aios.event.v1.WatchdogExpired
+	(*ConfigChanged)(nil),        // 56: aios.event.v1.ConfigChanged
+	(*BusLost)(nil),              // 57: aios.event.v1.BusLost
+	(*BusSubscription)(nil),      // 58: aios.event.v1.BusSubscription
+	(*Sink)(nil),                 // 59: aios.event.v1.Sink
+	(*DaemonStart)(nil),          // 60: aios.event.v1.DaemonStart
+	(*DaemonStop)(nil),           // 61: aios.event.v1.DaemonStop
+	nil,                          // 62: aios.event.v1.KernelLog.FieldsEntry
+	(*ConfigChanged_Change)(nil), // 63: aios.event.v1.ConfigChanged.Change
+	nil,                          // 64: aios.event.v1.BusLost.BySeverityEntry
 }
 var file_event_v1_event_proto_depIdxs = []int32{
 	0,  // 0: aios.event.v1.Event.severity:type_name -> aios.event.v1.Severity
@@ -6630,44 +6796,45 @@ var file_event_v1_event_proto_depIdxs = []int32{
 	49, // 46: aios.event.v1.Event.irq_storm:type_name -> aios.event.v1.IRQStorm
 	50, // 47: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
 	51, // 48: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
-	52, // 49: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
-	53, // 50: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
-	54, // 51: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
-	55, // 52: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
-	56, // 53: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
-	57, // 54: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
-	58, // 55: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
-	59, // 56: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
-	60, // 57: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
-	1,  // 58: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
-	3,  // 59: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
-	3,  // 60: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
-	3,  // 61: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
-	3,  // 62: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
-	3,  // 63: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
-	3,  // 64: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
-	3,  // 65: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
-	3,  // 66: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
-	3,  // 67: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
-	3,  // 68: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
-	3,  // 69: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
-	3,  // 70: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
-	3,  // 71: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
-	3,  // 72: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
-	3,  // 73: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
-	3,  // 74: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
-	3,  // 75: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
-	3,  // 76: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
-	3,  // 77: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
-	61, // 78: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
-	3,  // 79: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
-	62, // 80: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
-	63, // 81: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
-	82, // [82:82] is the sub-list for method output_type
-	82, // [82:82] is the sub-list for method input_type
-	82, // [82:82] is the sub-list for extension type_name
-	82, // [82:82] is the sub-list for extension extendee
-	0,  // [0:82] is the sub-list for field type_name
+	52, // 49: aios.event.v1.Event.alert:type_name -> aios.event.v1.Alert
+	53, // 50: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
+	54, // 51: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
+	55, // 52: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
+	56, // 53: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
+	57, // 54: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
+	58, // 55: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
+	59, // 56: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
+	60, // 57: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
+	61, // 58: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
+	1,  // 59: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
+	3,  // 60: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
+	3,  // 61: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
+	3,  // 62: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
+	3,  // 63: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
+	3,  // 64: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
+	3,  // 65: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
+	3,  // 66: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
+	3,  // 67: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
+	3,  // 68: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
+	3,  // 69: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
+	3,  // 70: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
+	3,  // 71: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
+	3,  // 72: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
+	3,  // 73: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
+	3,  // 74: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
+	3,  // 75: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
+	3,  // 76: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
+	3,  // 77: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
+	3,  // 78: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
+	62, // 79: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
+	3,  // 80: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
+	63, // 81: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
+	64, // 82: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
+	83, // [83:83] is the sub-list for method output_type
+	83, // [83:83] is the sub-list for method input_type
+	83, // [83:83] is the sub-list for extension type_name
+	83, // [83:83] is the sub-list for extension extendee
+	0,  // [0:83] is the sub-list for field type_name
 }
 
 func init() { file_event_v1_event_proto_init() }
@@ -6724,6 +6891,7 @@ func file_event_v1_event_proto_init() {
 		(*Event_IrqStorm)(nil),
 		(*Event_IrqThrottle)(nil),
 		(*Event_DeviceOpen)(nil),
+		(*Event_Alert)(nil),
 		(*Event_Health)(nil),
 		(*Event_Breaker)(nil),
 		(*Event_WatchdogExpired)(nil),
@@ -6740,7 +6908,7 @@ func file_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_event_v1_event_proto_rawDesc), len(file_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   63,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
