@@ -8,6 +8,7 @@ import (
 
 	"aios.dev/aios/config"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/event/alert"
 	"aios.dev/aios/event/journal"
 	"aios.dev/aios/event/sink"
 	"aios.dev/aios/klog"
@@ -19,10 +20,11 @@ const configVersion = 1
 
 // Config is what the configuration file can say.
 type Config struct {
-	Version int           `yaml:"version"`
-	Log     LogConfig     `yaml:"log"`
-	Journal JournalConfig `yaml:"journal"`
-	Sinks   []sink.Config `yaml:"sinks"`
+	Version int            `yaml:"version"`
+	Log     LogConfig      `yaml:"log"`
+	Journal JournalConfig  `yaml:"journal"`
+	Sinks   []sink.Config  `yaml:"sinks"`
+	Alerts  []alert.Config `yaml:"alerts"`
 }
 
 // LogConfig is how the daemon and its kernel processes log, unless the
@@ -50,6 +52,7 @@ type settings struct {
 	Config
 	exists bool // there is a file
 	sinks  []*sink.Spec
+	alerts []*alert.Rule
 }
 
 // CheckConfig reads the configuration file as a daemon does, and says what is
@@ -103,7 +106,10 @@ func (s *settings) examine(doc *config.Document) error {
 	if _, err := klog.ParseSettings(s.Log.Levels); err != nil {
 		return doc.Fail("log.levels", err)
 	}
-	return s.compileSinks(doc)
+	if err := s.compileSinks(doc); err != nil {
+		return err
+	}
+	return s.compileAlerts(doc)
 }
 
 // logging is how to log: what the environment says counts before the file.

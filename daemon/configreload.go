@@ -77,6 +77,7 @@ func (d *System) reload(by control.Actor) ([]config.Change, error) {
 	c.set(next, d.clock.Now())
 	d.health.Remove(componentConfig)
 	d.applySinks(next.sinks)
+	d.applyAlerts(next.alerts)
 	d.tellConfig(changes, by)
 	return changes, nil
 }

@@ -70,6 +70,7 @@ type System struct {
 	apiv1.UnimplementedHealthServer
 	apiv1.UnimplementedConfigurationServer
 	apiv1.UnimplementedSinksServer
+	apiv1.UnimplementedAlertsServer
 
 	paths    config.Paths
 	instance string // tells this state directory from others on the host
@@ -101,6 +102,7 @@ type System struct {
 	budgets    domainBudgets
 	configured configured
 	sinks      sinks
+	alerts     *alerts // nil in tests that want none
 	bearers    bearerDoor
 
 	platformOnce sync.Once
@@ -176,8 +178,13 @@ func Run(paths config.Paths) error {
 	}
 	defer d.sayStopped()
 	dogs.d.Store(d)
+	if err := d.openAlerts(conf.alerts); err != nil { // First: no event is to be missed.
+		return err
+	}
+	defer d.alerts.stop()
 	d.recover()
 	d.sayStarted()
+	d.alerts.recovered()
 	d.applySinks(conf.sinks)
 	defer d.stopSinks()
 	watching, unwatch := context.WithCancel(context.Background())
@@ -198,6 +205,7 @@ func Run(paths config.Paths) error {
 	apiv1.RegisterHealthServer(server, d)
 	apiv1.RegisterConfigurationServer(server, d)
 	apiv1.RegisterSinksServer(server, d)
+	apiv1.RegisterAlertsServer(server, d)
 	apiv1.RegisterKernelServer(server, &kernelService{d: d})
 	apiv1.RegisterInterruptsServer(server, &interruptsService{d: d})
 	d.openDoor()

@@ -120,6 +120,7 @@ func (d *System) look() {
 	}
 	d.health.Set(trail)
 	d.lookAtBreakers()
+	d.lookAtAlerts()
 }
 
 // ping asks a domain whether it answers.

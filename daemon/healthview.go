@@ -102,6 +102,9 @@ func (d *System) Health(context.Context, *apiv1.HealthRequest) (*apiv1.HealthRes
 	for _, s := range d.sinks.list() {
 		resp.Breakers = append(resp.Breakers, breakerProto(s.Status().Breaker))
 	}
+	for _, b := range d.alerts.breakers() {
+		resp.Breakers = append(resp.Breakers, breakerProto(b))
+	}
 	return resp, nil
 }
 

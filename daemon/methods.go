@@ -97,6 +97,10 @@ var methods = map[string]method{
 
 	apiv1.Configuration_ConfigStatus_FullMethodName: {op: token.OpDaemon},
 	apiv1.Sinks_SinkList_FullMethodName:             {op: token.OpDaemon},
+	apiv1.Alerts_AlertList_FullMethodName:           {op: token.OpDaemon},
+	// Whoever silences an alert keeps it from holding agents in bounds.
+	apiv1.Alerts_AlertSilence_FullMethodName:   {op: token.OpDaemon, check: operatorOnly},
+	apiv1.Alerts_AlertUnsilence_FullMethodName: {op: token.OpDaemon, check: operatorOnly},
 	// What the file says may run programs on the host.
 	apiv1.Configuration_ConfigReload_FullMethodName: {op: token.OpDaemon, check: operatorOnly},
 
