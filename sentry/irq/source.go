@@ -147,7 +147,7 @@ func (s *Source) Close() {
 	delete(c.sources, s)
 	var over []Throttle
 	for l := range LineCount {
-		if t, ok := s.calmDown(l); ok {
+		if t, ok := c.calmDown(s, l); ok {
 			over = append(over, t)
 		}
 		c.lines[l].release(s)
