@@ -414,3 +414,81 @@ func TestAlertReload(t *testing.T) {
 		t.Errorf("after all rules were taken out: %s", out)
 	}
 }
+
+// TestAlertPause: an agent that several alerts keep paused goes on when the last is
+// over, and one that somebody resumed meanwhile is theirs, whatever they do next.
+func TestAlertPause(t *testing.T) {
+	in := newInstall(t, platforms()[0])
+	file := func(rules ...string) {
+		text := "version: 1\nalerts: []\n"
+		if len(rules) > 0 {
+			text = "version: 1\nalerts:\n"
+		}
+		for _, name := range rules {
+			text += "  - {name: " + name + ", threshold: {counter: tasks, above: 0, every: 100ms}, actions: {pause: {resume: true}}}\n"
+		}
+		in.config(t, text)
+	}
+	reload := func(rules ...string) {
+		t.Helper()
+		file(rules...)
+		in.ok(t, "daemon", "reload")
+	}
+	state := func(want string) {
+		t.Helper()
+		eventually(t, "it is "+want, 30*time.Second, func() (bool, string) {
+			out := string(in.ok(t, "ps"))
+			return strings.Contains(out, "   "+want+" "), out
+		})
+	}
+	held := func(names ...string) {
+		t.Helper()
+		eventually(t, "it is held", 30*time.Second, func() (bool, string) {
+			var got []string
+			for _, a := range in.alerts(t).Alerts {
+				if len(a.Groups) == 1 && fmt.Sprint(a.Groups[0].InForce) == "[pause]" {
+					got = append(got, a.Name)
+				}
+			}
+			return slices.Equal(got, names), fmt.Sprint(got)
+		})
+	}
+	// undone waits until the n-th alert of a name is over and undone.
+	undone := func(name string, n int) {
+		t.Helper()
+		in.told(t, "alert.resolve", name, n)
+		eventually(t, "nothing of it is left", 30*time.Second, func() (bool, string) {
+			raw, err := os.ReadFile(filepath.Join(in.state, "events", "alerts.json"))
+			return err == nil && !strings.Contains(string(raw), `"`+name+`"`), fmt.Sprint(string(raw), err)
+		})
+	}
+	file("one", "two")
+	in.ok(t, "daemon", "start")
+	web := in.spawn(t, "--name", "web", "--", "sleep", "1000")
+	state("paused")
+	held("one", "two")
+	reload("two")
+	undone("one", 1)
+	state("paused")
+	reload()
+	undone("two", 1)
+	state("running")
+	if got := len(in.past(t, "agent.resume")); got != 1 {
+		t.Errorf("it was resumed %d times", got)
+	}
+
+	reload("three")
+	held("three")
+	in.ok(t, "resume", "web")
+	held()
+	in.ok(t, "pause", "web")
+	reload()
+	undone("three", 1)
+	state("paused")
+	if got := append(in.audited(t, "one", web), in.audited(t, "two", web)...); !slices.Equal(got, []string{"pause", "pause", "resume"}) {
+		t.Errorf("the trail says %v", got)
+	}
+	if got := in.audited(t, "three", web); !slices.Equal(got, []string{"pause"}) {
+		t.Errorf("the trail says %v", got)
+	}
+}
