@@ -56,7 +56,7 @@ func (in *install) spawnDebuggee(t *testing.T) (program string) {
 	}
 	must(t, os.Chmod(program, 0o755))
 	in.spawn(t, "--name", "debuggee", "--mount", dir+":/src", "--", "/src/p")
-	eventually(t, "the program is ready", 10*time.Second, func() (bool, string) {
+	eventually(t, "the program is ready", patience, func() (bool, string) {
 		got := string(in.ok(t, "logs", "debuggee"))
 		return strings.HasPrefix(got, "ready\n"), got
 	})
@@ -67,7 +67,7 @@ func (in *install) spawnDebuggee(t *testing.T) (program string) {
 func (in *install) goesOn(t *testing.T) {
 	t.Helper()
 	before := len(in.ok(t, "logs", "debuggee"))
-	eventually(t, "the agent goes on", 10*time.Second, func() (bool, string) {
+	eventually(t, "the agent goes on", patience, func() (bool, string) {
 		got := string(in.ok(t, "logs", "debuggee"))
 		return len(got) > before+2, got
 	})
@@ -215,7 +215,7 @@ func TestGDBProcesses(t *testing.T) {
 	onEach(t, func(t *testing.T, in *install) {
 		program := in.spawnDebuggee(t)
 		in.spawn(t, "--name", "several", "--mount", filepath.Dir(program)+":/src", "--", "sh", "-c", "/src/p & /src/p & wait")
-		eventually(t, "they work", 10*time.Second, func() (bool, string) {
+		eventually(t, "they work", patience, func() (bool, string) {
 			got := string(in.ok(t, "logs", "several"))
 			return strings.Count(got, "ready\n") == 2, got
 		})
@@ -226,7 +226,7 @@ func TestGDBProcesses(t *testing.T) {
 		}
 		got = in.gdbScript(t, "target remote | aiosctl debug several --pid 3 --gdb -", "info inferiors", "break work", "continue", "p $_inferior", "set var go = 5", "delete", "continue")
 		hasAll(t, got, "* 1    process 3", ", work (n=4) at", "exited with code 05")
-		eventually(t, "the other goes on", 10*time.Second, func() (bool, string) {
+		eventually(t, "the other goes on", patience, func() (bool, string) {
 			l := in.look(t, "several", "tasks")
 			raw, _ := json.Marshal(l.Tasks)
 			return len(l.Tasks) == 3 && l.Tasks[1].PID == 2 && l.Tasks[1].State != "stopped", string(raw)
@@ -267,6 +267,7 @@ func TestGDBKilled(t *testing.T) {
 		in.standsStill(t)
 		kill9(t, in.process(t, "serve"))
 		in.goesOn(t)
+		c.cmd.Process.Kill() // It has ended, or has found the next daemon before it was missing one.
 		c.wait()
 
 		c, address = in.serveGDB(t, "--gdb", ":0")

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // lookedAt has a thread that waits for a lock that another holds, one that
@@ -111,12 +110,12 @@ func TestLook(t *testing.T) {
 		must(t, os.Chmod(program, 0o755))
 		id := in.spawn(t, "--name", "debuggee", "--mount", dir+":/src", "--grant", "net:loopback", "--limit", "cpu=0.8", "--", "/src/p")
 		in.spawn(t, "--name", "neighbour", "--", "sleep", "1000")
-		eventually(t, "the program is ready", 10*time.Second, func() (bool, string) {
+		eventually(t, "the program is ready", patience, func() (bool, string) {
 			got := string(in.ok(t, "logs", "debuggee"))
 			return strings.HasPrefix(got, "ready\n."), got
 		})
 		var l looked
-		eventually(t, "the thread that computes is caught", 20*time.Second, func() (bool, string) {
+		eventually(t, "the thread that computes is caught", patience, func() (bool, string) {
 			l = in.look(t, "debuggee", "all")
 			raw, _ := json.Marshal(l.Tasks)
 			return len(l.Tasks) == 3 && (l.Tasks[2].State == "runs" || l.Tasks[2].State == "queued") && l.Tasks[2].Registers["rip"] != "" &&
