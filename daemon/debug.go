@@ -60,7 +60,7 @@ func (d *System) Gdb(rpc grpc.BidiStreamingServer[apiv1.GdbRequest, apiv1.GdbRes
 		}
 		return errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", r.label()))
 	case <-ctx.Done():
-		return ctx.Err()
+		return errdefs.Wrap(ctx.Err(), errdefs.Cancelled, "debug")
 	case data, ok := <-said:
 		if !ok {
 			return nil
@@ -141,7 +141,7 @@ func (d *System) debug(ctx context.Context, rpc grpc.BidiStreamingServer[apiv1.G
 	for {
 		n, err := ours.Read(buf)
 		if err != nil { // The agent goes on, or has ended.
-			return ctx.Err()
+			return errdefs.Wrap(ctx.Err(), errdefs.Cancelled, "debug")
 		}
 		if err := rpc.Send(&apiv1.GdbResponse{Data: buf[:n]}); err != nil {
 			return err

@@ -255,8 +255,8 @@ func TestGDBKilled(t *testing.T) {
 		}
 		second.Close()
 		c.stderr.expect(t, "another gdb is there")
-		if got := in.gdbScript(t, "target remote | aiosctl debug debuggee --gdb -"); !strings.Contains(got, "is being debugged already") {
-			t.Errorf("gdb says %s", got)
+		if r := in.runWith(t, strings.NewReader("+$?#3f"), "debug", "debuggee", "--gdb", "-"); r.status == 0 || !strings.Contains(string(r.stderr), "is being debugged already") {
+			t.Errorf("a second debugger: %s", r)
 		}
 		c.signal(syscall.SIGKILL)
 		c.wait()
@@ -302,8 +302,8 @@ func TestGDBRefusals(t *testing.T) {
 		} {
 			in.refused(t, c.want, append([]string{"debug"}, strings.Fields(c.args)...)...)
 		}
-		if got := in.gdbScript(t, "target remote | aiosctl debug debuggee --pid 77 --gdb -"); !strings.Contains(got, "the agent has no process 77") {
-			t.Errorf("gdb says %s", got)
+		if r := in.runWith(t, strings.NewReader("+$?#3f"), "debug", "debuggee", "--pid", "77", "--gdb", "-"); r.status == 0 || !strings.Contains(string(r.stderr), "the agent has no process 77") {
+			t.Errorf("of a process that is not there: %s", r)
 		}
 
 		// Another user of the host can connect, and no more than that.
