@@ -175,6 +175,34 @@ func TestCutConnectionIsMadeAgain(t *testing.T) {
 	within(t, "the loss", now(running).settled)
 }
 
+// TestEndIsKeptBeforeItIsForgotten has the end of an agent find the disk full.
+func TestEndIsKeptBeforeItIsForgotten(t *testing.T) {
+	dir := shortDir(t)
+	d := newSystem(t, dir, ktime.Real)
+	k := startKernel(t, d, "dom")
+	r := saved(t, d, "dom", nil)
+	k.set(func() { k.agents = []control.AgentStatus{{ID: r.id, State: "running"}} })
+	d.recover()
+	full := d.recordPath(r.id) + ".new" // Nothing can be written there.
+	if err := os.MkdirAll(filepath.Join(full, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	k.ends(r.id, 0, control.Exit{Code: 3})
+	known, err := d.find(r.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	within(t, "the end", known.settled)
+	k.quiet(t, call{method: control.MethodForget, id: r.id})
+	if err := os.RemoveAll(full); err != nil {
+		t.Fatal(err)
+	}
+	k.heard(t, call{method: control.MethodForget, id: r.id})
+	if got := d.loadRecords()[r.id]; got == nil || got.state != abi.StateExited || got.exit.GetCode() != 3 {
+		t.Errorf("on disk: %+v", got)
+	}
+}
+
 // TestDomainsThatCannotBeAdopted leaves files of domains behind that answer
 // wrongly or not at all.
 func TestDomainsThatCannotBeAdopted(t *testing.T) {

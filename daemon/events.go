@@ -97,8 +97,11 @@ func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
 	d.record(audit.Entry{Op: "exit", Domain: dom.name, Agent: r.id, Target: r.name, Reason: howEnded(e.Exit)})
 	// The rest asks the kernel process and writes files: not on its reader.
 	go func() {
-		d.settle(r)
+		kept := d.settle(r)
 		close(r.settled)
+		if !kept {
+			d.keepEnd(r)
+		}
 		// Only now: a daemon killed before would not know how it ended.
 		dom.forget(r)
 		if r.spec.GetIsolated() {
@@ -122,12 +125,13 @@ func howEnded(e control.Exit) string {
 
 // settle writes the end of an agent down, or forgets the agent if that was
 // asked for.
-func (d *System) settle(r *record) {
+func (d *System) settle(r *record) (kept bool) {
 	if !r.spec.GetRemove() {
-		if err := d.save(r); err != nil {
+		err := d.save(r)
+		if err != nil {
 			d.log.Error("saving record", "agent", r.id, "err", err)
 		}
-		return
+		return err == nil
 	}
 	r.mu.Lock()
 	heard := r.heard > 0
@@ -136,6 +140,25 @@ func (d *System) settle(r *record) {
 		d.remove(r)
 	} else {
 		d.clock.AfterFunc(unheard, func() { d.remove(r) })
+	}
+	return true
+}
+
+// keepAgain lies between two attempts to write how an agent ended.
+const keepAgain = time.Second
+
+// keepEnd returns when it is on disk how the agent ended, or that is of no interest
+// any more. Until then its kernel process has to know: the disk may be full, and
+// this daemon be killed.
+func (d *System) keepEnd(r *record) {
+	for {
+		<-after(d.clock, keepAgain)
+		d.mu.Lock()
+		known := d.agents[r.id] == r
+		d.mu.Unlock()
+		if !known || d.save(r) == nil {
+			return
+		}
 	}
 }
 

@@ -225,6 +225,17 @@ func (k *fakeKernel) heard(t testing.TB, want call) {
 	})
 }
 
+// quiet checks that a call does not come soon.
+func (k *fakeKernel) quiet(t testing.TB, not call) {
+	t.Helper()
+	time.Sleep(50 * time.Millisecond)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if slices.Contains(k.calls, not) {
+		t.Errorf("it was called: %+v", not)
+	}
+}
+
 // ends has the process report the end of an agent, or of a further process.
 func (k *fakeKernel) ends(id string, execID int32, exit control.Exit) {
 	k.server.Push(control.EventExit, control.ExitEvent{ID: id, ExecID: execID, Exit: exit, Time: time.Unix(2000, 0)})
