@@ -2,7 +2,7 @@
 // one interleaved run, and prints one table of medians with ratios.
 //
 // An experiment fills rows of the table: spawn, sustain, density, cold, work,
-// files, gate, grant, tree, hog, faults, restart.
+// files, gate, grant, tree, hog, bus, faults, restart.
 // Contenders (aios, and each peer that is installed) take turns within every
 // round, so that a change of the host's load touches all of them alike. A peer
 // that is missing or fails is named under the table and left out; nothing is
@@ -47,6 +47,7 @@ var experiments = []struct {
 	{"grant", (*harness).grant},
 	{"tree", (*harness).tree},
 	{"hog", (*harness).hog},
+	{"bus", (*harness).bus},
 	{"faults", (*harness).faults},
 	{"restart", (*harness).restart},
 }
