@@ -1,12 +1,13 @@
 // Watch prints each topic of events that it sees, once, by the module for Go. It
-// watches in three ways: so that what is made by the thousand does not hide the
-// rest, and so that something is missed.
+// watches in the ways of its arguments, each SEVERITY:QUEUE.
 package main
 
 import (
 	"context"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 
 	"aios.dev/aios/sdk/go/aios"
@@ -19,9 +20,13 @@ var (
 
 func main() {
 	var done sync.WaitGroup
-	for _, c := range []aios.Choice{{Severity: "debug", Queue: 4096}, {Severity: "notice", Queue: 4096}, {Severity: "debug", Queue: 1}} {
-		c.Topics = []string{"*"}
-		events, err := aios.Watch(c)
+	for _, arg := range os.Args[1:] {
+		severity, queue, _ := strings.Cut(arg, ":")
+		n, err := strconv.Atoi(queue)
+		if err != nil {
+			fail(err)
+		}
+		events, err := aios.Watch(aios.Choice{Topics: []string{"*"}, Severity: severity, Queue: n})
 		if err != nil {
 			fail(err)
 		}
