@@ -194,7 +194,7 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	}
 	crowd.exit(&c.place)
 	switch {
-	case info == nil && err == nil:
+	case err == nil: // A system call; kvm gives a signal with it that means nothing.
 		if crowd.watch.Load()&watchCalls != 0 && c.hooks.Call != nil {
 			c.hooks.Call(ctx, ac)
 		}
@@ -207,7 +207,7 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 		}
 	}
 	if crowd.watch.Load()&watchRuns != 0 && c.hooks.Left != nil {
-		c.hooks.Left(ctx, ac, info == nil && err == nil)
+		c.hooks.Left(ctx, ac, err == nil)
 	}
 	return info, at, err
 }

@@ -119,11 +119,16 @@ func TestCallsAreWatchedOnRequest(t *testing.T) {
 	if calls != 1 {
 		t.Errorf("%d calls were told, want 1", calls)
 	}
-	inner.info = &linux.SignalInfo{}
+	inner.info = &linux.SignalInfo{} // As kvm has it beside a call.
+	c.Switch(task, nil, state, -1)
+	if calls != 2 {
+		t.Errorf("%d calls were told, want 2", calls)
+	}
+	inner.err = gvplatform.ErrContextSignal
 	c.Switch(task, nil, state, -1)
 	inner.info, inner.err = nil, gvplatform.ErrContextInterrupt
 	c.Switch(task, nil, state, -1)
-	if calls != 1 {
+	if calls != 2 {
 		t.Error("a signal or an interrupt was told as a call")
 	}
 }

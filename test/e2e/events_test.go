@@ -199,7 +199,7 @@ except OSError: pass`)
 		f.wait(t, "capability.deny", of(bad, "operation", "socket"))
 		f.wait(t, "net.refused", of(bad, "by", "capability"))
 
-		hog := in.spawn(t, "--limit", "memory=64M", "--", "python3", "-c", "x = [bytearray(1 << 20) for _ in range(500)]")
+		hog := in.spawn(t, "--limit", "memory=64M", "--", "python3", "-c", "x = [b\"x\" * (1 << 20) for _ in range(5000)]")
 		f.wait(t, "limit.hard", of(hog, "resource", "memory"))
 		f.wait(t, "limit.soft", of(hog, "resource", "memory"))
 		f.wait(t, "memory.pressure", of(hog))
