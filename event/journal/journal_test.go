@@ -290,9 +290,17 @@ func (f *fullFile) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// While the disk is full, records are lost, and said to be; then it goes on.
+// While the disk is full, records are lost, and said to be; then it goes on, also
+// when the clock was set back meanwhile.
 func TestDiskFull(t *testing.T) {
-	clock := ktime.NewFake(time.Unix(1e9, 0))
+	for _, how := range []string{"waited", "clock set back"} {
+		t.Run(how, func(t *testing.T) { testDiskFull(t, how) })
+	}
+}
+
+func testDiskFull(t *testing.T, how string) {
+	fake := ktime.NewFake(time.Unix(1e9, 0))
+	clock := fullClock{ktime.NewJumping(fake), fake}
 	disk := &fullDisk{room: 1 << 20}
 	var failed []error
 	recovered := make(chan uint64, 10)
@@ -313,7 +321,11 @@ func TestDiskFull(t *testing.T) {
 	disk.set(1 << 20)
 	fill(j, 3) // Within the time that it is left alone.
 	settle(t, j)
-	clock.Advance(2 * retryAfter)
+	if how == "waited" {
+		clock.Advance(2 * retryAfter)
+	} else {
+		clock.Jump(-time.Hour) // What it waited for would be an hour away.
+	}
 	fill(j, 10)
 	settle(t, j)
 	got, lost := readAll(t, j, 1)
@@ -328,6 +340,14 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("later: %d records, %d lost", len(again), lostAgain)
 	}
 }
+
+// fullClock is a clock that can be set and moved on.
+type fullClock struct {
+	*ktime.Jumping
+	fake *ktime.Fake
+}
+
+func (c fullClock) Advance(d time.Duration) { c.fake.Advance(d) }
 
 // slowDisk holds every write until it is let go.
 type slowDisk struct {

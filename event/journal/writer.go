@@ -3,6 +3,7 @@ package journal
 import (
 	"bufio"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,6 +29,14 @@ type writer struct {
 	// When the disk last refused, and how many losses Recovered was told of.
 	refused time.Time
 	told    uint64
+}
+
+// since is how long ago something was; long ago if the clock was set back.
+func (j *Journal) since(t time.Time) time.Duration {
+	if d := j.opt.Clock.Since(t); d >= 0 {
+		return d
+	}
+	return math.MaxInt64
 }
 
 // retryAfter is how long a disk that refused is left alone.
@@ -158,7 +167,7 @@ func (w *writer) write(batch []Record) {
 	j.lost += lost
 	j.advance(last)
 	j.mu.Unlock()
-	if w.dirty && j.opt.Clock.Since(w.syncd) > SyncEvery {
+	if w.dirty && j.since(w.syncd) > SyncEvery {
 		w.sync()
 	}
 }
@@ -180,7 +189,7 @@ func (w *writer) put(part []Record) (int, error) {
 	opt := &w.j.opt
 	done := 0
 	for done < len(part) {
-		if w.file != nil && (w.size >= opt.SegmentBytes || opt.Clock.Since(w.began) > dayLong) {
+		if w.file != nil && (w.size >= opt.SegmentBytes || w.j.since(w.began) > dayLong) {
 			w.close()
 		}
 		if w.file == nil {
@@ -236,7 +245,7 @@ func (w *writer) refuse(err error) error {
 // begin begins a segment.
 func (w *writer) begin(first uint64) error {
 	j := w.j
-	if !w.refused.IsZero() && j.opt.Clock.Since(w.refused) < retryAfter {
+	if !w.refused.IsZero() && j.since(w.refused) < retryAfter {
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		return j.failure
