@@ -269,7 +269,8 @@ func (a *Agent) files() (n, limit uint64) {
 	for _, t := range a.ns.pid.Tasks() {
 		limit = min(limit, t.ThreadGroup().Limits().Get(limits.NumberOfFiles).Cur)
 		t.WithMuLocked(func(t *kernel.Task) {
-			// Of a task that is ending it may be gone.
+			// Of a task that is ending it may be gone. gVisor's execve replaces
+			// it without the lock: what is read is one of the two.
 			if table := t.FDTable(); table != nil && !seen[table] && table.TryIncRef() {
 				seen[table] = true
 			}
