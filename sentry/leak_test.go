@@ -162,7 +162,7 @@ func heapBytes() int64 {
 func wantHeap(t *testing.T, before int64, operations int64) {
 	t.Helper()
 	var grown int64
-	for range 50 {
+	for range 500 {
 		if grown = heapBytes() - before; grown <= 1024*operations+128<<10 {
 			return
 		}

@@ -338,7 +338,9 @@ func (c *chaos) check() {
 	}
 	for _, id := range c.told {
 		if !known[id] {
-			t.Errorf("agent %s was announced and is unknown", id)
+			trail, _ := c.tryCommand("audit", "query", "--agent", id)
+			events, _ := c.tryCommand("events", "--filter", "agent == '"+id+"'")
+			t.Errorf("agent %s was announced and is unknown:\n%s\n%s", id, trail, events)
 		}
 	}
 }
