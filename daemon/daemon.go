@@ -292,6 +292,19 @@ func (d *System) recover() {
 		defer d.mu.Unlock()
 		return d.domains[name] != nil
 	}
+	// Whether it is the kernel process that the agent was given to: one of the
+	// same name may have taken its place, and never have heard of it.
+	same := func(r *record) bool {
+		d.mu.Lock()
+		dom := d.domains[r.domName]
+		d.mu.Unlock()
+		if dom == nil {
+			return false
+		}
+		dom.mu.Lock()
+		defer dom.mu.Unlock()
+		return r.process == 0 || int(r.process) == dom.info.PID
+	}
 	if _, err := cgroup.Sweep(d.groupParent(), lives); err != nil && errdefs.CodeOf(err) != errdefs.HostFeature {
 		d.log.Warn("removing host cgroups that were left behind", "err", err)
 	}
@@ -304,7 +317,7 @@ func (d *System) recover() {
 		r.mu.Unlock()
 		switch {
 		case adopted || final:
-		case lives(r.domName) && r.wish.proto().GetCount() == 0:
+		case same(r) && r.wish.proto().GetCount() == 0:
 			d.remove(r) // The earlier daemon died before the domain heard of it.
 		default:
 			d.lose(r, "its domain was gone when the daemon started", verdict{ok: true})

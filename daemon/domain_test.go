@@ -203,6 +203,43 @@ func TestEndIsKeptBeforeItIsForgotten(t *testing.T) {
 	}
 }
 
+// TestAgentsOfAnEarlierDomain: a kernel process that has taken the place of another
+// does not know the agents of that. They are lost, and not forgotten.
+func TestAgentsOfAnEarlierDomain(t *testing.T) {
+	dir := shortDir(t)
+	before := newSystem(t, dir, ktime.Real)
+	k := startKernel(t, before, "dom")
+	r, never := saved(t, before, "dom", nil), saved(t, before, "dom", nil)
+	write := func(r *record, pid int) {
+		t.Helper()
+		dom := before.newDomain("dom")
+		dom.mu.Lock()
+		dom.info.PID = pid
+		dom.mu.Unlock()
+		r.mu.Lock()
+		r.domain = dom
+		r.mu.Unlock()
+		if err := before.save(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(r, k.process.Process.Pid+1)
+	write(never, k.process.Process.Pid)
+	d := newSystem(t, dir, ktime.Real)
+	d.recover()
+	got, err := d.find(r.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	within(t, "the loss", got.settled)
+	if got.state != abi.StateLost {
+		t.Errorf("it is %v", got.state)
+	}
+	if _, err := d.find(never.id); errdefs.CodeOf(err) != errdefs.AgentNotFound {
+		t.Errorf("one that this process never heard of: %v", err)
+	}
+}
+
 // TestDomainsThatCannotBeAdopted leaves files of domains behind that answer
 // wrongly or not at all.
 func TestDomainsThatCannotBeAdopted(t *testing.T) {

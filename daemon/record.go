@@ -21,6 +21,10 @@ import (
 
 // record is what is known of one agent.
 type record struct {
+	// process is the PID of the kernel process that an earlier daemon gave the
+	// agent to, 0 if it did not say so; immutable.
+	process int32
+
 	id      string
 	name    string
 	created time.Time
@@ -219,7 +223,13 @@ func (d *System) encode(r *record) ([]byte, error) {
 	m := &apiv1.InspectResponse{Agent: r.proto(), Spec: r.spec, Tokens: r.tokenNames()}
 	r.mu.Lock()
 	m.ImageDigest = r.digest
+	dom := r.domain
 	r.mu.Unlock()
+	if dom != nil {
+		dom.mu.Lock()
+		m.Domain = &apiv1.Domain{Name: dom.name, Pid: int32(dom.info.PID)}
+		dom.mu.Unlock()
+	}
 	raw, err := protojson.Marshal(m)
 	return raw, errdefs.Wrap(err, errdefs.Internal, "encode record")
 }
@@ -301,6 +311,7 @@ func (d *System) fromProto(m *apiv1.InspectResponse) *record {
 			r.tokens = append(r.tokens, id)
 		}
 	}
+	r.process = m.GetDomain().GetPid()
 	r.digest = m.GetImageDigest() // +checklocksignore: nobody else knows r yet.
 	if s := abi.State(a.GetState()); s.Final() {
 		r.finish(s, a.GetExit(), time.Unix(0, a.GetEndedUnixNano()))
