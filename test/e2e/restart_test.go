@@ -14,9 +14,10 @@ func TestRestart(t *testing.T) {
 		flaky := in.spawn(t, "--name", "flaky", "--restart", "on-failure:2", "--", "sh", "-c", "echo started; exit 3")
 		f.wait(t, "agent.restart", about(flaky, "attempt", "2", "from", "definition"))
 		f.wait(t, "health.degraded", func(e eventLine) bool { return e.Data["component"] == "agent flaky" })
-		if out := string(in.ok(t, "logs", "flaky")); strings.Count(out, "started") != 3 {
-			t.Errorf("it was started %d times: %s", strings.Count(out, "started"), out)
-		}
+		eventually(t, "it was started three times", 20*time.Second, func() (bool, string) {
+			out := string(in.ok(t, "logs", "flaky"))
+			return strings.Count(out, "started") == 3, out
+		})
 		if r := in.run(t, "health"); r.status != 2 || !strings.Contains(string(r.stdout), "restart budget used up") {
 			t.Errorf("health: %s", r)
 		}
