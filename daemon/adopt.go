@@ -14,6 +14,7 @@ import (
 
 	"aios.dev/aios/abi"
 	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
 	"aios.dev/aios/event"
 	eventv1 "aios.dev/aios/event/v1"
 )
@@ -81,11 +82,9 @@ func (d *System) adopt(name string, info domainInfo, records map[string]*record)
 		dom.bury()
 		return err
 	}
-	dom.compare(list.Agents, records)
-	select {
-	case <-dom.connection().Done():
-		d.domainDied(dom) // Perhaps before it had its agents; then they are lost now.
-	default:
+	if !dom.compare(list.Agents, records) {
+		<-dom.gone // Whoever tells of its end is at it.
+		return errdefs.New(errdefs.DomainDied, "its kernel process ended while it was adopted")
 	}
 	d.log.Info("domain adopted", "domain", name, "pid", info.PID, "agents", len(list.Agents))
 	adopted := &eventv1.DomainAdopt{Pid: int32(info.PID)}
@@ -145,8 +144,53 @@ func (dom *domain) reconnect(info domainInfo) bool {
 	return true
 }
 
-// compare brings the records into line with what the kernel process says.
-func (dom *domain) compare(agents []control.AgentStatus, records map[string]*record) {
+// claim gives the domain the agents that its kernel process has, or reports
+// false: the process has ended, and who it had is known.
+func (dom *domain) claim(agents []control.AgentStatus, records map[string]*record) bool {
+	dom.claiming.Lock()
+	defer dom.claiming.Unlock()
+	if dom.died {
+		return false
+	}
+	for _, st := range agents {
+		r := records[st.ID]
+		if r == nil {
+			continue
+		}
+		r.mu.Lock()
+		if !r.state.Final() {
+			r.domain = dom
+			r.state = abi.StateRunning // Or paused, which the domain tells; an end is told by compare.
+		}
+		r.mu.Unlock()
+	}
+	return true
+}
+
+// orphans returns the agents of a domain whose kernel process has ended. It gets
+// no others from now on.
+func (dom *domain) orphans() []*record {
+	dom.claiming.Lock()
+	defer dom.claiming.Unlock()
+	dom.died = true
+	var out []*record
+	for _, r := range dom.d.records() {
+		r.mu.Lock()
+		mine := r.domain == dom // No longer so when it has ended.
+		r.mu.Unlock()
+		if mine {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// compare brings the records into line with what the kernel process says. It
+// reports false, and does nothing, when the process has ended meanwhile.
+func (dom *domain) compare(agents []control.AgentStatus, records map[string]*record) bool {
+	if !dom.claim(agents, records) {
+		return false
+	}
 	for _, st := range agents {
 		r := records[st.ID]
 		if r == nil {
@@ -159,14 +203,9 @@ func (dom *domain) compare(agents []control.AgentStatus, records map[string]*rec
 			}
 			continue
 		}
-		r.mu.Lock()
-		if !r.state.Final() {
-			r.domain = dom
-			r.state = abi.StateRunning // Or paused, which the domain tells; an end is told below.
-		}
-		r.mu.Unlock()
 		if st.Exit != nil {
 			dom.d.agentEnded(dom, control.ExitEvent{ID: st.ID, Exit: *st.Exit, Time: st.Ended})
 		}
 	}
+	return true
 }

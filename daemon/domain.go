@@ -52,6 +52,11 @@ type domain struct {
 	// As it last answered.
 	dogs []control.Watchdog // +checklocks:mu
 
+	// claiming is held while agents of the kernel process are taken over, and
+	// while its end is told. Before record.mu.
+	claiming sync.Mutex
+	died     bool // +checklocks:claiming
+
 	trail  domainTrail
 	events domainEvents
 	group  regrouping
@@ -274,15 +279,10 @@ func (d *System) domainDied(dom *domain) {
 	info := dom.info
 	dom.mu.Unlock()
 	killProcess(info) // A process that closed its connection is of no use.
-	var lost []*record
+	lost := dom.orphans()
 	var labels []string
-	for _, r := range d.records() {
-		r.mu.Lock()
-		mine := r.domain == dom // No longer so when it has ended.
-		r.mu.Unlock()
-		if mine {
-			lost, labels = append(lost, r), append(labels, r.label())
-		}
+	for _, r := range lost {
+		labels = append(labels, r.label())
 	}
 	// The log first: whoever hears of it may look there.
 	if len(lost) > 0 {

@@ -308,6 +308,47 @@ func TestDeathDuringAdoption(t *testing.T) {
 	}
 }
 
+// TestCutDuringAdoption cuts the connection at a random moment of it, many
+// times: the domain lives, and is adopted.
+func TestCutDuringAdoption(t *testing.T) {
+	for n := range 30 {
+		d := newSystem(t, shortDir(t), ktime.Real)
+		k := startKernel(t, d, "dom")
+		r := saved(t, d, "dom", nil)
+		cut := make(chan struct{})
+		// When the agents are on their way, and the process is known.
+		k.set(func() {
+			k.agents = []control.AgentStatus{{ID: r.id, State: "running"}}
+			var once sync.Once
+			k.hook = func(method string) {
+				if method == control.MethodList {
+					once.Do(func() {
+						go func() {
+							time.Sleep(time.Duration(n) * 30 * time.Microsecond)
+							k.cut()
+							close(cut)
+						}()
+					})
+				}
+			}
+		})
+		d.recover()
+		within(t, "the cut", cut)
+		eventually(t, "the agent's adoption", func() bool {
+			select {
+			case <-k.exited:
+				t.Fatal("the process was killed")
+			default:
+			}
+			d.mu.Lock()
+			dom := d.domains["dom"]
+			d.mu.Unlock()
+			a := stateOf(t, d, r.id)
+			return dom != nil && a.GetState() == string(abi.StateRunning) && dom.call(t.Context(), control.MethodList, struct{}{}, &control.ListReply{}) == nil
+		})
+	}
+}
+
 // adopted returns a daemon with a domain called "default".
 func adopted(t testing.TB, clock ktime.Clock) (*System, *fakeKernel) {
 	t.Helper()

@@ -176,6 +176,13 @@ func startKernel(t testing.TB, d *System, name string) *fakeKernel {
 // die is the death of the process, as far as its sockets show it.
 func (k *fakeKernel) die() {
 	k.listener.Close()
+	k.cut()
+	k.process.Process.Kill()
+	<-k.exited
+}
+
+// cut ends the connections, and no more.
+func (k *fakeKernel) cut() {
 	path := k.listener.Addr().String()
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -184,13 +191,12 @@ func (k *fakeKernel) die() {
 	for _, e := range fds {
 		fd, _ := strconv.Atoi(e.Name())
 		if sa, err := unix.Getsockname(fd); err == nil {
-			if u, ok := sa.(*unix.SockaddrUnix); ok && u.Name == path {
+			listens, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+			if u, ok := sa.(*unix.SockaddrUnix); ok && u.Name == path && listens == 0 {
 				unix.Shutdown(fd, unix.SHUT_RDWR)
 			}
 		}
 	}
-	k.process.Process.Kill()
-	<-k.exited
 }
 
 func (k *fakeKernel) info(d *System, name string) domainInfo {
