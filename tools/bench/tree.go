@@ -24,7 +24,7 @@ func (h *harness) tree() error {
 	if h.aios == nil {
 		return nil
 	}
-	rounds := max(3, h.rounds/2)
+	rounds := max(3, h.rounds/4) // Planting a tree takes seconds.
 	m, err := goBenchmarks(h.ctx, sentryPackage, "^BenchmarkRevokeTree$", fmt.Sprint(rounds, "x"), 1)
 	if err != nil {
 		return err
