@@ -7,6 +7,7 @@ import (
 
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/ktime"
+	"aios.dev/aios/observe"
 )
 
 // Config is what a controller is made of.
@@ -57,7 +58,7 @@ type line struct {
 	dropped   atomic.Uint64
 	overflows atomic.Uint64
 	storms    atomic.Uint64
-	late      histogram
+	late      observe.Histogram
 
 	mu     sync.Mutex
 	masked bool // +checklocks:mu

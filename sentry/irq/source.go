@@ -95,7 +95,7 @@ func (s *Source) Raise(l Line) (now bool) {
 // whose bottom halves are no Work.
 func (s *Source) Observe(l Line, late time.Duration) {
 	if s != nil {
-		s.c.lines[l].late.add(int64(late))
+		s.c.lines[l].late.Add(int64(late))
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+
+	"aios.dev/aios/observe"
 )
 
 // State is what is known of a line.
@@ -21,7 +23,7 @@ type State struct {
 	// Deferred counts interrupts whose bottom half was put off, Dropped what was
 	// thrown away, Overflows the bottom halves that found a queue full.
 	Deferred, Dropped, Overflows uint64
-	Latency                      Latency
+	Latency                      observe.Latency
 	// Storms counts those that began; Stormy names the sources of those that
 	// rage.
 	Storms uint64
@@ -36,7 +38,7 @@ func (c *Controller) States() []State {
 		s := State{
 			LineInfo: Line(i).Info(), Priority: int(l.priority.Load()), Limit: l.limit.Load(),
 			Deferred: l.deferred.Load(), Dropped: l.dropped.Load(), Overflows: l.overflows.Load(), Storms: l.storms.Load(),
-			Latency: l.late.latency(),
+			Latency: l.late.Latency(),
 		}
 		for cpu := range l.onCPU {
 			s.OnCPU = append(s.OnCPU, l.onCPU[cpu].n.Load())

@@ -1,4 +1,10 @@
-package irq
+// Package observe is the instruments that the rest of the tree measures itself
+// with.
+//
+// Key type: Histogram, how long things took, in nanoseconds.
+//
+// It exports nothing by itself, and imports only the standard library.
+package observe
 
 import (
 	"math/bits"
@@ -15,9 +21,9 @@ const (
 	buckets    = (maxPower - subBits + 2) * subBuckets
 )
 
-// histogram is how long things took. It may be used concurrently, takes no lock
+// Histogram is how long things took. It may be used concurrently, takes no lock
 // and allocates nothing.
-type histogram struct {
+type Histogram struct {
 	count [buckets]atomic.Uint64
 	max   atomic.Int64
 }
@@ -42,7 +48,8 @@ func topOf(bucket int) int64 {
 	return (subBuckets+sub+1)<<(power-subBits) - 1
 }
 
-func (h *histogram) add(n int64) {
+// Add counts something that took n nanoseconds.
+func (h *Histogram) Add(n int64) {
 	h.count[bucketOf(n)].Add(1)
 	for {
 		old := h.max.Load()
@@ -52,15 +59,14 @@ func (h *histogram) add(n int64) {
 	}
 }
 
-// Latency says how long bottom halves were put off: from the top half to their
-// beginning.
+// Latency says how long things took.
 type Latency struct {
-	// Count is of how many that is known.
 	Count         uint64
 	P50, P99, Max time.Duration
 }
 
-func (h *histogram) latency() Latency {
+// Latency returns what has been counted so far.
+func (h *Histogram) Latency() Latency {
 	var at [buckets]uint64
 	var l Latency
 	for i := range at {
