@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/sentry/smp"
 )
 
 // Descriptors that a kernel process is started with.
@@ -24,12 +25,13 @@ const (
 
 // KernelConfig tells a new kernel process what it is.
 type KernelConfig struct {
-	Domain      string `json:"domain"`
-	Platform    string `json:"platform"`
-	DeviceFD    int    `json:"device_fd,omitempty"` // 0: the platform has none
-	RootFD      int    `json:"root_fd,omitempty"`   // 0: the process makes its own empty root
-	CPUs        int    `json:"cpus"`
-	MemoryBytes uint64 `json:"memory_bytes,omitempty"`
+	Domain   string `json:"domain"`
+	Platform string `json:"platform"`
+	DeviceFD int    `json:"device_fd,omitempty"` // 0: the platform has none
+	RootFD   int    `json:"root_fd,omitempty"`   // 0: the process makes its own empty root
+	// CPUs is what the domain has of the host, as it was when the domain started.
+	CPUs        smp.Topology `json:"cpus"`
+	MemoryBytes uint64       `json:"memory_bytes,omitempty"`
 	// RingFD is the ring of the process' log; 0: it has none. LogLevels are as
 	// klog.ParseSettings reads them; LogJSON is the form of what it writes besides.
 	RingFD    int    `json:"ring_fd,omitempty"`

@@ -5,7 +5,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 
 	"aios.dev/aios/abi"
@@ -74,13 +73,16 @@ func (d *System) launch(name string, choice platform.Choice, spec *apiv1.SpawnRe
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	cmd.ExtraFiles = []*os.File{configR, listener, statusW}
 	cfg := control.KernelConfig{
-		Domain: name, Platform: choice.Driver.Name(), CPUs: runtime.NumCPU(), Strict: spec.GetStrict(),
+		Domain: name, Platform: choice.Driver.Name(), Strict: spec.GetStrict(),
 		MemoryBytes: hostMemory(), ImagesOnly: imagesOnly(spec),
 	}
 	reports := box.Prepare(cmd)
 	device, err := choice.Driver.OpenDevice()
 	if err == nil && device != nil {
 		cfg.DeviceFD = extra(cmd, all.add(device.ReleaseToFile("device"), nil))
+	}
+	if err == nil {
+		cfg.CPUs, err = domainCPUs()
 	}
 	if err == nil {
 		cfg.RootFD, err = d.rootFor(cmd, name, reports, &all)

@@ -75,6 +75,7 @@ var methods = map[string]method{
 	apiv1.Kernel_KlogLevels_FullMethodName: {op: token.OpDaemon},
 	apiv1.Interrupts_Irqs_FullMethodName:   {op: token.OpDaemon},
 	apiv1.Interrupts_IrqSet_FullMethodName: {op: token.OpDomain},
+	apiv1.Processors_Cpus_FullMethodName:   {op: token.OpDaemon},
 
 	apiv1.Control_AuditQuery_FullMethodName:  {op: token.OpAudit},
 	apiv1.Control_AuditVerify_FullMethodName: {op: token.OpAudit},

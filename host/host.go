@@ -105,7 +105,7 @@ func (e *examiner) examine(ctx context.Context) Facts {
 	var f Facts
 	for _, look := range []func() []Finding{
 		e.kernel, e.user, e.container, e.capabilities, e.cgroup, e.namespaces, e.seccomp, e.ptrace, e.kvm,
-		e.openFiles, e.processes, e.memory, e.memfd, e.hugePages, e.disk,
+		e.cpus, e.openFiles, e.processes, e.memory, e.memfd, e.hugePages, e.disk,
 	} {
 		if ctx.Err() != nil {
 			break

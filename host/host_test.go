@@ -53,7 +53,7 @@ func TestThisHostIsExaminedWhole(t *testing.T) {
 		t.Logf("%-16s %-9s %s", g.Name, g.Status, g.What)
 	}
 	for _, name := range []string{"kernel", "user", "container", "capabilities", "cgroup", "user namespaces", "namespaces",
-		"seccomp", "ptrace", "/dev/kvm", "open files", "processes", "memory", "memfd", "huge pages", "state directory"} {
+		"seccomp", "ptrace", "/dev/kvm", "CPUs", "open files", "processes", "memory", "memfd", "huge pages", "state directory"} {
 		if _, ok := f.Find(name); !ok {
 			t.Errorf("nothing is said about %s", name)
 		}

@@ -38,6 +38,7 @@ import (
 	"aios.dev/aios/ktime"
 	"aios.dev/aios/netstack"
 	"aios.dev/aios/platform"
+	"aios.dev/aios/sentry/smp"
 )
 
 // Config is what a kernel is booted with.
@@ -49,6 +50,9 @@ type Config struct {
 	Device *fd.FD
 	// CPUs is how many processors agents see.
 	CPUs int
+	// Topology is what these share, and where on the host each is; nil if that is
+	// not known.
+	Topology *smp.Topology
 	// MemoryBytes is how much memory agents see; 0 means the host's.
 	MemoryBytes uint64
 	// ImagesOnly refuses gofers: the process may not make the calls of the host
@@ -135,6 +139,9 @@ func Boot(cfg Config) (*Kernel, error) {
 	}
 	if cfg.Exit == nil {
 		cfg.Exit = os.Exit
+	}
+	if cfg.Topology == nil || cfg.Topology.Len() != cfg.CPUs {
+		cfg.Topology = smp.Flat(cfg.CPUs)
 	}
 	s := &Kernel{
 		cfg:     cfg,

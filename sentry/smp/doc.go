@@ -1,7 +1,10 @@
 // Package smp is the processors of a domain: how many there are, what they
 // share, and which of them may be used.
 //
-// Key types: Set, a set of CPUs by number, as programs write it ("0-3,8").
+// Key types:
+//
+//   - Set is a set of CPUs by number, as programs write it ("0-3,8").
+//   - Topology is some CPUs and what they share: cores, caches, packages, nodes.
 //
 // A CPU of a domain is a place where one task at a time executes. Which CPU of
 // the host that happens on is the host's choice, among those it allows the

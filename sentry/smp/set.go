@@ -124,6 +124,15 @@ func (s Set) String() string {
 	return b.String()
 }
 
+// MarshalText implements encoding.TextMarshaler.
+func (s Set) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *Set) UnmarshalText(text []byte) (err error) {
+	*s, err = Parse(string(text))
+	return err
+}
+
 // Parse reads what String writes, in any order.
 func Parse(text string) (s Set, err error) {
 	text = strings.TrimSpace(text)
