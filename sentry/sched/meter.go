@@ -1,0 +1,70 @@
+package sched
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// What a task does since it was last metered; the lowest bit of meter.mark.
+const (
+	inKernel = 0
+	inApp    = 1
+)
+
+// use is the CPU time of a group's tasks, as programs are told of it. It is
+// metered without a lock, apart from what the scheduler charges.
+type use struct {
+	user, system atomic.Int64 // nanoseconds
+}
+
+// meter is until when a task's CPU time has been metered, and in its lowest bit
+// whether it runs application code since. It means nothing before the task first
+// has a CPU.
+type meter struct {
+	mark         atomic.Int64
+	user, system atomic.Int64 // nanoseconds
+}
+
+// Enters says that the task, which has a CPU, runs application code from now on.
+func (t *Task) Enters() { t.meterTo(inApp) }
+
+// Returns says that the kernel works for it from now on.
+func (t *Task) Returns() { t.meterTo(inKernel) }
+
+func (t *Task) meterTo(next int64) {
+	now := t.s.Now()
+	t.book(t.mark.Swap(now<<1|next), now)
+}
+
+// restart has the task metered from now on.
+func (t *Task) restart(now int64) { t.mark.Store(now<<1 | inKernel) }
+
+// settle meters the task for somebody else.
+func (t *Task) settle(now int64) {
+	for {
+		old := t.mark.Load()
+		if t.mark.CompareAndSwap(old, now<<1|old&1) {
+			t.book(old, now)
+			return
+		}
+	}
+}
+
+func (t *Task) book(mark, now int64) {
+	d := now - mark>>1
+	if d <= 0 {
+		return
+	}
+	if mark&1 == inApp {
+		t.user.Add(d)
+		t.g.use.user.Add(d)
+	} else {
+		t.system.Add(d)
+		t.g.use.system.Add(d)
+	}
+}
+
+// Used returns the task's CPU time.
+func (t *Task) Used() (user, system time.Duration) {
+	return duration(t.user.Load()), duration(t.system.Load())
+}

@@ -1,0 +1,166 @@
+package sched
+
+import (
+	"time"
+
+	"aios.dev/aios/observe"
+	"aios.dev/aios/sentry/smp"
+)
+
+// Usage is what the tasks of a group have used, and how its quota fared.
+type Usage struct {
+	User, System time.Duration
+	// Periods counts the quota periods in which a task ran or waited, Stops
+	// those in which the quota was used up, and Stopped is for how long it was.
+	Periods, Stops uint64
+	Stopped        time.Duration
+}
+
+// Usage returns what the group has used up to now.
+func (g *Group) Usage() Usage {
+	s := g.s
+	s.mu.Lock()
+	defer s.unlock()
+	now := s.Now()
+	for i := range s.cpus {
+		if t := s.cpus[i].task; t != nil && t.g == g {
+			t.settle(now)
+		}
+	}
+	u := Usage{User: duration(g.use.user.Load()), System: duration(g.use.system.Load()),
+		Periods: g.quota.periods, Stops: g.quota.stops, Stopped: duration(g.quota.stoppedFor)}
+	if g.quota.stopped {
+		u.Stopped += duration(now - g.quota.since)
+	}
+	return u
+}
+
+// GroupState is what is known of a group at one moment.
+type GroupState struct {
+	Name    string
+	Params  Params
+	Hint    Hint
+	Tasks   int
+	Running []*Task
+	Waiting []*Task
+	// Service is the time its tasks had a CPU.
+	Service time.Duration
+	// Lag is how much service it is owed, less than nothing if it owes.
+	Lag time.Duration
+	// Request is what it asks for at once.
+	Request   time.Duration
+	Throttled bool
+	// Left is what this period's quota has left, if there is one.
+	Left                          time.Duration
+	Usage                         Usage
+	Switches, Preempted, Migrated uint64
+	// Missed and Overruns are of its reservations and those of its tasks; Taken
+	// is what its tasks have of what it is promised, in CPUs.
+	Missed, Overruns uint64
+	Taken            float64
+	Waits            observe.Latency
+}
+
+// State looks at the group.
+func (g *Group) State() GroupState {
+	u, p := g.Usage(), g.Params()
+	s := g.s
+	s.mu.Lock()
+	defer s.unlock()
+	now := s.Now()
+	for i := range s.cpus {
+		s.charge(&s.cpus[i], now)
+	}
+	st := GroupState{
+		Name: g.name, Params: p, Hint: g.hint, Tasks: g.tasks, Service: duration(g.got), Request: duration(g.free.e.request),
+		Throttled: g.quota.stopped, Usage: u, Switches: g.switches, Preempted: g.preempted, Migrated: g.migrated,
+		Waits: g.waits.Latency(), Taken: g.taken(),
+	}
+	g.all(func(p *part) {
+		if p.e.on {
+			st.Lag += duration(p.e.service(p.timeline().now()-p.e.v) - 1)
+		}
+	})
+	if g.quota.limited() {
+		st.Left = duration(g.quota.left)
+	}
+	for i := range s.cpus {
+		if t := s.cpus[i].task; t != nil && t.g == g {
+			st.Running = append(st.Running, t)
+		}
+	}
+	g.all(func(p *part) {
+		p.waiting.each(func(m *node) bool {
+			st.Waiting = append(st.Waiting, m.task)
+			return true
+		})
+	})
+	for _, sv := range s.rsv.all {
+		if sv.g == g {
+			st.Missed += sv.missed
+			st.Overruns += sv.overruns
+			if t := sv.user; t != nil && (t.state == queued || t.state == spent) {
+				st.Waiting = append(st.Waiting, t)
+			}
+		}
+	}
+	return st
+}
+
+// CPUState is what is known of a CPU at one moment.
+type CPUState struct {
+	ID     int
+	Online bool
+	Task   *Task // nil: none
+	Group  string
+	Busy   time.Duration
+	// Queued is how many groups wait for this CPU alone.
+	Queued   int
+	Switches uint64
+	// Kicks counts tasks that were told to leave it, and Late how long they took.
+	Kicks uint64
+	Late  observe.Latency
+}
+
+// State is what is known of the scheduler at one moment.
+type State struct {
+	Online  smp.Set
+	CPUs    []CPUState
+	Waiting int // tasks
+	Slice   time.Duration
+	Counts  Counts
+}
+
+// State looks at the scheduler.
+func (s *Scheduler) State() State {
+	s.mu.Lock()
+	defer s.unlock()
+	now := s.Now()
+	st := State{Online: s.online, Waiting: s.waiting, Slice: duration(s.slice()), Counts: s.counts}
+	for i := range s.cpus {
+		c := &s.cpus[i]
+		s.charge(c, now)
+		v := CPUState{ID: i, Online: c.on, Task: c.task, Busy: duration(c.busy), Switches: c.switches, Kicks: c.kicksN, Late: c.late.Latency()}
+		if c.task != nil {
+			v.Group = c.task.g.name
+		}
+		for l := range c.bound {
+			v.Queued += c.bound[l].n
+		}
+		st.CPUs = append(st.CPUs, v)
+	}
+	return st
+}
+
+// Idle returns for how long each CPU was not in use.
+func (s *Scheduler) Idle() []time.Duration {
+	s.mu.Lock()
+	defer s.unlock()
+	now := s.Now()
+	out := make([]time.Duration, len(s.cpus))
+	for i := range s.cpus {
+		s.charge(&s.cpus[i], now)
+		out[i] = duration(now - s.cpus[i].busy)
+	}
+	return out
+}
