@@ -73,19 +73,21 @@ type LookTask struct {
 	Stack []string `json:"stack,omitempty"`
 }
 
-// LookQueue is the places of an agent in which its tasks run, and who waits for
+// LookQueue is which tasks of an agent have a CPU, and who waits for
 // one.
 type LookQueue struct {
-	Agent string        `json:"agent"`
-	Limit int           `json:"places"`
+	Agent  string `json:"agent"`
+	Weight uint64 `json:"weight"`
+	// Slice is what it asks for at once, and Lag how much CPU time it is owed.
 	Slice time.Duration `json:"slice_nanoseconds"`
-	// Running have a place, and Waiting wait for one, the longest first. TIDs.
+	Lag   time.Duration `json:"lag_nanoseconds"`
+	// Running have a CPU, and Waiting wait for one. TIDs.
 	Running []int32 `json:"running"`
 	Waiting []int32 `json:"waiting"`
-	// Quota is how many thousandths of a CPU it may use, 0: any number. Used is
-	// how much of that it has in this period, and Stopped that it is used up.
+	// Quota is how many thousandths of a CPU it may use, 0: any number. Left is
+	// how much of that is left of this period, and Stopped that it is used up.
 	Quota   uint64        `json:"quota_millicpu,omitempty"`
-	Used    time.Duration `json:"used_nanoseconds,omitempty"`
+	Left    time.Duration `json:"left_nanoseconds,omitempty"`
 	Period  time.Duration `json:"period_nanoseconds,omitempty"`
 	Stopped bool          `json:"stopped,omitempty"`
 }

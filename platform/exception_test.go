@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"testing"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
@@ -12,7 +11,6 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/arch"
 	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
 
-	"aios.dev/aios/ktime"
 )
 
 // raiser is a platform whose Switch raises what it is told to.
@@ -52,7 +50,7 @@ func TestExceptionsReachTheirHooks(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			inner := &raiser{info: linux.SignalInfo{Signo: int32(tc.sig)}, at: tc.at}
-			crowd := NewCrowd(NewProcessors(2, ktime.Real), 2, time.Millisecond)
+			crowd := alone(2)
 			var got []string
 			c := Wrap(inner, Hooks{
 				FirstSwitch: func(context.Context) *Crowd { return crowd },
@@ -94,7 +92,7 @@ func TestExceptionsReachTheirHooks(t *testing.T) {
 
 func TestExitSettlesAnException(t *testing.T) {
 	inner := &raiser{info: linux.SignalInfo{Signo: int32(linux.SIGFPE)}}
-	crowd := NewCrowd(NewProcessors(2, ktime.Real), 2, time.Millisecond)
+	crowd := alone(2)
 	var exits []bool
 	c := Wrap(inner, Hooks{
 		FirstSwitch: func(context.Context) *Crowd { return crowd },
@@ -110,7 +108,7 @@ func TestExitSettlesAnException(t *testing.T) {
 
 func TestPanicInSwitchIsContained(t *testing.T) {
 	inner := &raiser{cause: "a bug"}
-	crowd := NewCrowd(NewProcessors(2, ktime.Real), 2, time.Millisecond)
+	crowd := alone(2)
 	var cause any
 	c := Wrap(inner, Hooks{
 		FirstSwitch: func(context.Context) *Crowd { return crowd },
@@ -135,7 +133,7 @@ func exceptionHooks(crowd *Crowd, settled *int) Hooks {
 }
 
 func TestExceptionsAllocateNothing(t *testing.T) {
-	crowd, settled := NewCrowd(NewProcessors(2, ktime.Real), 2, time.Millisecond), 0
+	crowd, settled := alone(2), 0
 	inner := &raiser{info: linux.SignalInfo{Signo: int32(linux.SIGSEGV)}, at: hostarch.Read}
 	c := Wrap(inner, exceptionHooks(crowd, &settled)).NewContext(nil)
 	task, ac := context.Background(), &arch.Context64{}
@@ -146,7 +144,7 @@ func TestExceptionsAllocateNothing(t *testing.T) {
 }
 
 func BenchmarkFault(b *testing.B) {
-	crowd, settled := NewCrowd(NewProcessors(2, ktime.Real), 2, time.Millisecond), 0
+	crowd, settled := alone(2), 0
 	inner := &raiser{info: linux.SignalInfo{Signo: int32(linux.SIGSEGV)}, at: hostarch.Read}
 	task, ac := context.Background(), &arch.Context64{}
 	for name, hooks := range map[string]Hooks{

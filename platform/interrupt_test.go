@@ -6,14 +6,13 @@ import (
 
 	"gvisor.dev/gvisor/pkg/context"
 
-	"aios.dev/aios/ktime"
 	"aios.dev/aios/sentry/irq"
 )
 
 // counted returns a crowd whose interrupts are counted.
-func counted(limit int, slice time.Duration) (*Crowd, *irq.Controller, *irq.Source) {
+func counted(cpus int) (*Crowd, *irq.Controller, *irq.Source) {
 	lines := irq.New(irq.Config{CPUs: 2})
-	g := NewCrowd(NewProcessors(2, ktime.Real), limit, slice)
+	g := alone(cpus)
 	src := lines.NewSource("agent")
 	g.Interrupts(src)
 	return g, lines, src
@@ -30,7 +29,7 @@ func sum(counts []uint64) (n uint64) {
 // until it has returned; one that does not run does not.
 func TestCallsAreInterrupts(t *testing.T) {
 	s := &spinner{}
-	g, lines, src := counted(2, time.Hour)
+	g, lines, src := counted(2)
 	c := crowded(s, g, 1)[0]
 	inner := c.Context.(*spinning)
 	c.Interrupt() // It has not begun.
@@ -63,7 +62,7 @@ func TestCallsAreInterrupts(t *testing.T) {
 
 // TestSlicesAreInterrupts: a task that must make way for another counts.
 func TestSlicesAreInterrupts(t *testing.T) {
-	g, lines, src := counted(1, time.Millisecond)
+	g, lines, src := counted(1)
 	_, stop := spin(g, 3)
 	for sum(src.Counts(irq.Resched)) < 5 {
 		time.Sleep(time.Millisecond)
@@ -74,21 +73,5 @@ func TestSlicesAreInterrupts(t *testing.T) {
 	}
 	if n := sum(src.Counts(irq.Call)); n != 0 {
 		t.Errorf("%d calls", n)
-	}
-}
-
-// TestStopsAreTold: each period in which the quota is used up.
-func TestStopsAreTold(t *testing.T) {
-	g := NewCrowd(NewProcessors(8, ktime.Real), 4, time.Millisecond)
-	stops := make(chan struct{}, 1000)
-	g.OnStop(func() { stops <- struct{}{} })
-	g.SetQuota(100)
-	_, stop := spin(g, 2)
-	for range 3 {
-		<-stops
-	}
-	stop()
-	if u := g.Usage(); u.Stops < 3 {
-		t.Errorf("%+v", u)
 	}
 }

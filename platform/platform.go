@@ -7,24 +7,23 @@
 // therefore passes one method, and Wrap stands in front of it.
 //
 // Key types: Platform and its contexts (the decorator), Hooks (what the kernel
-// wants to hear), Crowd (the CPU time of an agent's tasks, and how many of them
-// run at once), Processors (the CPUs that all crowds share), Driver and Drivers
-// (which platforms exist, which of them work on this host, and how to choose).
+// wants to hear), Crowd (the tasks of an agent, which need a CPU of the scheduler
+// to run), Driver and Drivers (which platforms exist, which of them work on this
+// host, and how to choose).
 // The drivers are in platform/kvm, platform/systrap and platform/ptrace;
 // platform/drivers lists them; platform/fake interprets a few instructions for
 // tests without a host platform; platform/platformtest is the contract that all
 // of them keep.
 //
-// Lock order: Crowd.mu, Processors.mu; no other lock is taken under them. CPU
-// time is in nanoseconds, quotas in thousandths of a CPU. A context's Switch, Prepare* and
-// Release are called by the one goroutine of its task; Interrupt and Preempt
-// by anybody.
+// It has no locks of its own; that of the scheduler is a leaf. A context's Switch,
+// Prepare* and Release are called by the one goroutine of its task; Interrupt and
+// Preempt by anybody.
 //
 // An AddressSpace is never wrapped: platforms assert its concrete type.
 //
-// Under sentry/ the package must not import anything but sentry/irq, where it
-// counts the tasks that it makes return: hooks get the task as the
-// context.Context it is.
+// Under sentry/ the package must not import anything but sentry/sched and
+// sentry/irq, where it counts the tasks that it makes return: hooks get the task
+// as the context.Context it is.
 package platform
 
 import (
@@ -131,7 +130,7 @@ func (p *Platform) Unwrap() gvplatform.Platform { return p.Platform }
 // NewContext implements gVisor's Platform.NewContext.
 func (p *Platform) NewContext(ctx context.Context) gvplatform.Context {
 	c := &taskContext{Context: p.Platform.NewContext(ctx), hooks: &p.hooks, of: p.Platform}
-	c.place.c = c
+	c.place.wake = make(chan struct{}, 1)
 	return c
 }
 
@@ -144,8 +143,7 @@ type taskContext struct {
 	of    gvplatform.Platform
 
 	// task is what the first Switch was given, nil before it and after exit.
-	// Only the task goroutine touches it, but for Crowd.Places, which looks at
-	// those that have a place or wait for one.
+	// Only the task goroutine touches it.
 	task context.Context
 
 	// crowd is set by the first Switch, for Interrupt to see.
@@ -186,13 +184,13 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	if mm != nil { // Tests of the platform have none.
 		c.space = mm.AddressSpace()
 	}
-	crowd.enter(&c.place)
+	crowd.enter(c)
 	if order == Step {
 		info, at, err = c.step(ctx, mm, ac, cpu)
 	} else {
 		info, at, err = c.Context.Switch(ctx, mm, ac, cpu)
 	}
-	crowd.exit(&c.place)
+	crowd.exit(c)
 	switch {
 	case err == nil: // A system call; kvm gives a signal with it that means nothing.
 		if crowd.watch.Load()&watchCalls != 0 && c.hooks.Call != nil {
@@ -200,7 +198,7 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 		}
 	case err == gvplatform.ErrContextSignal:
 		if at.Any() {
-			crowd.use.faults.Add(1)
+			crowd.faults.Add(1)
 		}
 		if c.excepted(ctx, ac, info, at) {
 			return nil, hostarch.NoAccess, gvplatform.ErrContextInterrupt
@@ -216,7 +214,11 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 func (c *taskContext) begin(task context.Context) {
 	c.task = task
 	if c.hooks.FirstSwitch != nil {
-		c.crowd.Store(c.hooks.FirstSwitch(task))
+		if crowd := c.hooks.FirstSwitch(task); crowd != nil {
+			crowd.group.Init(&c.place.task, c, task)
+			c.place.is = true
+			c.crowd.Store(crowd)
+		}
 	}
 }
 
@@ -228,14 +230,14 @@ func (c *taskContext) Interrupt() {
 	}
 	c.Context.Interrupt()
 	if crowd != nil {
-		crowd.interrupted(&c.place)
+		c.place.interrupted()
 	}
 }
 
 // leave gives up the task's place, before it stops to need one.
 func (c *taskContext) leave() {
-	if crowd := c.crowd.Load(); crowd != nil {
-		crowd.leave(&c.place)
+	if c.place.is {
+		c.place.task.Leave()
 	}
 }
 
@@ -282,6 +284,10 @@ func (c *taskContext) end() {
 	if c.pending {
 		c.pending = false
 		c.hooks.Settled(task, &c.told, true) // It is not nil, or nothing was.
+	}
+	if c.place.is {
+		c.place.is = false
+		c.place.task.Close()
 	}
 	c.task, c.space = nil, nil
 	if c.hooks.Exit != nil {

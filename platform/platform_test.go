@@ -3,7 +3,6 @@ package platform
 import (
 	"slices"
 	"testing"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
@@ -11,7 +10,6 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/arch"
 	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
 
-	"aios.dev/aios/ktime"
 )
 
 // recorder is an inner platform and context that writes down what reaches it,
@@ -98,7 +96,7 @@ func (c *caller) Switch(context.Context, gvplatform.MemoryManager, *arch.Context
 
 func TestCallsAreWatchedOnRequest(t *testing.T) {
 	inner := &caller{}
-	crowd := NewCrowd(NewProcessors(2, ktime.Real), 2, time.Millisecond)
+	crowd := alone(2)
 	state, calls := &arch.Context64{}, 0
 	c := Wrap(inner, Hooks{
 		FirstSwitch: func(context.Context) *Crowd { return crowd },
@@ -141,9 +139,9 @@ func TestSwitchPassesResultsThrough(t *testing.T) {
 }
 
 func TestSwitchAllocatesNothing(t *testing.T) {
-	limited := NewCrowd(NewProcessors(2, ktime.Real), 2, time.Millisecond)
-	limited.SetQuota(1000)
-	crowd := NewCrowd(NewProcessors(2, ktime.Real), 2, time.Millisecond)
+	limited := alone(2)
+	limited.Group().SetQuota(1000)
+	crowd := alone(2)
 	for name, hooks := range map[string]Hooks{
 		"no hooks": {},
 		"hooks":    {FirstSwitch: func(context.Context) *Crowd { return nil }, Exit: func(context.Context) {}},
@@ -168,11 +166,11 @@ func BenchmarkSwitch(b *testing.B) {
 		"bare":      inner,
 		"decorated": Wrap(inner, Hooks{}).NewContext(nil),
 		"in a crowd": Wrap(inner, Hooks{FirstSwitch: func(context.Context) *Crowd {
-			return NewCrowd(NewProcessors(2, ktime.Real), 2, time.Millisecond)
+			return alone(2)
 		}}).NewContext(nil),
 		"with a quota": Wrap(inner, Hooks{FirstSwitch: func(context.Context) *Crowd {
-			g := NewCrowd(NewProcessors(2, ktime.Real), 2, time.Millisecond)
-			g.SetQuota(2000)
+			g := alone(2)
+			g.Group().SetQuota(2000)
 			return g
 		}}).NewContext(nil),
 	} {

@@ -8,7 +8,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
-	"gvisor.dev/gvisor/pkg/sentry/kernel/sched"
+	gvsched "gvisor.dev/gvisor/pkg/sentry/kernel/sched"
 	"gvisor.dev/gvisor/pkg/sentry/limits"
 
 	"aios.dev/aios/abi"
@@ -16,7 +16,7 @@ import (
 	"aios.dev/aios/control"
 	"aios.dev/aios/event"
 	eventv1 "aios.dev/aios/event/v1"
-	"aios.dev/aios/platform"
+	"aios.dev/aios/sentry/sched"
 )
 
 // agentAccount is what an agent uses, and its limits. Limits follow the
@@ -77,7 +77,7 @@ func softLimit(hard uint64) uint64 {
 // setCPUQuota lets the agent use so many thousandths of a CPU from now on:
 // none at all if that is zero. It then sees as many CPUs as it can use.
 func (a *Agent) setCPUQuota(milli uint64) {
-	a.crowd.SetQuota(milli)
+	a.crowd.Group().SetQuota(milli)
 	n := uint32(a.s.cfg.CPUs)
 	if milli < uint64(n)*1000 {
 		n = max(1, uint32((milli+999)/1000))
@@ -99,9 +99,9 @@ func (a *Agent) setCPUQuota(milli uint64) {
 }
 
 // cpuMask is the CPUs that an agent's tasks may name.
-func (s *Kernel) cpuMask(id string) sched.CPUSet {
+func (s *Kernel) cpuMask(id string) gvsched.CPUSet {
 	n := uint(s.cfg.CPUs)
-	mask := sched.NewFullCPUSet(n)
+	mask := gvsched.NewFullCPUSet(n)
 	if a := s.findAgent(id); a != nil {
 		mask.ClearAbove(uint(a.account.cpus.Load()))
 	}
@@ -197,7 +197,7 @@ func (s *Kernel) Accounts(struct{}) (control.AccountsReply, error) {
 // Memory is that of the last look.
 func (a *Agent) measure() {
 	l := a.account.ledger
-	u := a.crowd.Usage()
+	u := a.crowd.Group().Usage()
 	l.Measure(account.CPUTime, uint64(u.User+u.System))
 	a.mu.Lock()
 	ended := a.state.Final()
@@ -233,14 +233,14 @@ func (a *Agent) snapshot() account.Snapshot {
 func (a *Agent) reckon() account.Snapshot {
 	a.measure()
 	acc := &a.account
-	u := a.crowd.Usage()
+	u := a.crowd.Group().Usage()
 	l := acc.ledger
 	snap := account.Snapshot{
 		CPU: account.CPUUse{
 			UserNS: uint64(u.User), SystemNS: uint64(u.System), CPUs: uint64(acc.cpus.Load()),
 			Periods: u.Periods, Throttled: u.Stops, ThrottledNS: uint64(u.Stopped),
 		},
-		Memory: account.MemoryUse{Gauge: l.Gauge(account.Memory), Faults: u.Faults},
+		Memory: account.MemoryUse{Gauge: l.Gauge(account.Memory), Faults: a.crowd.Faults()},
 		IO: account.IOUse{
 			ReadBytes: l.Used(account.ReadBytes), WriteBytes: l.Used(account.WriteBytes),
 			ReadOps: l.Used(account.ReadOps), WriteOps: l.Used(account.WriteOps),
@@ -248,7 +248,7 @@ func (a *Agent) reckon() account.Snapshot {
 		},
 		Tasks: l.Gauge(account.Tasks), Files: l.Gauge(account.Files), Disk: l.Gauge(account.Disk),
 	}
-	if q := a.crowd.Quota(); q != platform.Unlimited {
+	if q := a.crowd.Group().Quota(); q != sched.Unlimited {
 		snap.CPU.QuotaMilli = &q
 	}
 	if r := acc.bytes.Rate(); r != account.Unlimited {

@@ -164,15 +164,6 @@ func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 	return nil
 }
 
-// How many tasks of one agent compete for the host's CPUs at once, so that an
-// agent with hundreds leaves its neighbours their share, and for how long each
-// before it makes way for another.
-const (
-	crowdPerCPU = 4
-	crowdMin    = 8
-	crowdSlice  = 10 * time.Millisecond
-)
-
 // addAgent makes the agent known.
 func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.File) (*Agent, error) {
 	s.mu.Lock()
@@ -196,11 +187,10 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 		ns:    ns,
 		told:  make(chan struct{}),
 		born:  s.cfg.Clock.Now(),
-		crowd: platform.NewCrowd(s.cpus, max(crowdMin, crowdPerCPU*s.cfg.CPUs), crowdSlice),
+		crowd: platform.NewCrowd(s.sched.NewGroup(req.ID)),
 		irq:   s.irq.NewSource(req.ID),
 	}
 	a.crowd.Interrupts(a.irq)
-	a.crowd.OnStop(a.quotaUsedUp)
 	netstack.Interrupts(a.stack, a.irq)
 	a.ctx = s.context(a.ns, s.creds, a.memID)
 	a.openAccount(req.DiskBytes)
@@ -418,6 +408,7 @@ func (a *Agent) release() {
 	a.s.releaseShell(a.ns)
 	a.stopped = nil
 	a.irq.Close()
+	a.crowd.Group().Close()
 	a.s.forgetAgent(a)
 	a.log.close()
 }

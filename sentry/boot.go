@@ -38,6 +38,7 @@ import (
 	"aios.dev/aios/ktime"
 	"aios.dev/aios/netstack"
 	"aios.dev/aios/platform"
+	"aios.dev/aios/sentry/sched"
 	"aios.dev/aios/sentry/smp"
 )
 
@@ -84,7 +85,7 @@ type Kernel struct {
 	started   time.Time
 	pause     *pauseTask
 	stacks    *netstack.Creator
-	cpus      *platform.Processors
+	sched     *sched.Scheduler
 	views     kernelViews
 	sysfs     *vfs.Filesystem // shared by all agents; read-only
 	sysRoot   *vfs.Dentry
@@ -151,7 +152,7 @@ func Boot(cfg Config) (*Kernel, error) {
 		agents:  make(map[string]*Agent),
 	}
 	s.bootInterrupts()
-	s.cpus = platform.NewProcessors(cfg.CPUs, s.cfg.Clock)
+	s.sched = sched.New(sched.Config{CPUs: cfg.CPUs, Clock: s.cfg.Clock, Notify: s.schedNotice})
 	for _, step := range []struct {
 		op string
 		do func() error

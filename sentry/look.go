@@ -13,6 +13,7 @@ import (
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/platform"
+	"aios.dev/aios/sentry/sched"
 )
 
 // A look at agents stops none of them: it reads what the kernel knows while they
@@ -129,7 +130,7 @@ func (l *look) tasks(deep bool) {
 		l.takeStacks()
 	}
 	for _, a := range l.agents {
-		for _, t := range a.crowd.Places().Waiting {
+		for _, t := range platform.Contexts(a.crowd.Group().State().Waiting) {
 			if t, ok := t.(*kernel.Task); ok {
 				l.queued[t] = true
 			}
@@ -232,20 +233,20 @@ func (l *look) queues() {
 		if a.ns.pid == nil {
 			continue
 		}
-		p := a.crowd.Places()
-		row := control.LookQueue{Agent: a.id, Limit: p.Limit, Slice: p.Slice, Running: []int32{}, Waiting: []int32{}}
-		for _, c := range p.Running {
+		p := a.crowd.Group().State()
+		row := control.LookQueue{Agent: a.id, Weight: p.Params.Weight, Slice: p.Request, Lag: p.Lag, Running: []int32{}, Waiting: []int32{}}
+		for _, c := range platform.Contexts(p.Running) {
 			if t, ok := c.(*kernel.Task); ok {
 				row.Running = append(row.Running, int32(a.ns.pid.IDOfTask(t)))
 			}
 		}
-		for _, c := range p.Waiting {
+		for _, c := range platform.Contexts(p.Waiting) {
 			if t, ok := c.(*kernel.Task); ok {
 				row.Waiting = append(row.Waiting, int32(a.ns.pid.IDOfTask(t)))
 			}
 		}
-		if p.Quota != platform.Unlimited {
-			row.Quota, row.Used, row.Period, row.Stopped = p.Quota, p.Used, platform.QuotaPeriod, p.Stopped
+		if q := p.Params.MilliCPU; q != sched.Unlimited {
+			row.Quota, row.Left, row.Period, row.Stopped = q, p.Left, p.Params.Period, p.Throttled
 		}
 		if l.fits(control.ViewQueues, row) {
 			l.out.Queues = append(l.out.Queues, row)

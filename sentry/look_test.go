@@ -46,7 +46,7 @@ func TestLook(t *testing.T) {
 				t.Fatalf("%+v", task)
 			}
 		}
-		if q := l.Queues; len(q) != 1 || q[0].Agent != s.id || q[0].Limit < 1 || q[0].Slice <= 0 || len(q[0].Running)+len(q[0].Waiting) > 3 {
+		if q := l.Queues; len(q) != 1 || q[0].Agent != s.id || q[0].Weight != 100 || q[0].Slice <= 0 || len(q[0].Running)+len(q[0].Waiting) > 3 {
 			t.Fatalf("%+v", q)
 		}
 		if !slices.ContainsFunc(l.Maps, func(m control.LookMap) bool {

@@ -10,6 +10,7 @@ import (
 	"aios.dev/aios/ktime"
 	"aios.dev/aios/netstack"
 	"aios.dev/aios/sentry/irq"
+	"aios.dev/aios/sentry/sched"
 )
 
 // samplers tell of what goes on all the time: rates, and samples. Those that
@@ -43,7 +44,7 @@ func (s *Kernel) eventsWanted(wanted event.Set) {
 	case on && p.faults == nil:
 		p.seen, p.last = make(map[*Agent]uint64), s.cfg.Clock.Now()
 		for _, a := range s.liveAgents() {
-			p.seen[a] = a.crowd.Usage().Faults
+			p.seen[a] = a.crowd.Faults()
 		}
 		p.faults = s.cfg.Clock.AfterFunc(faultsEvery, s.tellFaults)
 	case !on && p.faults != nil:
@@ -74,7 +75,7 @@ func (s *Kernel) tellFaults() {
 	p.last = now
 	seen := make(map[*Agent]uint64, len(p.seen))
 	for _, a := range s.liveAgents() {
-		total := a.crowd.Usage().Faults
+		total := a.crowd.Faults()
 		seen[a] = total
 		if n := total - p.seen[a]; n > 0 && took > 0 {
 			s.emit(a, event.MemoryFaults, &eventv1.MemoryFaults{
@@ -107,8 +108,16 @@ type stops struct {
 	total time.Duration
 }
 
-// quotaUsedUp is a hook of the agent's crowd, whose lock is held. It has it told
-// soon, and then every while until it happens no more.
+// schedNotice is a hook of the scheduler, whose lock is held.
+func (s *Kernel) schedNotice(g *sched.Group, n sched.Notice) {
+	if n == sched.Throttled {
+		if a := s.findAgent(g.Name()); a != nil {
+			a.quotaUsedUp()
+		}
+	}
+}
+
+// quotaUsedUp has it told soon, and then every while until it happens no more.
 func (a *Agent) quotaUsedUp() {
 	if a.stops.told.CompareAndSwap(false, true) {
 		a.stops.since = a.s.cfg.Clock.Now()
@@ -118,16 +127,16 @@ func (a *Agent) quotaUsedUp() {
 
 func (a *Agent) tellStops() {
 	st := &a.stops
-	now, total := a.s.cfg.Clock.Now(), a.crowd.Usage().Stopped
+	now, total := a.s.cfg.Clock.Now(), a.crowd.Group().Usage().Stopped
 	if total == st.total {
 		st.told.Store(false)
-		if a.crowd.Usage().Stopped > total { // Meanwhile.
+		if a.crowd.Group().Usage().Stopped > total { // Meanwhile.
 			a.quotaUsedUp()
 		}
 		return
 	}
 	a.s.emit(a, event.CPUThrottled, &eventv1.CPUThrottled{
-		Throttled: int64(total - st.total), ThrottledTotal: int64(total), Interval: int64(now.Sub(st.since)), Quota: a.crowd.Quota(),
+		Throttled: int64(total - st.total), ThrottledTotal: int64(total), Interval: int64(now.Sub(st.since)), Quota: a.crowd.Group().Quota(),
 	})
 	st.since, st.total = now, total
 	a.s.cfg.Clock.AfterFunc(throttleEvery, a.tellStops)

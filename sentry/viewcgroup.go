@@ -10,7 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 
 	"aios.dev/aios/account"
-	"aios.dev/aios/platform"
+	"aios.dev/aios/sentry/sched"
 )
 
 // cgroupViews are the files of /sys/fs/cgroup: an agent finds itself in a
@@ -95,12 +95,16 @@ func (v *view) ids(buf *bytes.Buffer, want func(*kernel.Task) bool) {
 
 // cpuMax is the quota: microseconds in a period of so many microseconds.
 func (v *view) cpuMax(buf *bytes.Buffer) {
-	period := platform.QuotaPeriod.Microseconds()
-	if v.a == nil || v.a.crowd.Quota() == platform.Unlimited {
+	p := sched.Defaults()
+	if v.a != nil {
+		p = v.a.crowd.Group().Params()
+	}
+	period := p.Period.Microseconds()
+	if p.MilliCPU == sched.Unlimited {
 		fmt.Fprintf(buf, "max %d\n", period)
 		return
 	}
-	fmt.Fprintf(buf, "%d %d\n", v.a.crowd.Quota()*uint64(period)/1000, period)
+	fmt.Fprintf(buf, "%d %d\n", p.MilliCPU*uint64(period)/1000, period)
 }
 
 func (v *view) cpuStat(buf *bytes.Buffer) {
@@ -121,7 +125,10 @@ func (v *view) memoryEvents(buf *bytes.Buffer) {
 
 func (v *view) memoryStat(buf *bytes.Buffer) {
 	kinds, _ := v.ownMemory()
-	faults := v.cpuUse().Faults
+	var faults uint64
+	if v.a != nil {
+		faults = v.a.crowd.Faults()
+	}
 	fmt.Fprintf(buf, "anon %d\nfile %d\nshmem %d\nkernel %d\npgfault %d\n",
 		kinds.Anonymous, kinds.PageCache+kinds.Mapped+kinds.Tmpfs, kinds.Tmpfs, kinds.System, faults)
 }

@@ -16,8 +16,8 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 
 	"aios.dev/aios/account"
-	"aios.dev/aios/platform"
 	"aios.dev/aios/sentry/irq"
+	"aios.dev/aios/sentry/sched"
 )
 
 // What an agent sees of the machine is what it may use: so many CPUs as its
@@ -95,12 +95,12 @@ func (v *view) ownMemory() (usage.MemoryStats, uint64) {
 }
 
 // cpuUse returns the CPU time used in all.
-func (v *view) cpuUse() platform.Usage {
+func (v *view) cpuUse() sched.Usage {
 	if v.a == nil {
 		all := v.s.k.CPUStats()
-		return platform.Usage{User: all.UserTime, System: all.SysTime}
+		return sched.Usage{User: all.UserTime, System: all.SysTime}
 	}
-	return v.a.crowd.Usage()
+	return v.a.crowd.Group().Usage()
 }
 
 func (v *view) tasks() []*kernel.Task {

@@ -152,14 +152,14 @@ func (a *app) lookQueues(l control.Look) error {
 	for _, q := range l.Queues {
 		quota := "-"
 		if q.Period > 0 {
-			quota = fmt.Sprintf("%s of %s", max(q.Used, 0).Round(10*time.Microsecond), time.Duration(q.Quota)*q.Period/1000)
+			quota = fmt.Sprintf("%s left of %s", max(q.Left, 0).Round(10*time.Microsecond), time.Duration(q.Quota)*q.Period/1000)
 			if q.Stopped {
 				quota += ", used up"
 			}
 		}
-		rows = append(rows, []string{nameOf(l, q.Agent), strconv.Itoa(q.Limit), q.Slice.String(), quota, list(q.Running), list(q.Waiting)})
+		rows = append(rows, []string{nameOf(l, q.Agent), strconv.FormatUint(q.Weight, 10), q.Lag.Round(10 * time.Microsecond).String(), q.Slice.Round(10 * time.Microsecond).String(), quota, list(q.Running), list(q.Waiting)})
 	}
-	return a.table([]string{"AGENT", "PLACES", "SLICE", "QUOTA", "RUNNING", "WAITING"}, rows)
+	return a.table([]string{"AGENT", "WEIGHT", "LAG", "REQUEST", "QUOTA", "RUNNING", "WAITING"}, rows)
 }
 
 func (a *app) lookLocks(l control.Look) error {

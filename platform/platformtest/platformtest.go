@@ -16,11 +16,9 @@ package platformtest
 
 import (
 	"os"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/cpuid"
@@ -31,6 +29,7 @@ import (
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/ktime"
 	"aios.dev/aios/platform"
+	"aios.dev/aios/sentry/sched"
 )
 
 // RunDriver runs the suite on the platform that d makes, behind the
@@ -61,8 +60,8 @@ func RunDriver(t *testing.T, d platform.Driver) {
 func Run(t *testing.T, p gvplatform.Platform) {
 	cpuid.Initialize()
 	var first, exits atomic.Int64
-	// Everybody has a place: interrupts of the crowd's own are not expected.
-	crowd := platform.NewCrowd(platform.NewProcessors(runtime.NumCPU(), ktime.Real), 1000, time.Second)
+	// Everybody has a CPU: interrupts of the scheduler's own are not expected.
+	crowd := platform.NewCrowd(sched.New(sched.Config{CPUs: 1000, Clock: ktime.Real}).NewGroup("test"))
 	f := &fixture{memory: newMemory(t), crowd: crowd}
 	f.Platform = platform.Wrap(p, platform.Hooks{
 		FirstSwitch: func(context.Context) *platform.Crowd { first.Add(1); return crowd },

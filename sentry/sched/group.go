@@ -61,7 +61,7 @@ func (s *Scheduler) NewGroup(name string) *Group {
 	g := &Group{s: s, name: name, weight: unit}
 	g.free = g.newPart(-1)
 	g.params.Weight = DefaultWeight
-	g.quota.milli = Unlimited
+	g.quota.milli, g.quota.period = Unlimited, int64(DefaultPeriod)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.groups = append(s.groups, g)

@@ -36,6 +36,9 @@ func (t *Task) meterTo(next int64) {
 	t.book(t.mark.Swap(now<<1|next), now)
 }
 
+// Skip says that the task has waited for a CPU and got none: that is not metered.
+func (t *Task) Skip() { t.restart(t.s.Now()) }
+
 // restart has the task metered from now on.
 func (t *Task) restart(now int64) { t.mark.Store(now<<1 | inKernel) }
 

@@ -65,9 +65,6 @@ func (g *Group) Params() Params {
 	defer g.s.mu.Unlock()
 	p := g.params
 	p.MilliCPU, p.Period, p.Burst = g.quota.milli, duration(g.quota.period), duration(g.quota.burst)
-	if p.Period == 0 {
-		p.Period = DefaultPeriod
-	}
 	return p
 }
 
@@ -100,6 +97,24 @@ func (g *Group) SetParams(p Params) error {
 	s.fill(now)
 	s.arm(now)
 	return nil
+}
+
+// Name returns what NewGroup was given.
+func (g *Group) Name() string { return g.name }
+
+// Quota returns the quota, in thousandths of a CPU.
+func (g *Group) Quota() uint64 { return g.Params().MilliCPU }
+
+// SetQuota changes the quota, and nothing else.
+func (g *Group) SetQuota(milli uint64) {
+	s := g.s
+	s.mu.Lock()
+	defer s.unlock()
+	now := s.Now()
+	q := &g.quota
+	s.setQuota(g, milli, duration(q.period), duration(q.burst), now)
+	s.fill(now)
+	s.arm(now)
 }
 
 // SetHint changes the group's hint.

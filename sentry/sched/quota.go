@@ -102,7 +102,7 @@ func (s *Scheduler) roll(g *Group, now int64) {
 // enforce stops the group if its quota is used up.
 func (s *Scheduler) enforce(g *Group, now int64) {
 	q := &g.quota
-	if q.stopped || !q.limited() || q.left > 0 || g.running+g.queued+g.reserved == 0 {
+	if q.stopped || !q.limited() || q.left > 0 {
 		return
 	}
 	q.stopped, q.since = true, now

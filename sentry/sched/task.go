@@ -11,8 +11,10 @@ type Task struct {
 	s *Scheduler
 	g *Group
 	r Runner
-	e entity
-	n node
+	// id is what the task is to others.
+	id any
+	e  entity
+	n  node
 
 	attr    Attr
 	allowed smp.Set // what it asked for; empty: any
@@ -49,19 +51,37 @@ const (
 )
 
 // NewTask returns a task of the group that wants no CPU. It has the group's
-// CPUs and the attributes of a task that asked for none.
-func (g *Group) NewTask(r Runner) *Task {
-	t := &Task{s: g.s, g: g, r: r, cpu: -1, last: -1}
-	t.e = entity{weight: unit, request: sliceMax}
-	t.n.of, t.n.task = &t.e, t
-	g.s.mu.Lock()
-	defer g.s.mu.Unlock()
-	g.tasks++
+// CPUs and the attributes of a task that asked for none. id is what ID returns.
+func (g *Group) NewTask(r Runner, id any) *Task {
+	t := new(Task)
+	g.Init(t, r, id)
 	return t
 }
 
-// Group returns what the task belongs to.
-func (t *Task) Group() *Group { return t.g }
+// Init is NewTask in memory of the caller's, which must be zero, or a task that
+// was closed.
+func (g *Group) Init(t *Task, r Runner, id any) {
+	g.s.mu.Lock()
+	defer g.s.mu.Unlock()
+	t.s, t.g, t.r, t.id, t.cpu, t.last = g.s, g, r, id, -1, -1
+	t.e = entity{weight: unit, request: sliceMax}
+	t.n.of, t.n.task = &t.e, t
+	t.attr, t.allowed, t.was, t.server, t.boost = Attr{}, smp.Set{}, nil, nil, boost{}
+	t.asked, t.got, t.burst, t.usual = 0, 0, 0, 0
+	t.user.Store(0)
+	t.system.Store(0)
+	g.tasks++
+}
+
+// ID returns what the task is to others.
+func (t *Task) ID() any { return t.id }
+
+// Now returns the scheduler's time.
+func (t *Task) Now() int64 { return t.s.Now() }
+
+// Has reports whether the task has a CPU. Like Must it may be called by the task
+// only.
+func (t *Task) Has() bool { return t.cpu >= 0 }
 
 // Answer is what becomes of a task that asks for a CPU.
 type Answer uint8
@@ -80,11 +100,13 @@ const (
 func (t *Task) Must() bool { return t.cpu < 0 || t.yield.Load() }
 
 // Ask wants a CPU, or goes on wanting one when it has been told to ask again.
-// hurry says that it does not wait.
-func (t *Task) Ask(hurry bool) Answer {
+// hurried, unless it is nil, says that it does not wait; who sets it and then calls
+// Withdraw is sure that the task does not.
+func (t *Task) Ask(hurried *atomic.Bool) Answer {
 	s := t.s
 	s.mu.Lock()
 	defer s.unlock()
+	hurry := hurried != nil && hurried.Load()
 	now := s.Now()
 	s.roll(t.g, now)
 	if t.state == running {

@@ -61,7 +61,7 @@ type Actor struct {
 // Add adds a task to a group. It begins at once.
 func (w *World) Add(g *sched.Group, name string, next func() Step) *Actor {
 	a := &Actor{w: w, Name: name, Next: next, since: -1}
-	a.T = g.NewTask(a)
+	a.T = g.NewTask(a, a)
 	w.all = append(w.all, a)
 	w.after(0, a.wake)
 	return a
@@ -123,7 +123,7 @@ func (a *Actor) pause() {
 func (a *Actor) ask() {
 	a.asked = a.w.clock.now
 	a.runs = false
-	switch a.T.Ask(false) {
+	switch a.T.Ask(nil) {
 	case sched.Go:
 		a.runs = true
 		a.begin()
