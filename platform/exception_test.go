@@ -10,7 +10,6 @@ import (
 	"gvisor.dev/gvisor/pkg/hostarch"
 	"gvisor.dev/gvisor/pkg/sentry/arch"
 	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
-
 )
 
 // raiser is a platform whose Switch raises what it is told to.

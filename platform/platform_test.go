@@ -9,7 +9,6 @@ import (
 	"gvisor.dev/gvisor/pkg/hostarch"
 	"gvisor.dev/gvisor/pkg/sentry/arch"
 	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
-
 )
 
 // recorder is an inner platform and context that writes down what reaches it,
