@@ -130,15 +130,6 @@ func join(a, b *node) *node {
 	return b
 }
 
-// first returns the node of the earliest deadline, eligible or not.
-func (t *tree) first() *node {
-	n := t.root
-	for n != nil && n.left != nil {
-		n = n.left
-	}
-	return n
-}
-
 // earliest returns the node of the earliest deadline whose virtual time is not
 // after v, or nil.
 func (t *tree) earliest(v int64) *node {
