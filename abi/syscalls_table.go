@@ -185,7 +185,7 @@ var syscalls = []Syscall{
 	{145, "sched_getscheduler", GroupBase, RulePlain},
 	{146, "sched_get_priority_max", GroupBase, RulePlain},
 	{147, "sched_get_priority_min", GroupBase, RulePlain},
-	{148, "sched_rr_get_interval", GroupAbsent, RulePlain},
+	{148, "sched_rr_get_interval", GroupBase, RulePlain},
 	{149, "mlock", GroupBase, RulePlain},
 	{150, "munlock", GroupBase, RulePlain},
 	{151, "mlockall", GroupBase, RulePlain},

@@ -98,7 +98,7 @@ func (c *Capability) replace(old, spec *Spec) {
 	}
 	c.spec.Store(spec)
 	for k := range Kind(kinds) {
-		if spec.Limits.Get(k) != 0 && k.divisible() {
+		if spec.Limits.Get(k) != 0 && k.Divisible() {
 			c.carved[k].Store(c.sumOfChildren(k))
 		}
 	}
@@ -147,7 +147,7 @@ func (c *Capability) childrenFit(spec *Spec) error {
 	}
 	for k := range Kind(kinds) {
 		limit := spec.Limits.Get(k)
-		if limit == 0 || !k.divisible() {
+		if limit == 0 || !k.Divisible() {
 			continue
 		}
 		if sum := c.sumOfChildren(k); sum > limit {
@@ -169,7 +169,7 @@ func (s *Spec) covers(child *Spec) bool {
 		if limit == 0 {
 			continue
 		}
-		if part > limit || part == 0 && (child.spends() || !k.divisible()) {
+		if part > limit || part == 0 && (child.spends() || !k.Divisible()) {
 			return false
 		}
 	}

@@ -41,7 +41,7 @@ func (c *Capability) shift(child *Limits, f func(have, part uint64) uint64) {
 	any := false
 	for k := range Kind(kinds) {
 		part := child.Get(k)
-		if part == 0 || own.Get(k) == 0 || !k.divisible() {
+		if part == 0 || own.Get(k) == 0 || !k.Divisible() {
 			continue
 		}
 		c.carved[k].Store(f(c.carved[k].Load(), part))
@@ -73,7 +73,7 @@ func (c *Capability) share(want *Limits, child *Spec) (Limits, error) {
 		switch {
 		case v > own:
 			return out, exceed(c, key.name+"="+key.format(v)+" is more than it has, "+key.format(own), "ask for at most "+key.format(left))
-		case !k.divisible():
+		case !k.Divisible():
 			if v == 0 {
 				v = own
 			}

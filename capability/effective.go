@@ -22,7 +22,7 @@ type Authority struct {
 	// is the largest. One that Limited does not name is 0 here and has no
 	// bound: some capability is without it.
 	Limits  Limits
-	limited uint8
+	limited uint16
 }
 
 // ObjectRights are the rights to one object.
@@ -94,7 +94,7 @@ func (s *Space) Effective(holder string) Effective {
 // tally adds up an Authority.
 type tally struct {
 	Authority
-	some, unlimited uint8 // kinds that capabilities have, that some have not
+	some, unlimited uint16 // kinds that capabilities have, that some have not
 }
 
 func (a *tally) add(c *Capability) {
@@ -112,7 +112,7 @@ func (a *tally) add(c *Capability) {
 			continue
 		}
 		a.some |= 1 << k
-		if k.divisible() {
+		if k.Divisible() {
 			a.Limits.Set(k, saturate(a.Limits.Get(k), left))
 		} else {
 			a.Limits.Set(k, max(a.Limits.Get(k), left))

@@ -1,6 +1,10 @@
 package capability
 
-import "aios.dev/aios/abi"
+import (
+	"time"
+
+	"aios.dev/aios/abi"
+)
 
 // Limits bound how much of its object a capability gives. Zero is no limit of
 // its own.
@@ -11,6 +15,12 @@ type Limits struct {
 	Weight      uint64 // cpu: share when processors are short, 1 to 10000
 	BytesPerSec uint64 // io
 	OpsPerSec   uint64 // io
+	Period      uint64 // cpu: nanoseconds for which MilliCPU is
+	Burst       uint64 // cpu: nanoseconds that may be saved up of it
+	Reserve     uint64 // cpu: millionths of a processor that are promised
+	Every       uint64 // cpu: nanoseconds in which they are
+	Priority    uint64 // cpu: 20 less the least niceness
+	Idle        uint64 // cpu: 1: only when nobody else wants them
 }
 
 // Kind is one of the Limits.
@@ -24,8 +34,14 @@ const (
 	KindWeight
 	KindBytesPerSec
 	KindOpsPerSec
+	KindPeriod
+	KindBurst
+	KindReserve
+	KindEvery
+	KindPriority
+	KindIdle
 
-	kinds = int(KindOpsPerSec) + 1
+	kinds = int(KindIdle) + 1
 )
 
 // MaxLimit is the highest value of a limit.
@@ -49,14 +65,32 @@ func (l *Limits) at(k Kind) *uint64 {
 		return &l.Weight
 	case KindBytesPerSec:
 		return &l.BytesPerSec
-	default:
+	case KindOpsPerSec:
 		return &l.OpsPerSec
+	case KindPeriod:
+		return &l.Period
+	case KindBurst:
+		return &l.Burst
+	case KindReserve:
+		return &l.Reserve
+	case KindEvery:
+		return &l.Every
+	case KindPriority:
+		return &l.Priority
+	default:
+		return &l.Idle
 	}
 }
 
-// divisible reports whether what a child has of k is taken from its parent: a
-// weight is not, since it is no amount.
-func (k Kind) divisible() bool { return k != KindWeight }
+// Divisible reports whether what a child has of k is taken from its parent: a
+// weight, a time and a rank are not, since they are no amounts.
+func (k Kind) Divisible() bool {
+	switch k {
+	case KindWeight, KindPeriod, KindBurst, KindEvery, KindPriority, KindIdle:
+		return false
+	}
+	return true
+}
 
 // limitKey is how the text of a grant calls a limit of a class.
 type limitKey struct {
@@ -71,12 +105,20 @@ func sizeKey(name string, k Kind) limitKey { return limitKey{name, k, MaxLimit, 
 func countKey(name string, k Kind, top uint64) limitKey {
 	return limitKey{name, k, top, parseCount, formatCount}
 }
+func timeKey(name string, k Kind, top time.Duration) limitKey {
+	return limitKey{name, k, uint64(top), parseTime, formatTime}
+}
 
 // limitKeys are the limits that a class has. A class that is not here has none.
 var limitKeys = [...][]limitKey{
-	abi.ClassFS:   {sizeKey("quota", KindBytes), countKey("inodes", KindCount, MaxLimit)},
-	abi.ClassMem:  {sizeKey("bytes", KindBytes), countKey("count", KindCount, MaxLimit)},
-	abi.ClassCPU:  {{"cpu", KindMilliCPU, 1 << 30, parseMilli, formatMilli}, countKey("weight", KindWeight, 10000)},
+	abi.ClassFS:  {sizeKey("quota", KindBytes), countKey("inodes", KindCount, MaxLimit)},
+	abi.ClassMem: {sizeKey("bytes", KindBytes), countKey("count", KindCount, MaxLimit)},
+	abi.ClassCPU: {
+		{"cpu", KindMilliCPU, 1 << 30, parseMilli, formatMilli}, countKey("weight", KindWeight, 10000),
+		timeKey("period", KindPeriod, time.Second), timeKey("burst", KindBurst, time.Minute),
+		{"reserve", KindReserve, 1 << 40, parseMicro, formatMicro}, timeKey("every", KindEvery, 10*time.Second),
+		countKey("priority", KindPriority, 40), countKey("idle", KindIdle, 1),
+	},
 	abi.ClassIO:   {sizeKey("bps", KindBytesPerSec), countKey("ops", KindOpsPerSec, MaxLimit)},
 	abi.ClassProc: {countKey("count", KindCount, MaxLimit)},
 }

@@ -414,7 +414,7 @@ func (r *run) neverMore(t *rapid.T, n *mnode) {
 		for _, s := range r.s.Children(p) {
 			sum += s.Spec().Limits.Get(k)
 		}
-		if limit := up.Limits.Get(k); limit != 0 && k != KindWeight && sum > limit {
+		if limit := up.Limits.Get(k); limit != 0 && k.Divisible() && sum > limit {
 			t.Fatalf("the children of %s have %d of limit %d", up, sum, k)
 		}
 	}

@@ -84,7 +84,7 @@ func (m *model) gave(who string, n *mnode) bool {
 // left is what n has of a limit beyond what its children have.
 func (m *model) left(n *mnode, k Kind) uint64 {
 	left := n.spec.Limits.Get(k)
-	if k != KindWeight {
+	if k.Divisible() {
 		for _, c := range m.children(n) {
 			left -= c.spec.Limits.Get(k)
 		}
@@ -196,7 +196,7 @@ func kindsOf(c abi.Class) []Kind {
 	return map[abi.Class][]Kind{
 		abi.ClassFS:   {KindBytes, KindCount},
 		abi.ClassMem:  {KindBytes, KindCount},
-		abi.ClassCPU:  {KindMilliCPU, KindWeight},
+		abi.ClassCPU:  {KindMilliCPU, KindWeight, KindPeriod, KindBurst, KindReserve, KindEvery, KindPriority},
 		abi.ClassIO:   {KindBytesPerSec, KindOpsPerSec},
 		abi.ClassProc: {KindCount},
 	}[c]
@@ -244,7 +244,7 @@ func (m *model) delegate(p *mnode, to string, ch Change, move bool, by Actor) *m
 		if own := p.spec.Limits.Get(k); own != 0 {
 			left := m.left(p, k)
 			switch {
-			case k == KindWeight && v == 0:
+			case !k.Divisible() && v == 0:
 				v = own
 			case v == 0 && spendsIn(spec):
 				if v = left; ch.Limits != nil || left == 0 {
@@ -314,10 +314,10 @@ func (m *model) attenuate(n *mnode, ch Change, by Actor) bool {
 		}
 		for k := range Kind(kinds) {
 			limit, part := spec.Limits.Get(k), c.spec.Limits.Get(k)
-			if limit != 0 && (part > limit || part == 0 && (spendsIn(c.spec) || k == KindWeight)) {
+			if limit != 0 && (part > limit || part == 0 && (spendsIn(c.spec) || !k.Divisible())) {
 				return false
 			}
-			if sums.Set(k, sums.Get(k)+part); limit != 0 && k != KindWeight && sums.Get(k) > limit {
+			if sums.Set(k, sums.Get(k)+part); limit != 0 && k.Divisible() && sums.Get(k) > limit {
 				return false
 			}
 		}
@@ -395,7 +395,7 @@ func (a *Authority) sum(m *model, holder string, class abi.Class, k Kind) {
 			return
 		}
 		any = true
-		if left := m.left(n, k); k == KindWeight {
+		if left := m.left(n, k); !k.Divisible() {
 			sum = max(sum, left)
 		} else {
 			sum += left

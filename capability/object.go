@@ -6,6 +6,7 @@ import (
 
 	"aios.dev/aios/abi"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/sentry/smp"
 )
 
 // Object is what a capability is about. What Name is depends on the class: an
@@ -41,6 +42,8 @@ func (o Object) Contains(other Object) bool {
 	case abi.ClassFS:
 		_, ok := below(o.Name, other.Name)
 		return ok
+	case abi.ClassCPU:
+		return o.Name == self || other.Name != self && other.cpus().Minus(o.cpus()).Empty()
 	case abi.ClassNet, abi.ClassAgent, abi.ClassSvc:
 		return o.Name == "*"
 	case abi.ClassEvent:
@@ -49,6 +52,15 @@ func (o Object) Contains(other Object) bool {
 		return (whose == "" || whose == of) && topicCovers(topic, part)
 	}
 	return false
+}
+
+// CPUs returns the CPUs that an object of class cpu names; all says that it is
+// the holder itself, which means any.
+func (o Object) CPUs() (set smp.Set, all bool) { return o.cpus(), o.Name == self }
+
+func (o Object) cpus() smp.Set {
+	set, _ := smp.Parse(o.Name) // check has seen it.
+	return set
 }
 
 // Topic splits the name of an object of class event, TOPIC[@AGENT], into the
@@ -106,6 +118,11 @@ func (o Object) check() error {
 	switch {
 	case o.Name == "":
 		return bad("the object is missing", "write "+info.Name+":"+exampleName[o.Class])
+	case o.Class == abi.ClassCPU && o.Name != self:
+		if set, err := smp.Parse(o.Name); err != nil || set.Empty() || set.String() != o.Name {
+			return bad("it names no processors", "write cpu:self, or which of them, as in cpu:0-3")
+		}
+		return nil
 	case info.Self && o.Name != self:
 		return bad("the object of class "+info.Name+" is always the holder itself", "write "+info.Name+":self")
 	case info.Self:

@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"strconv"
 	"strings"
+	"time"
 
 	"aios.dev/aios/errdefs"
 )
@@ -16,6 +17,8 @@ var (
 	errSize  = errdefs.New(errdefs.CapabilityInvalid, "it is not a size such as 4096, 256M or 1.5G")
 	errCount = errdefs.New(errdefs.CapabilityInvalid, "it is not a whole number")
 	errMilli = errdefs.New(errdefs.CapabilityInvalid, "it is not a number of processors such as 2 or 0.5, with at most three decimals")
+	errMicro = errdefs.New(errdefs.CapabilityInvalid, "it is not a number of processors such as 0.2, with at most six decimals")
+	errTime  = errdefs.New(errdefs.CapabilityInvalid, "it is not a time such as 100ms")
 	errBig   = errdefs.New(errdefs.CapabilityInvalid, "it is too large")
 )
 
@@ -104,6 +107,32 @@ func parseCount(text string) (uint64, error) {
 func formatCount(v uint64) string { return strconv.FormatUint(v, 10) }
 
 // parseMilli reads a number of processors.
+func parseMicro(text string) (uint64, error) {
+	v, err := parseDecimal(text, 1e6, 6)
+	if errors.Is(err, errCount) {
+		err = errMicro
+	}
+	return v, err
+}
+
+func formatMicro(v uint64) string {
+	text := formatCount(v / 1e6)
+	if v %= 1e6; v != 0 {
+		text += "." + strings.TrimRight(formatCount(1e6 + v)[1:], "0")
+	}
+	return text
+}
+
+func parseTime(text string) (uint64, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return 0, errTime
+	}
+	return uint64(d), nil
+}
+
+func formatTime(v uint64) string { return time.Duration(v).String() }
+
 func parseMilli(text string) (uint64, error) {
 	v, err := parseDecimal(text, 1000, 3)
 	if errors.Is(err, errCount) {

@@ -44,12 +44,14 @@ func (s Spec) Target() string {
 //
 //	fs    quota=SIZE inodes=N at=PATH
 //	mem   bytes=SIZE count=N
-//	cpu   cpu=PROCESSORS weight=N
+//	cpu   cpu=PROCESSORS period=TIME burst=TIME weight=N idle=1 priority=N
+//	      reserve=PROCESSORS every=TIME
 //	io    bps=SIZE ops=N
 //	proc  count=N
 //	any   lease=DURATION badge=N sealed
 //
-// OBJECT of class event is TOPIC[@AGENT]; see Object.Topic.
+// OBJECT of class event is TOPIC[@AGENT]; see Object.Topic. That of class cpu is
+// self, or processors such as 0-3.
 //
 // In OBJECT and PATH, %XX stands for the byte with that hexadecimal number;
 // ':', ',' and '%' are written that way.

@@ -125,11 +125,6 @@ func (dom *domain) openGrants(ctx context.Context, specs []capability.Spec, with
 				return nil, errdefs.New(errdefs.CapabilityInvalid, "there is no such group of system calls", errdefs.Op("grant"),
 					errdefs.Resource("%s", s), errdefs.Fix("grant sys: and one of "+strings.Join(names, ", ")))
 			}
-		case abi.ClassCPU:
-			if s.Limits.Weight != 0 {
-				return nil, errdefs.New(errdefs.Unsupported, "this version does not divide CPUs by weight", errdefs.Op("grant"),
-					errdefs.Resource("%s", s), errdefs.Fix("bound the agent with cpu=PROCESSORS"))
-			}
 		case abi.ClassMem:
 			if b := s.Limits.Bytes; b != 0 && b < leastMemory && s.Rights.Has(abi.MemMap) {
 				return nil, errdefs.New(errdefs.CapabilityInvalid, "no program runs in so little memory", errdefs.Op("grant"),

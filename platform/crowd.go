@@ -141,14 +141,6 @@ func (p *place) interrupted() {
 	}
 }
 
-// of returns the task, or nil if there is none.
-func (p *place) of() *sched.Task {
-	if !p.is {
-		return nil
-	}
-	return &p.task
-}
-
 // Granted implements sched.Runner.
 func (c *taskContext) Granted() { c.place.wake <- struct{}{} }
 
@@ -158,16 +150,6 @@ func (c *taskContext) Preempt() {
 		crowd.kicked(&c.place, byScheduler)
 	}
 	c.Context.Interrupt()
-}
-
-// TaskOf returns the task of the scheduler that a context the platform made
-// belongs to; nil before its first Switch. It may be called on the task's
-// goroutine only.
-func TaskOf(c any) *sched.Task {
-	if t, ok := c.(*taskContext); ok {
-		return t.place.of()
-	}
-	return nil
 }
 
 // contextOf returns what the first Switch of a scheduler's task was given.

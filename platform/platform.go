@@ -34,6 +34,8 @@ import (
 	"gvisor.dev/gvisor/pkg/hostarch"
 	"gvisor.dev/gvisor/pkg/sentry/arch"
 	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
+
+	"aios.dev/aios/sentry/sched"
 )
 
 // Hooks is what the kernel wants to hear about the tasks that a platform runs.
@@ -45,6 +47,10 @@ type Hooks struct {
 	// *kernel.Task itself. The context belongs to the crowd that it
 	// returns, if any.
 	FirstSwitch func(task context.Context) *Crowd
+
+	// Joined runs after FirstSwitch, if that returned a crowd: t is what the
+	// scheduler knows the task as. It may set how the task is scheduled.
+	Joined func(task context.Context, t *sched.Task)
 
 	// Fault runs when application code of a crowd's task has touched memory
 	// that is not mapped, before the kernel looks into it: most often the
@@ -217,6 +223,9 @@ func (c *taskContext) begin(task context.Context) {
 		if crowd := c.hooks.FirstSwitch(task); crowd != nil {
 			crowd.group.Init(&c.place.task, c, task)
 			c.place.is = true
+			if c.hooks.Joined != nil {
+				c.hooks.Joined(task, &c.place.task)
+			}
 			c.crowd.Store(crowd)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"aios.dev/aios/event"
 	eventv1 "aios.dev/aios/event/v1"
 	"aios.dev/aios/sentry/sched"
+	"aios.dev/aios/sentry/smp"
 )
 
 // agentAccount is what an agent uses, and its limits. Limits follow the
@@ -28,6 +29,8 @@ type agentAccount struct {
 	noIO       atomic.Bool  // it may not read and write at all
 	delayed    atomic.Int64 // nanoseconds its tasks were held back for them
 	cpus       atomic.Uint32
+	// set is which CPUs those are.
+	set atomic.Pointer[smp.Set]
 	// mappings is how many its address spaces may have together.
 	mappings atomic.Uint64
 	memory   memoryAccount
@@ -76,13 +79,24 @@ func softLimit(hard uint64) uint64 {
 
 // setCPUQuota lets the agent use so many thousandths of a CPU from now on:
 // none at all if that is zero. It then sees as many CPUs as it can use.
+//
+// +checklocks:a.authMu
 func (a *Agent) setCPUQuota(milli uint64) {
-	a.crowd.Group().SetQuota(milli)
-	n := uint32(a.s.cfg.CPUs)
+	set := smp.First(a.s.cfg.CPUs)
+	if own := a.cpuParams.CPUs.And(set); !own.Empty() {
+		set = own
+	}
+	n := uint32(set.Len())
 	if milli < uint64(n)*1000 {
 		n = max(1, uint32((milli+999)/1000))
 	}
-	if a.account.cpus.Swap(n) == n {
+	for uint32(set.Len()) > n { // It could not use more at once.
+		last := 0
+		set.All(func(cpu int) bool { last = cpu; return true })
+		set.Remove(last)
+	}
+	a.account.cpus.Store(n)
+	if old := a.account.set.Swap(&set); old != nil && *old == set {
 		return
 	}
 	// A task that is being cloned may have taken the old mask over.
@@ -101,11 +115,22 @@ func (a *Agent) setCPUQuota(milli uint64) {
 // cpuMask is the CPUs that an agent's tasks may name.
 func (s *Kernel) cpuMask(id string) gvsched.CPUSet {
 	n := uint(s.cfg.CPUs)
-	mask := gvsched.NewFullCPUSet(n)
-	if a := s.findAgent(id); a != nil {
-		mask.ClearAbove(uint(a.account.cpus.Load()))
-	}
+	mask := gvsched.NewCPUSet(n)
+	s.cpuSetOf(id).All(func(cpu int) bool {
+		mask.Set(uint(cpu))
+		return true
+	})
 	return mask
+}
+
+// cpuSetOf is the same, as a set.
+func (s *Kernel) cpuSetOf(id string) smp.Set {
+	if a := s.findAgent(id); a != nil {
+		if set := a.account.set.Load(); set != nil {
+			return *set
+		}
+	}
+	return smp.First(s.cfg.CPUs)
 }
 
 // setIOLimits bounds what the agent reads and writes, in bytes and calls per

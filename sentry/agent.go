@@ -22,6 +22,7 @@ import (
 	"aios.dev/aios/netstack"
 	"aios.dev/aios/platform"
 	"aios.dev/aios/sentry/irq"
+	"aios.dev/aios/sentry/sched"
 )
 
 // Agent is a process tree with namespaces of its own.
@@ -62,7 +63,12 @@ type Agent struct {
 	// The sum of its limits.
 	promised control.Promised // +checklocks:authMu
 	// What it may use of the CPUs: by its grants, and at most, by who said so.
-	cpuGranted uint64            // +checklocks:authMu
+	cpuGranted uint64 // +checklocks:authMu
+	// Of the same, without the quota.
+	cpuParams sched.Params // +checklocks:authMu
+	// Why it does not have all of it.
+	cpuRefused error             // +checklocks:authMu
+	priority   atomic.Int32      // 20 less the least niceness
 	ceilings   map[string]uint64 // +checklocks:authMu
 
 	// grantsMu guards what grants of files have open, and ns.mnt against the

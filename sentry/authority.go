@@ -70,7 +70,7 @@ func (a *Agent) endow(grants []control.Grant, by capability.Actor) error {
 	a.s.trail.putGathered(a)
 	a.endowed.Store(true)
 	a.reweigh()
-	return nil
+	return a.cpuRefusal()
 }
 
 // grant mints one capability and opens what it is for.
@@ -99,6 +99,12 @@ func (a *Agent) grant(g control.Grant, origin capability.ID, by capability.Actor
 	if spec.Object.Class == abi.ClassFS {
 		if err := a.openGrant(c, g.Key); err != nil {
 			a.s.space.Revoke(c, true, by, "it could not be opened: "+err.Error())
+			return nil, err
+		}
+	}
+	if spec.Limits.Reserve != 0 && a.endowed.Load() {
+		if err := a.cpuRefusal(); err != nil {
+			a.s.space.Revoke(c, true, by, "it cannot be kept: "+err.Error())
 			return nil, err
 		}
 	}
@@ -133,6 +139,7 @@ func (a *Agent) reweigh() {
 		held                       []abi.Held
 		mem, tasks, cpu, bps, opps amount
 		maps                       amount
+		params                     cpuGrants
 		net                        abi.Rights
 		files                      []*capability.Capability
 	)
@@ -154,6 +161,7 @@ func (a *Agent) reweigh() {
 			}
 		case abi.ClassCPU:
 			cpu.add(c, capability.KindMilliCPU)
+			params.add(c)
 		case abi.ClassIO:
 			bps.add(c, capability.KindBytesPerSec)
 			opps.add(c, capability.KindOpsPerSec)
@@ -174,6 +182,8 @@ func (a *Agent) reweigh() {
 	a.setMappingLimit(maps.limit())
 	a.setMemoryLimit(mem.limit())
 	a.cpuGranted = cpu.limit()
+	a.cpuParams = params.params()
+	a.priority.Store(int32(max(params.priority, usualPriority)))
 	a.requota()
 	a.setIOLimits(bps.limit(), opps.limit())
 	for _, c := range files {

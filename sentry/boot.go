@@ -79,13 +79,15 @@ type Config struct {
 
 // Kernel is a booted kernel. Its methods may be called concurrently.
 type Kernel struct {
-	cfg       Config
-	k         *kernel.Kernel
-	creds     *auth.Credentials // root of the domain, for setting agents up
-	started   time.Time
-	pause     *pauseTask
-	stacks    *netstack.Creator
-	sched     *sched.Scheduler
+	cfg     Config
+	k       *kernel.Kernel
+	creds   *auth.Credentials // root of the domain, for setting agents up
+	started time.Time
+	pause   *pauseTask
+	stacks  *netstack.Creator
+	sched   *sched.Scheduler
+	// cpuShort says that a reservation could not be kept.
+	cpuShort  atomic.Bool
 	views     kernelViews
 	sysfs     *vfs.Filesystem // shared by all agents; read-only
 	sysRoot   *vfs.Dentry
@@ -207,14 +209,19 @@ func (s *Kernel) bootPlatform() error {
 	}
 	s.k = &kernel.Kernel{Platform: platform.Wrap(inner, platform.Hooks{
 		FirstSwitch: s.taskStarts,
-		Exit:        s.taskExits,
-		Fault:       s.taskFaulted,
-		Trap:        s.taskTrapped,
-		Settled:     s.taskSettled,
-		Panicked:    s.taskPanicked,
-		Call:        s.taskCalls,
-		Enter:       s.taskEnters,
-		Left:        s.taskLeft,
+		Joined: func(ctx context.Context, st *sched.Task) {
+			if t, ok := ctx.(*kernel.Task); ok {
+				s.joined(t, st)
+			}
+		},
+		Exit:     s.taskExits,
+		Fault:    s.taskFaulted,
+		Trap:     s.taskTrapped,
+		Settled:  s.taskSettled,
+		Panicked: s.taskPanicked,
+		Call:     s.taskCalls,
+		Enter:    s.taskEnters,
+		Left:     s.taskLeft,
 	})}
 	return nil
 }

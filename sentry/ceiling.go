@@ -50,4 +50,5 @@ func (a *Agent) requota() {
 		quota = min(quota, c)
 	}
 	a.setCPUQuota(quota)
+	a.schedule(quota)
 }

@@ -63,7 +63,7 @@ func (s *Kernel) gateCall(nr uintptr, inner kernel.SyscallFn) kernel.SyscallFn {
 			return 0, nil, linuxerr.ENOSYS
 		}
 	}
-	inner = s.meterCall(call, s.guardCall(call, s.traceCall(call, s.timeCall(call, inner))))
+	inner = s.meterCall(call, s.guardCall(call, s.traceCall(call, s.timeCall(call, s.schedCall(call, inner)))))
 	switch call.Name {
 	case "pidfd_send_signal":
 		inner = s.sendSignal(call)

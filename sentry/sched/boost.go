@@ -12,6 +12,7 @@ import "slices"
 type boost struct {
 	from   []*Task // who lends, in the order in which they came
 	to     *Task   // to whom it lends itself
+	what   uintptr // what it waits for
 	weight int64   // the highest that is lent; 0: none
 	// home is the task's own group while it runs on another's, and own its own
 	// reservation while it runs on another's; lent says that it does.
@@ -24,18 +25,56 @@ type boost struct {
 // other in a circle.
 const lendDepth = 16
 
-// Lend has the task, which is about to wait for another, lend it its rank, until
-// Reclaim.
-func (t *Task) Lend(to *Task) {
+// Lend has the task, which is about to wait for something that another holds,
+// lend that its rank, until Reclaim.
+func (t *Task) Lend(to *Task, what uintptr) {
 	s := t.s
 	s.mu.Lock()
 	defer s.unlock()
-	if to == t || to.s != s || t.boost.to != nil {
+	if to == t || to.s != s || t.boost.to != nil || to.waitsFor(t) {
 		return
 	}
-	t.boost.to = to
+	t.lend(to, what)
+}
+
+func (t *Task) lend(to *Task, what uintptr) {
+	t.boost.to, t.boost.what = to, what
 	to.boost.from = append(to.boost.from, t)
-	s.spread(to)
+	t.s.spread(to)
+}
+
+// Borrows reports whether others lend the task anything.
+func (t *Task) Borrows() bool {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	return len(t.boost.from) > 0
+}
+
+// PassOn has those who wait for something that the task held lend to who holds
+// it now; nil: nobody.
+func (t *Task) PassOn(what uintptr, to *Task) {
+	s := t.s
+	s.mu.Lock()
+	defer s.unlock()
+	for _, o := range slices.Clone(t.boost.from) {
+		if o.boost.what != what {
+			continue
+		}
+		o.reclaim()
+		if to != nil && to != o && to != t && !to.waitsFor(o) {
+			o.lend(to, what)
+		}
+	}
+}
+
+// waitsFor reports whether t lends to o, by way of others perhaps.
+func (t *Task) waitsFor(o *Task) bool {
+	for range lendDepth {
+		if t = t.boost.to; t == nil || t == o {
+			break
+		}
+	}
+	return t == o
 }
 
 // Reclaim ends Lend, if there is anything to end.

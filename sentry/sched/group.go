@@ -28,6 +28,7 @@ type Group struct {
 	queued   int // tasks in a queue
 	reserved int // tasks with a reservation that are not asleep
 	tasks    int
+	members  map[any]*Task // by ID
 	quota    quota
 	server   *server // its own reservation, or nil
 

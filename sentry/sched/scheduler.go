@@ -152,6 +152,8 @@ func (s *Scheduler) Now() int64 { return int64(s.clock.Since(s.epoch)) }
 
 // unlock ends a change: it sets the timer for what comes next, and tells those
 // that must leave their CPU.
+//
+// +checklocksrelease:s.mu
 func (s *Scheduler) unlock() {
 	if len(s.kicks) == 0 {
 		s.mu.Unlock()

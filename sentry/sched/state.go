@@ -35,6 +35,13 @@ func (g *Group) Usage() Usage {
 	return u
 }
 
+// Slice returns what a task of the group that computes asks for at once.
+func (g *Group) Slice() time.Duration {
+	g.s.mu.Lock()
+	defer g.s.mu.Unlock()
+	return duration(g.fullRequest())
+}
+
 // GroupState is what is known of a group at one moment.
 type GroupState struct {
 	Name    string

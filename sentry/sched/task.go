@@ -71,6 +71,24 @@ func (g *Group) Init(t *Task, r Runner, id any) {
 	t.user.Store(0)
 	t.system.Store(0)
 	g.tasks++
+	if g.members == nil {
+		g.members = make(map[any]*Task)
+	}
+	g.members[id] = t
+}
+
+// Find returns the group's task of that ID, or nil.
+func (g *Group) Find(id any) *Task {
+	g.s.mu.Lock()
+	defer g.s.mu.Unlock()
+	return g.members[id]
+}
+
+// Wanted returns what SetCPUs was given.
+func (t *Task) Wanted() smp.Set {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	return t.allowed
 }
 
 // ID returns what the task is to others.
@@ -235,6 +253,7 @@ func (t *Task) Close() {
 		t.g.shrink()
 	}
 	t.g.tasks--
+	delete(t.g.members, t.id)
 }
 
 // start has the task compete.

@@ -179,7 +179,7 @@ func (a *Actor) finish() {
 		on.waiters = append(on.waiters, a)
 		a.waits = a.w.clock.now
 		if !a.step.NoLend {
-			a.T.Lend(on.T)
+			a.T.Lend(on.T, 1)
 		}
 		a.T.Leave()
 	} else {
