@@ -81,6 +81,10 @@ fuzz: ## run every fuzz target for FUZZTIME
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$dir"; done
 
 .PHONY: soak
+.PHONY: sim
+sim: ## run random worlds of the scheduler for a minute, or the one of SEED again; SIMFLAGS=-help for choices
+	$(GO) run ./tools/sim $(if $(SEED),-seed $(SEED)) $(SIMFLAGS)
+
 soak: build vm-test ## the long runs: the emulated machine, races and fuzzing for an hour each, ten thousand spawns, chaos for half an hour
 	$(MAKE) fuzz FUZZTIME=1h
 	AIOS_SOAK=1 $(RACEENV) $(GO) test -race -timeout 6h ./capability ./sentry

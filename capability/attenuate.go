@@ -21,6 +21,47 @@ func (s *Space) Attenuate(c *Capability, change Change, by Actor) (*Capability, 
 	return c, nil
 }
 
+// Amend has c, which was minted, be for another object of its class and give
+// other limits, more or less than before, but no less than what was derived from
+// it. Only a privileged actor may.
+func (s *Space) Amend(c *Capability, object Object, limits Limits, by Actor) error {
+	s.mu.Lock()
+	err := s.amendLocked(c, object, limits, by)
+	s.mu.Unlock()
+	if err != nil {
+		return errdefs.Wrap(err, errdefs.Internal, OpAmend, errdefs.Resource("%s", c.id))
+	}
+	s.settle(c.table)
+	return nil
+}
+
+// +checklocks:s.mu
+func (s *Space) amendLocked(c *Capability, object Object, limits Limits, by Actor) error {
+	switch {
+	case !by.Privileged:
+		return errdefs.New(errdefs.CapabilityDenied, quote(by.Name)+" may not give more than there was", errdefs.Fix("ask the operator"))
+	case !c.Live():
+		return errdefs.New(errdefs.CapabilityRevoked, "it is no more", errdefs.Fix("grant another"))
+	case c.parent != nil || c.origin != "":
+		return errdefs.New(errdefs.CapabilityDenied, "it was derived from another", errdefs.Fix("change what it was derived from, or attenuate it"))
+	}
+	old := c.spec.Load()
+	spec := *old
+	if object.Class != spec.Object.Class {
+		return invalid(object.String(), "it is of another class", "grant one of that class")
+	}
+	spec.Object, spec.Limits = object, limits
+	if err := spec.check(); err != nil {
+		return err
+	}
+	if err := c.childrenFit(&spec); err != nil {
+		return err
+	}
+	c.replace(old, &spec)
+	s.record(Record{Op: OpAmend}, c, by)
+	return nil
+}
+
 // Seal forbids to derive anything more from c.
 func (s *Space) Seal(c *Capability, by Actor) error {
 	s.mu.Lock()

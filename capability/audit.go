@@ -5,6 +5,7 @@ const (
 	OpMint      = "mint"
 	OpDelegate  = "delegate"
 	OpAttenuate = "attenuate"
+	OpAmend     = "amend"
 	OpSeal      = "seal"
 	OpRenew     = "renew"
 	OpRevoke    = "revoke"

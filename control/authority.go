@@ -213,3 +213,20 @@ type AuditRecord struct {
 type AuditAck struct {
 	Last uint64 `json:"last"`
 }
+
+// MethodSetCPU changes what an agent's own capability to CPU time says.
+const MethodSetCPU = "cpu.set"
+
+// SetCPURequest is a grant of class cpu in the place of the agent's own.
+type SetCPURequest struct {
+	ID    string `json:"id"`
+	Spec  string `json:"spec"`
+	Actor Actor  `json:"actor"`
+}
+
+// SetCPUReply says which capability it was, and what it said before and says now.
+type SetCPUReply struct {
+	Cap  string `json:"cap"`
+	Was  string `json:"was"`
+	Spec string `json:"spec"`
+}

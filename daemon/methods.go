@@ -268,7 +268,7 @@ func withinDefault(def capability.Spec, all []capability.Spec) bool {
 		if s.Object.Class != def.Object.Class {
 			continue
 		}
-		if !def.Rights.Has(s.Rights) || !def.Object.Contains(s.Object) || s.Limits.Weight != 0 {
+		if !def.Rights.Has(s.Rights) || !def.Object.Contains(s.Object) || s.Limits.Weight != 0 || s.Limits.Priority != 0 || s.Limits.Reserve != 0 {
 			return false
 		}
 		for _, k := range []capability.Kind{capability.KindBytes, capability.KindCount, capability.KindMilliCPU,

@@ -151,7 +151,7 @@ func TestMemoryLimitChanges(t *testing.T) {
 func TestCPUQuota(t *testing.T) {
 	s := spawn(t, []string{"sleep", "1000"})
 	a := limited(t, s)
-	a.setCPUQuota(500)
+	setQuota(a, 500)
 	before, start := a.snapshot().CPU, time.Now()
 	mustRun(t, s, "x=0; while [ $x -lt 300000 ]; do x=$((x+1)); done")
 	took, after := time.Since(start), a.snapshot().CPU
@@ -165,14 +165,14 @@ func TestCPUQuota(t *testing.T) {
 	if after.Throttled == before.Throttled || after.ThrottledNS == before.ThrottledNS {
 		t.Errorf("%+v", after)
 	}
-	a.setCPUQuota(account.Unlimited)
+	setQuota(a, account.Unlimited)
 }
 
 // TestStoppedAgentCanBeKilled gives an agent no CPU at all.
 func TestStoppedAgentCanBeKilled(t *testing.T) {
 	s := spawn(t, sh("while :; do :; done"))
 	a := limited(t, s)
-	a.setCPUQuota(0)
+	setQuota(a, 0)
 	time.Sleep(20 * time.Millisecond)
 	before := a.snapshot().CPU.UserNS
 	time.Sleep(100 * time.Millisecond)

@@ -14,7 +14,7 @@ import (
 
 var trailTypes = map[string]event.Type{
 	capability.OpMint: event.CapabilityGrant, capability.OpDelegate: event.CapabilityDelegate,
-	capability.OpAttenuate: event.CapabilityAttenuate, capability.OpSeal: event.CapabilitySeal,
+	capability.OpAttenuate: event.CapabilityAttenuate, capability.OpAmend: event.CapabilityAttenuate, capability.OpSeal: event.CapabilitySeal,
 	capability.OpRenew: event.CapabilityRenew, capability.OpRevoke: event.CapabilityRevoke,
 	capability.OpExpire: event.CapabilityExpire,
 }

@@ -26,7 +26,7 @@ func TestViews(t *testing.T) {
 	all := theKernel.cfg.CPUs
 	small := spawn(t, []string{"sleep", "1000"}, memory(limit), tasks(17))
 	large := spawn(t, []string{"sleep", "1000"})
-	limited(t, small).setCPUQuota(700)
+	setQuota(limited(t, small), 700)
 	list := "0"
 	if all > 1 {
 		list = fmt.Sprintf("0-%d", all-1)
@@ -60,7 +60,7 @@ func TestViews(t *testing.T) {
 	// Limits change, and what is open shows it.
 	a := limited(t, small)
 	a.setMemoryLimit(48 << 20)
-	a.setCPUQuota(account.Unlimited)
+	setQuota(a, account.Unlimited)
 	a.setTaskLimit(account.Unlimited)
 	if got := mustRun(t, small, "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /sys/fs/cgroup/cpu.max; nproc"); got != fmt.Sprintf("%d\nmax\nmax 100000\n%d\n", 48<<20, all) {
 		t.Errorf("after a change: %q", got)
@@ -99,7 +99,7 @@ func TestAffinityStaysInside(t *testing.T) {
 		t.Skip("needs two CPUs")
 	}
 	s := spawn(t, []string{"sleep", "1000"})
-	limited(t, s).setCPUQuota(1000)
+	setQuota(limited(t, s), 1000)
 	if got := mustRun(t, s, "taskset 3 nproc"); got != "1\n" {
 		t.Errorf("with both CPUs asked for: %q", got)
 	}
@@ -152,4 +152,12 @@ func TestAccount(t *testing.T) {
 	if after.CPU.UserNS < snap.CPU.UserNS || after.Memory.Now != 0 || after.Memory.Peak < snap.Memory.Peak || after.Tasks.Now != 0 || after.Disk.Now != 0 {
 		t.Errorf("after its end: %+v", after)
 	}
+}
+
+// setQuota gives an agent a quota as a grant would.
+func setQuota(a *Agent, milli uint64) {
+	a.authMu.Lock()
+	defer a.authMu.Unlock()
+	a.cpuGranted = milli
+	a.requota()
 }

@@ -23,6 +23,7 @@ type grantFlags struct {
 	grants  []string
 	profile string
 	limits  []string
+	cpu     []string
 	seccomp string
 	faults  []string
 	violate []string
@@ -36,6 +37,7 @@ func (f *grantFlags) register(a *app, cmd *cobra.Command) {
 	fs.StringArrayVar(&f.grants, "grant", nil, "give `CLASS:OBJECT[:RIGHTS][,KEY=VALUE]…`, such as fs:/data:ro or net:loopback")
 	fs.StringVar(&f.profile, "profile", "", "give what the `PROFILE` bundles, and say so: see `aiosctl profile ls` (default none)")
 	fs.StringSliceVar(&f.limits, "limit", nil, "bound `RESOURCE=AMOUNT`: memory=256M, pids=64, cpu=0.5, disk=1G, bps=10M, ops=100")
+	fs.StringSliceVar(&f.cpu, "cpu", nil, "share the CPUs by `KEY=VALUE`: "+cpuKeys)
 	fs.StringVar(&f.seccomp, "seccomp", "", "apply the seccomp profile in `FILE`, in the form of OCI, to the agent")
 	fs.StringArrayVar(&f.faults, "on-fault", nil, "do `[EXCEPTION=]ACTION[,COUNT/TIME:ACTION]` when the agent faults: "+actionNames(trap.OnFault)+" (default deliver)")
 	fs.StringArrayVar(&f.violate, "on-violation", nil, "do `[KIND=]ACTION[,COUNT/TIME:ACTION]` when it tries what it may not: "+actionNames(trap.OnViolation)+" (default deny)")
@@ -67,6 +69,13 @@ func (f *grantFlags) fill(a *app, r *apiv1.SpawnRequest) error {
 		return err
 	}
 	r.Grants = append(r.Grants, grants...)
+	if len(f.cpu) > 0 {
+		g, err := cpuGrant("--cpu", f.cpu)
+		if err != nil {
+			return err
+		}
+		r.Grants = append(r.Grants, g)
+	}
 	for _, l := range f.limits {
 		if r.Limits == nil {
 			r.Limits = &apiv1.Limits{}

@@ -115,17 +115,22 @@ func (g *Group) all(f func(*part)) {
 	}
 }
 
-// divide gives each part that competes its share of the group's weight: as much
-// as its tasks have of the weight of all tasks.
-func (g *Group) divide() {
-	if g.parts == 1 && g.free.e.on {
+// divide gives each part that competes, but for one that is about to leave, its
+// share of the group's weight: as much as its tasks have of the weight of all
+// tasks.
+func (g *Group) divide(leaves *part) {
+	if g.parts == 1 && g.free.e.on && leaves == nil {
 		g.free.reweigh(g.weight)
 		return
 	}
 	load := int64(0)
-	g.all(func(p *part) { load += p.line.load })
 	g.all(func(p *part) {
-		if p.e.on && load > 0 {
+		if p != leaves {
+			load += p.line.load
+		}
+	})
+	g.all(func(p *part) {
+		if p.e.on && p != leaves && load > 0 {
 			p.reweigh(max(g.weight*p.line.load/load, 1))
 		}
 	})
@@ -134,7 +139,7 @@ func (g *Group) divide() {
 // divideBound is divide, where the weights of tasks matter.
 func (g *Group) divideBound() {
 	if g.bound != nil {
-		g.divide()
+		g.divide(nil)
 	}
 }
 
@@ -229,7 +234,7 @@ func (p *part) compete() {
 	p.e.renew(p.g.firstRequest(p.usual))
 	p.g.parts++
 	p.burst = 0
-	p.g.divide()
+	p.g.divide(nil)
 }
 
 // rest takes the part off its timeline if it should not be there.
@@ -239,9 +244,11 @@ func (p *part) rest() {
 	}
 	p.unlink()
 	p.usual = average(p.usual, p.burst)
+	// First, so that what its lag does to the others is what it does when it
+	// comes back.
+	p.g.divide(p)
 	p.timeline().leave(&p.e, sliceMax)
 	p.g.parts--
-	p.g.divide()
 }
 
 // average is of bursts: it follows a longer one at once, and forgets it slowly.

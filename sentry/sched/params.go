@@ -94,7 +94,7 @@ func (g *Group) SetParams(p Params) error {
 		g.allowed = p.CPUs
 	})
 	g.reweigh()
-	s.fill(now)
+	s.fill(now, nil)
 	s.arm(now)
 	return nil
 }
@@ -113,7 +113,7 @@ func (g *Group) SetQuota(milli uint64) {
 	now := s.Now()
 	q := &g.quota
 	s.setQuota(g, milli, duration(q.period), duration(q.burst), now)
-	s.fill(now)
+	s.fill(now, nil)
 	s.arm(now)
 }
 
@@ -138,7 +138,7 @@ func (g *Group) Hint() Hint {
 // reweigh computes the group's weight.
 func (g *Group) reweigh() {
 	g.weight = max(int64(g.params.Weight)*unit/DefaultWeight/g.hint.params().lighter, 1)
-	g.divide()
+	g.divide(nil)
 }
 
 // move changes where the group's tasks may run, or in which class.
@@ -202,7 +202,7 @@ func (t *Task) proceed(now int64) {
 	} else if t.on != nil { // Spent: it must wait.
 		s.kick(c, now, &s.counts.SliceKicks)
 	}
-	if !t.mayRun(c.id) || !c.on {
+	if !t.mayRun(c.id) || !c.on || t.g.quota.stopped {
 		s.kick(c, now, &s.counts.SliceKicks)
 	}
 }
@@ -323,10 +323,27 @@ func (t *Task) SetAttr(a Attr) error {
 	if err := a.Reserved.check(); err != nil {
 		return err
 	}
-	s, g := t.s, t.g
-	s.mu.Lock()
-	defer s.unlock()
+	t.s.mu.Lock()
+	defer t.s.unlock()
+	return t.setAttr(a)
+}
+
+func (t *Task) setAttr(a Attr) error {
+	s := t.s
 	now := s.Now()
+	// What it borrows is not its own to change, and what it lends changes.
+	to, what, lenders := t.boost.to, t.boost.what, t.boost.from
+	t.reclaim()
+	t.boost.from = nil
+	t.borrow(now)
+	defer func() {
+		t.boost.from = lenders
+		s.spread(t)
+		if to != nil {
+			t.lend(to, what)
+		}
+	}()
+	g := t.g
 	if a.Policy == Deadline {
 		room := g.params.Reserved.density() - g.taken()
 		if t.server != nil {
@@ -391,7 +408,7 @@ func (t *Task) replace(now int64, change func()) {
 		change()
 		t.start(now)
 		s.enqueue(t, now)
-		s.fill(now)
+		s.fill(now, nil)
 		s.wakeKick(t, now)
 	case running:
 		t.suspend(now)
@@ -452,6 +469,6 @@ func (s *Scheduler) SetOnline(set smp.Set) {
 	for _, g := range s.groups {
 		g.move(now, func() {})
 	}
-	s.fill(now)
+	s.fill(now, nil)
 	s.arm(now)
 }

@@ -153,6 +153,6 @@ func (s *Scheduler) tick() {
 		s.enforce(g, now)
 	}
 	s.tickReserved(now)
-	s.fill(now)
+	s.fill(now, nil)
 	s.arm(now)
 }

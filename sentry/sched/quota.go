@@ -128,7 +128,7 @@ func (s *Scheduler) resume(g *Group, now int64) {
 	g.all((*part).compete)
 	g.all((*part).link)
 	s.notify(g, Unthrottled)
-	s.fill(now)
+	s.fill(now, nil)
 }
 
 // nextQuota is when the next quota could be used up, or its period ends.

@@ -281,11 +281,11 @@ func (s *Scheduler) tickReserved(now int64) {
 			case t != nil && t.state == spent:
 				t.state = queued
 				sv.enlist()
-				s.fill(now)
+				s.fill(now, nil)
 				s.wakeKick(t, now)
 			case sv.owner == nil && sv.g.queued > 0:
 				sv.enlist()
-				s.fill(now)
+				s.fill(now, nil)
 				if t := sv.first(); t != nil {
 					s.wakeKick(t, now)
 				}

@@ -286,13 +286,14 @@ func (s *Scheduler) serve(c *cpu, now int64) *Task {
 	return t
 }
 
-// fill serves all CPUs that have no task.
-func (s *Scheduler) fill(now int64) {
+// fill serves all CPUs that have no task. The task asks, if it is not nil, and is
+// not told: it sees what came of it.
+func (s *Scheduler) fill(now int64, asks *Task) {
 	for i := range s.cpus {
 		if s.waiting == 0 || s.idle == 0 {
 			return
 		}
-		if t := s.serve(&s.cpus[i], now); t != nil {
+		if t := s.serve(&s.cpus[i], now); t != nil && t != asks {
 			t.r.Granted()
 		}
 	}

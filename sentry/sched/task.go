@@ -167,9 +167,7 @@ func (t *Task) again(now int64, hurry bool) Answer {
 		if next != nil && next != t {
 			next.r.Granted()
 		}
-		if t.state != running {
-			s.fill(now) // A CPU that t may not use may be what others wait for.
-		}
+		s.fill(now, t) // There may be another that it may use.
 	}
 	s.arm(now)
 	switch {

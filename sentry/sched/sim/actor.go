@@ -39,6 +39,7 @@ type Actor struct {
 	done  *event
 	// awake says that it wants a CPU, and runs that it has one, as it was told.
 	awake, runs bool
+	asking      bool
 	ended       bool
 	asked       int64
 	waiters     []*Actor
@@ -69,7 +70,7 @@ func (w *World) Add(g *sched.Group, name string, next func() Step) *Actor {
 
 // Granted implements sched.Runner.
 func (a *Actor) Granted() {
-	if a.runs || !a.awake {
+	if a.runs || !a.awake || a.asking {
 		a.w.Fail("%s was granted a CPU it did not wait for", a.Name)
 	}
 	a.runs = true
@@ -123,7 +124,10 @@ func (a *Actor) pause() {
 func (a *Actor) ask() {
 	a.asked = a.w.clock.now
 	a.runs = false
-	switch a.T.Ask(nil) {
+	a.asking = true
+	answer := a.T.Ask(nil)
+	a.asking = false
+	switch answer {
 	case sched.Go:
 		a.runs = true
 		a.begin()

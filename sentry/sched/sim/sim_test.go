@@ -15,6 +15,15 @@ func TestRandom(t *testing.T) {
 	}
 }
 
+// TestSeedsThatFailed runs the worlds in which bugs were found.
+func TestSeedsThatFailed(t *testing.T) {
+	for _, seed := range []uint64{1795907442114001936, 1795907457897249321, 1795907532548304160, 0x18ec5887937353c7} {
+		if _, err := Random(seed, 50*time.Millisecond); err != nil {
+			t.Errorf("seed %d: %v", seed, err)
+		}
+	}
+}
+
 // TestSameSeedSameWorld checks that a seed can be replayed.
 func TestSameSeedSameWorld(t *testing.T) {
 	for seed := range uint64(20) {

@@ -1,0 +1,215 @@
+package sentry
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"aios.dev/aios/capability"
+	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
+)
+
+// schedImage makes the image "sched" known, once: it has the program that is in
+// testdata/sched.c.
+var schedImage = sync.OnceValue(func() error {
+	dir, err := os.MkdirTemp("", "aios-sched")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	return mountImage(dir, "sched", func(root string) error {
+		for _, d := range []string{"bin", "proc", "sys", "dev", "tmp"} {
+			if err := os.Mkdir(filepath.Join(root, d), 0o755); err != nil {
+				return err
+			}
+		}
+		out, err := exec.Command("gcc", "-O1", "-static", "-pthread", "-o", filepath.Join(root, "bin", "sched"), "testdata/sched.c").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("gcc: %w: %s", err, out)
+		}
+		return nil
+	})
+})
+
+// schedules starts the program with a grant of CPU time.
+func schedules(t testing.TB, grant string, args ...string) *spawned {
+	t.Helper()
+	if _, err := exec.LookPath("gcc"); err != nil {
+		t.Skip("it needs gcc")
+	}
+	if err := schedImage(); err != nil {
+		t.Fatal(err)
+	}
+	return spawn(t, append([]string{"/bin/sched"}, args...), func(r *control.SpawnRequest) { r.Root.Base = "sched" }, instead(grant))
+}
+
+// TestSchedulingCalls looks at what programs are answered, by what their agent
+// was granted.
+func TestSchedulingCalls(t *testing.T) {
+	common := func(rest string) string {
+		return "nice 5: ok\ngetpriority: 5\nnice -5: EACCES\nbatch: ok\npolicy: 3\nfifo: EPERM\n" + rest + "interval: ok some\nyield: ok\n"
+	}
+	for grant, want := range map[string]string{
+		"cpu:self": common("deadline 10/100: EPERM\npolicy: 3\ngetattr: ok policy 3 runtime 0 period 0\naffinity of a reservation: ok\n" +
+			"deadline 90/100: EPERM\ndeadline 100/10: EINVAL\nnormal: ok\npolicy: 0\n"),
+		"cpu:self,reserve=0.2,every=50ms": common("deadline 10/100: ok\npolicy: 6\ngetattr: ok policy 6 runtime 10000000 period 100000000\naffinity of a reservation: EBUSY\n" +
+			"deadline 90/100: EBUSY\ndeadline 100/10: EINVAL\nnormal: ok\npolicy: 0\n"),
+		"cpu:self,priority=26": strings.Replace(common("deadline 10/100: EPERM\npolicy: 3\ngetattr: ok policy 3 runtime 0 period 0\naffinity of a reservation: ok\n"+
+			"deadline 90/100: EPERM\ndeadline 100/10: EINVAL\nnormal: ok\npolicy: 0\n"), "nice -5: EACCES", "nice -5: ok", 1),
+	} {
+		s := schedules(t, grant, "calls")
+		out, errout, exit := s.output()
+		if out != want || errout != "" || exit.Code != 0 {
+			t.Errorf("%s:\n%s%s%+v\nwant:\n%s", grant, out, errout, exit, want)
+		}
+	}
+}
+
+// counts returns what spinners have counted.
+func counts(t testing.TB, all []*spawned) (out []float64, sum float64) {
+	t.Helper()
+	for _, s := range all {
+		text, errout, exit := s.output()
+		n, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+		if err != nil || exit.Code != 0 {
+			t.Fatalf("%q %q %+v", text, errout, exit)
+		}
+		out, sum = append(out, n), sum+n
+	}
+	return out, sum
+}
+
+// TestAgentsShareByWeight has agents compute as much as they get.
+func TestAgentsShareByWeight(t *testing.T) {
+	weights := []float64{100, 200, 500}
+	var all []*spawned
+	for _, w := range weights {
+		all = append(all, schedules(t, fmt.Sprintf("cpu:self,weight=%.0f", w), "spin", "3", "4", "-"))
+	}
+	got, sum := counts(t, all)
+	for i, w := range weights {
+		if share := got[i] / sum; math.Abs(share-w/800) > 0.06 {
+			t.Errorf("an agent of weight %.0f of 800 did %.3f of the work", w, share)
+		}
+	}
+}
+
+// TestIdleAgentsTakeWhatIsLeft has one that runs only when nobody else wants to,
+// beside one that always does.
+func TestIdleAgentsTakeWhatIsLeft(t *testing.T) {
+	idle := schedules(t, "cpu:self,idle=1,weight=10000", "spin", "1", "4", "-")
+	busy := schedules(t, "cpu:self,weight=1", "spin", "2", "4", "-")
+	service := func(s *spawned) time.Duration { return limited(t, s).crowd.Group().State().Service }
+	eventually(t, func() bool { return service(busy) > 200*time.Millisecond })
+	before, others := service(idle), service(busy)
+	time.Sleep(time.Second)
+	if got, of := service(idle)-before, service(busy)-others; got > of/20 || of < time.Second {
+		t.Errorf("the idle one had a CPU for %v, the other for %v", got, of)
+	}
+	busy.wait()
+	if _, _, exit := idle.output(); exit.Code != 0 { // Then it goes on.
+		t.Errorf("%+v", exit)
+	}
+}
+
+// TestAffinityIsKept has one agent's threads stay on one CPU of two: they get no
+// more than that one, and leave the other to a neighbour.
+func TestAffinityIsKept(t *testing.T) {
+	if theKernel.cfg.CPUs < 2 {
+		t.Skip("needs two CPUs")
+	}
+	for _, c := range []struct{ grant, trick string }{{"cpu:1", "-"}, {"cpu:self", "cpu1"}} {
+		s := schedules(t, c.grant, "spin", "1", "4", c.trick)
+		a := limited(t, s)
+		if _, _, exit := s.output(); exit.Code != 0 {
+			t.Fatalf("%+v", exit)
+		}
+		if used := a.crowd.Group().State().Service.Seconds(); used > 1.3 || used < 0.5 {
+			t.Errorf("%+v: four threads on one CPU used %.2f s in one", c, used)
+		}
+	}
+}
+
+// TestReservationsAreRefused when there is no room, where they are granted.
+func TestReservationsAreRefused(t *testing.T) {
+	first := schedules(t, "cpu:self,reserve=0.5,every=100ms", "spin", "1000", "1", "-")
+	_, err := trySpawn(t, []string{"/bin/sched", "calls"}, func(r *control.SpawnRequest) { r.Root.Base = "sched" }, instead("cpu:self,reserve=0.9"))
+	wantCode(t, err, errdefs.CPULimit)
+	if errdefs.FixOf(err) == "" {
+		t.Error(err)
+	}
+	// What is running can be changed, and what cannot be kept changes nothing.
+	set := func(spec string) error {
+		_, err := theKernel.SetCPU(control.SetCPURequest{ID: first.id, Spec: spec})
+		return err
+	}
+	a := limited(t, first)
+	if err := set("cpu:0,weight=300,reserve=0.3,every=20ms,cpu=0.8"); err != nil {
+		t.Error(err)
+	}
+	if p := a.crowd.Group().Params(); p.Weight != 300 || p.MilliCPU != 800 || p.Reserved.Runtime != 6e6 || p.Reserved.Period != 20e6 || p.CPUs.String() != "0" {
+		t.Errorf("%+v", p)
+	}
+	other := schedules(t, "cpu:self,reserve=0.5", "spin", "1000", "1", "-")
+	wantCode(t, set("cpu:self,weight=7,reserve=0.9"), errdefs.CPULimit)
+	wantCode(t, set("cpu:self,weight=7,reserve=1.5"), errdefs.InvalidArgument)
+	other.signal(9)
+	wantCode(t, set("mem:self"), errdefs.InvalidArgument)
+	if p := a.crowd.Group().Params(); p.Weight != 300 || p.Reserved.Runtime != 6e6 {
+		t.Errorf("after a refusal: %+v", p)
+	}
+	for _, c := range theKernel.space.List(first.id) {
+		if c.Object().Class.String() == "cpu" && c.Spec().Limits != (capability.Limits{MilliCPU: 800, Weight: 300, Reserve: 300000, Every: 20e6}) {
+			t.Errorf("its capability says %v", c.Spec())
+		}
+	}
+	first.signal(9)
+}
+
+// TestPriorityInheritance has a thread of high rank wait for one that runs only
+// when nobody else of the agent wants to, beside others that compute.
+func TestPriorityInheritance(t *testing.T) {
+	worst := func(inherit string) float64 {
+		s := schedules(t, "cpu:self", "invert", inherit, "6", "3")
+		out, _, exit := s.output()
+		ms, err := strconv.ParseFloat(strings.TrimSpace(out), 64)
+		if err != nil || exit.Code != 0 {
+			t.Fatalf("%q %+v", out, exit)
+		}
+		return ms
+	}
+	without, with := worst("0"), worst("1")
+	t.Logf("it waited %.0f ms at most without inheritance, %.0f with", without, with)
+	if without < 1000 || with > without/2 {
+		t.Errorf("it waited %.0f ms at most without inheritance, %.0f with", without, with)
+	}
+}
+
+// TestKillsAreNotDelayed kills agents whose threads compute, and yield as fast
+// as they can, beside others that do.
+func TestKillsAreNotDelayed(t *testing.T) {
+	for range 3 {
+		schedules(t, "cpu:self", "spin", "20", "8", "-")
+	}
+	var worst time.Duration
+	for range 20 {
+		s := schedules(t, "cpu:self", "spin", "1000", "16", "-")
+		time.Sleep(50 * time.Millisecond)
+		start := time.Now()
+		s.signal(9)
+		s.wait()
+		worst = max(worst, time.Since(start))
+	}
+	t.Logf("the longest of 20 took %v", worst)
+	if worst > 2*time.Second {
+		t.Errorf("a kill took %v", worst)
+	}
+}
