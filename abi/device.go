@@ -131,7 +131,7 @@ type DeviceRef struct {
 type DeviceText struct {
 	Allowed uint32              `doc:"out: explain: 1 if it would be allowed"`
 	Errno   uint32              `doc:"out: error: the errno of the last refusal, 0 if there was none"`
-	Text    [DevicePathLen]byte `doc:"in: explain: the operation; out: the explanation, cut if it is longer"`
+	Text    [DevicePathLen]byte `doc:"in: explain: the operation; hint: the hint, or nothing to ask for it; out: the explanation, cut if it is longer, or the hint"`
 }
 
 // DeviceStruct is an argument of an ioctl of /dev/aios. On the wire its fields
@@ -161,6 +161,7 @@ var deviceCalls = []DeviceCall{
 	{"AIOS_IOC_REVOKE", 7, "end one and all that was derived from it", func() DeviceStruct { return new(DeviceRef) }},
 	{"AIOS_IOC_EXPLAIN", 8, "what would happen, and why", func() DeviceStruct { return new(DeviceText) }},
 	{"AIOS_IOC_ERROR", 9, "why the last call on this open file was refused, and what helps", func() DeviceStruct { return new(DeviceText) }},
+	{"AIOS_IOC_HINT", 10, "say what the agent does, for the scheduler, or ask what it has said", func() DeviceStruct { return new(DeviceText) }},
 }
 
 // DeviceCalls returns every ioctl of /dev/aios, in order of number. The caller
@@ -179,6 +180,7 @@ const (
 	DeviceCallRevoke
 	DeviceCallExplain
 	DeviceCallError
+	DeviceCallHint
 )
 
 // deviceMagic is the type of the ioctls.

@@ -230,3 +230,17 @@ type SetCPUReply struct {
 	Was  string `json:"was"`
 	Spec string `json:"spec"`
 }
+
+// MethodHint sets or tells what an agent is taken to do.
+const MethodHint = "hint"
+
+// HintRequest names a hint, or none to ask for it.
+type HintRequest struct {
+	ID   string `json:"id"`
+	Hint string `json:"hint,omitempty"`
+}
+
+// HintReply is the hint that holds.
+type HintReply struct {
+	Hint string `json:"hint"`
+}

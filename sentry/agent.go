@@ -36,6 +36,9 @@ type Agent struct {
 	ns     *namespaces     // pid is immutable, the rest guarded by lifeMu
 	orph   orphans
 	crowd  *platform.Crowd // of its tasks
+	// unscheduled has tasks that begin from now on run as if there were no
+	// scheduler, for a benchmark of what that costs.
+	unscheduled atomic.Bool
 	irq    *irq.Source     // what it interrupts with
 	gate   agentGate
 	faults agentFaults

@@ -134,6 +134,48 @@ func BenchmarkGateInAgent(b *testing.B) {
 	}
 }
 
+// BenchmarkSchedInAgent compares system calls of two processes of one agent, of
+// which the scheduler knows one, by turns.
+func BenchmarkSchedInAgent(b *testing.B) {
+	for _, c := range []struct {
+		name  string
+		count int
+	}{{"getpid", 40000}, {"pipe", 4000}} {
+		b.Run(c.name, func(b *testing.B) {
+			first := spawnBench(b, "/bin/calls")
+			a, err := theKernel.agent(first.id)
+			if err != nil {
+				b.Fatal(err)
+			}
+			stdin := func(p *control.Process) { p.Stdin = true }
+			with := first.execIn([]string{"/bin/calls"}, stdin)
+			with.ask(c.name + " 1")
+			a.unscheduled.Store(true)
+			without := first.execIn([]string{"/bin/calls"}, stdin)
+			measure := func(s *spawned) float64 {
+				ns, err := strconv.ParseFloat(s.ask(fmt.Sprintf("%s %d", c.name, c.count)), 64)
+				if err != nil {
+					b.Fatal(err)
+				}
+				return ns
+			}
+			measure(with)
+			measure(without)
+			var ratios []float64
+			for i := range b.N {
+				var w, o float64
+				if i%2 == 0 {
+					w, o = measure(with), measure(without)
+				} else {
+					o, w = measure(without), measure(with)
+				}
+				ratios = append(ratios, w/o)
+			}
+			b.ReportMetric(100*(median(ratios)-1), "extra-%")
+		})
+	}
+}
+
 // revokeCap takes a capability back and returns how long that took.
 func revokeCap(b *testing.B, id capability.ID, dead int) time.Duration {
 	b.Helper()

@@ -42,6 +42,9 @@ func (s *Kernel) taskStarts(ctx context.Context) *platform.Crowd {
 		return nil
 	}
 	t.SetMemCgID(a.memID)
+	if a.unscheduled.Load() {
+		return nil
+	}
 	return a.crowd
 }
 

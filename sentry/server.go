@@ -40,6 +40,7 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodCapExport:    control.Handle(s.CapExport),
 		control.MethodCapAttenuate: control.Handle(s.CapAttenuate),
 		control.MethodSetCPU:       control.Handle(s.SetCPU),
+		control.MethodHint:         control.Handle(s.Hint),
 		control.MethodCapSeal:      control.Handle(s.CapSeal),
 		control.MethodCapRenew:     control.Handle(s.CapRenew),
 		control.MethodCapRevoke:    control.Handle(s.CapRevoke),

@@ -393,9 +393,18 @@ def disarm() -> None:
     _order("off")
 
 
-def _order(text: str) -> None:
+def hint(what: Optional[str] = None) -> str:
+    """Say what this agent does, for the scheduler: "interactive", "batch",
+    "waiting-for-model", "tool-call", "speculative" or "none". Returns what
+    holds; without an argument it only asks."""
+    if what is not None:
+        _order(what, "hint")
+    return _read("self/hint").rstrip("\n")
+
+
+def _order(text: str, file: str = "watchdog") -> None:
     try:
-        with open(os.path.join(ROOT, "self", "watchdog"), "w") as f:
+        with open(os.path.join(ROOT, "self", file), "w") as f:
             f.write(text)
     except FileNotFoundError as e:
         raise _outside(e) from e

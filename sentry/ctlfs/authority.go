@@ -56,6 +56,10 @@ type Authority interface {
 	// disarms it.
 	Watchdog(agent string) (Watchdog, error)
 	SetWatchdog(agent string, o WatchdogOrder) error
+	// Hint tells what agent says of what it does, SetHint has it say something
+	// else.
+	Hint(agent string) (string, error)
+	SetHint(agent, hint string) error
 	// Denied reports a refusal to log and audit trail. This package reports
 	// every one of a call through its doors; the methods above do not.
 	Denied(agent, op, object string, why error)

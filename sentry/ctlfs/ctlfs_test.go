@@ -35,7 +35,7 @@ func TestTreeIsAsDescribed(t *testing.T) {
 	if got, want := names("/"), []string{".", "..", "self", "lib", "ctl", "events", "help", "version"}; !slices.Equal(got, want) {
 		t.Errorf("/aios holds %q, want %q", got, want)
 	}
-	if got, want := names("/self"), []string{".", "..", "id", "name", "domain", "caps", "tree", "limits", "stats", "watchdog"}; !slices.Equal(got, want) {
+	if got, want := names("/self"), []string{".", "..", "id", "name", "domain", "caps", "tree", "limits", "stats", "watchdog", "hint"}; !slices.Equal(got, want) {
 		t.Errorf("/aios/self holds %q, want %q", got, want)
 	}
 	for path, want := range map[string]string{

@@ -143,9 +143,12 @@ func (f *deviceFile) call(ctx context.Context, nr uint8, arg abi.DeviceStruct) e
 	case *abi.DeviceRef:
 		return s.deviceRef(ctx, nr, a)
 	case *abi.DeviceText:
-		if nr == abi.DeviceCallError {
+		switch nr {
+		case abi.DeviceCallError:
 			f.deviceError(a)
 			return nil
+		case abi.DeviceCallHint:
+			return s.deviceHint(a)
 		}
 		return s.deviceExplain(ctx, a)
 	}
@@ -177,6 +180,21 @@ func (s *session) deviceExplain(ctx context.Context, a *abi.DeviceText) error {
 		a.Allowed = 1
 	}
 	abi.SetDeviceString(a.Text[:], why)
+	return nil
+}
+
+func (s *session) deviceHint(a *abi.DeviceText) error {
+	if hint := abi.DeviceString(a.Text[:]); hint != "" {
+		if err := s.auth.SetHint(s.agent, hint); err != nil {
+			return err
+		}
+	}
+	hint, err := s.auth.Hint(s.agent)
+	if err != nil {
+		return err
+	}
+	*a = abi.DeviceText{}
+	abi.SetDeviceString(a.Text[:], hint)
 	return nil
 }
 

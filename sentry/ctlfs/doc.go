@@ -7,6 +7,7 @@
 //	/aios/self/limits           what they allow it to use, in sum
 //	/aios/self/stats            its account, as JSON
 //	/aios/self/watchdog         to be fed, armed, disarmed
+//	/aios/self/hint             what the agent does, for the scheduler
 //	/aios/ctl                   write a command, read the answer
 //	/aios/events                write which events, read them as lines of JSON
 //	/aios/help version

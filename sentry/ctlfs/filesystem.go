@@ -76,7 +76,7 @@ type entry struct {
 	children []*entry
 	generate func(*session) ([]byte, error) // a file that is read
 	command  bool                           // the file that takes commands
-	watchdog bool                           // with generate: the file that takes orders
+	order    func(*session, string) error   // with generate: a file that takes orders
 	events   bool                           // the file of events
 }
 
@@ -98,7 +98,8 @@ var rootDir = number(new(uint64), Mountpoint, directoryEntry("",
 		fileEntry("tree", (*session).tree),
 		fileEntry("limits", (*session).limits),
 		fileEntry("stats", (*session).stats),
-		&entry{name: "watchdog", mode: linux.ModeRegular | 0o666, generate: (*session).watchdog, watchdog: true},
+		&entry{name: "watchdog", mode: linux.ModeRegular | 0o666, generate: (*session).watchdog, order: (*session).orderWatchdog},
+		&entry{name: "hint", mode: linux.ModeRegular | 0o666, generate: (*session).hint, order: (*session).orderHint},
 	),
 	directoryEntry("lib",
 		fileEntry("aios.py", func(*session) ([]byte, error) { return python.Module, nil }),
@@ -124,8 +125,8 @@ func (fs *filesystem) newInode(ctx context.Context, e *entry) kernfs.Inode {
 	switch {
 	case e.children != nil:
 		return fs.newDirectory(ctx, e)
-	case e.watchdog:
-		return fs.newWatchdogFile(ctx, e)
+	case e.order != nil:
+		return fs.newOrderFile(ctx, e)
 	case e.command:
 		return fs.newCommandFile(ctx, e)
 	case e.events:

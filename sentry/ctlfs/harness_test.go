@@ -43,6 +43,8 @@ func (stoppedClock) Now() gvktime.Time { return gvktime.ZeroTime }
 
 // fakeKernel is an Authority over a real capability.Space and a real bus.
 type fakeKernel struct {
+	hint string
+
 	space *capability.Space
 	bus   *event.Bus
 
@@ -58,6 +60,16 @@ func (k *fakeKernel) Watchdog(string) (Watchdog, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.dog, nil
+}
+
+func (k *fakeKernel) Hint(string) (string, error) { return k.hint, nil }
+
+func (k *fakeKernel) SetHint(_ string, hint string) error {
+	if hint != "batch" {
+		return errdefs.New(errdefs.InvalidArgument, "no such hint")
+	}
+	k.hint = hint
+	return nil
 }
 
 func (k *fakeKernel) SetWatchdog(_ string, o WatchdogOrder) error {

@@ -5,18 +5,9 @@ import (
 	"strings"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/context"
-	"gvisor.dev/gvisor/pkg/errors/linuxerr"
-	"gvisor.dev/gvisor/pkg/sentry/fsimpl/kernfs"
-	"gvisor.dev/gvisor/pkg/sentry/vfs"
-	"gvisor.dev/gvisor/pkg/usermem"
-
 	"aios.dev/aios/abi"
 	"aios.dev/aios/errdefs"
 )
-
-// maxOrder is the longest text that can be meant for a watchdog.
-const maxOrder = 64
 
 // Watchdog is an agent's watchdog as it stands.
 type Watchdog struct {
@@ -70,63 +61,11 @@ func (s *session) watchdog() ([]byte, error) {
 	return []byte(w.String()), err
 }
 
-// watchdogFile is /aios/self/watchdog. It is read like any file, and takes
-// orders.
-type watchdogFile struct{ inode }
-
-var _ kernfs.Inode = (*watchdogFile)(nil)
-
-func (fs *filesystem) newWatchdogFile(ctx context.Context, e *entry) *watchdogFile {
-	f := &watchdogFile{}
-	f.init(ctx, fs, e)
-	return f
-}
-
-// Open implements kernfs.Inode.
-func (f *watchdogFile) Open(ctx context.Context, rp *vfs.ResolvingPath, d *kernfs.Dentry, opts vfs.OpenOptions) (*vfs.FileDescription, error) {
-	fd := &watchdogFD{}
-	vfsfd, err := f.open(ctx, &fd.openFile, fd, rp, d, opts, vfs.FileDescriptionOptions{})
+// orderWatchdog carries out what was written to the file.
+func (s *session) orderWatchdog(text string) error {
+	o, err := ParseWatchdog(text)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	fd.text.Init(vfsfd, fd)
-	return vfsfd, nil
-}
-
-// watchdogFD is an open watchdogFile.
-type watchdogFD struct{ readFile }
-
-// Write implements vfs.FileDescriptionImpl. Each write is one order.
-func (f *watchdogFD) Write(ctx context.Context, src usermem.IOSequence, _ vfs.WriteOptions) (int64, error) {
-	return f.order(ctx, src)
-}
-
-// PWrite implements vfs.FileDescriptionImpl.
-func (f *watchdogFD) PWrite(ctx context.Context, src usermem.IOSequence, _ int64, _ vfs.WriteOptions) (int64, error) {
-	return f.order(ctx, src)
-}
-
-func (f *watchdogFD) order(ctx context.Context, src usermem.IOSequence) (int64, error) {
-	if err := f.session.check(ctx); err != nil {
-		return 0, err
-	}
-	if src.NumBytes() == 0 {
-		return 0, nil
-	}
-	if src.NumBytes() > maxOrder {
-		return 0, linuxerr.EINVAL
-	}
-	text := make([]byte, src.NumBytes())
-	if _, err := src.CopyIn(ctx, text); err != nil {
-		return 0, err
-	}
-	o, err := ParseWatchdog(string(text))
-	if err == nil {
-		err = f.session.auth.SetWatchdog(f.session.agent, o)
-	}
-	if err != nil {
-		f.session.report("watchdog", strings.TrimSpace(string(text)), err)
-		return 0, errnoOf(err)
-	}
-	return int64(len(text)), nil
+	return s.auth.SetWatchdog(s.agent, o)
 }

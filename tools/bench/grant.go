@@ -23,7 +23,7 @@ func (h *harness) toolsRoot() (*root, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"hold", "steady", "hog", "files", "storm", "violate"} {
+	for _, name := range []string{"hold", "steady", "hog", "files", "storm", "violate", "share"} {
 		if err := compiled(h, r, name); err != nil {
 			return nil, err
 		}

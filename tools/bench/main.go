@@ -47,6 +47,7 @@ var experiments = []struct {
 	{"grant", (*harness).grant},
 	{"tree", (*harness).tree},
 	{"hog", (*harness).hog},
+	{"sched", (*harness).sched},
 	{"bus", (*harness).bus},
 	{"faults", (*harness).faults},
 	{"restart", (*harness).restart},

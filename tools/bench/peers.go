@@ -71,6 +71,8 @@ type box struct {
 	dir string
 	// memory is its limit in bytes, 0 for none.
 	memory int64
+	// cpu is its quota in CPUs, 0 for none.
+	cpu float64
 	// group tells its cgroup from those of others that run at the same time.
 	group string
 }
@@ -131,7 +133,7 @@ type object = map[string]any
 // bundle writes an OCI bundle once for each kind of box, and returns its
 // directory.
 func (p *peer) bundle(b box) (string, error) {
-	key := fmt.Sprint(b.root.dir, b.argv, b.dir, b.memory, b.group)
+	key := fmt.Sprint(b.root.dir, b.argv, b.dir, b.memory, b.cpu, b.group)
 	if dir, ok := p.bundles[key]; ok {
 		return dir, nil
 	}
@@ -169,6 +171,9 @@ func (p *peer) spec(b box) object {
 	}
 	if b.memory > 0 {
 		linux["resources"] = object{"memory": object{"limit": b.memory}}
+	}
+	if b.cpu > 0 {
+		linux["resources"] = object{"cpu": object{"quota": int64(b.cpu * 1e5), "period": 100000}}
 	}
 	mounts := []object{
 		mount("/proc", "proc"),

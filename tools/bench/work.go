@@ -163,7 +163,7 @@ func compiled(h *harness, r *root, name string) error {
 		return err
 	}
 	at := filepath.Join(r.dir, "work", name)
-	_, err := output(h.ctx, exec.CommandContext(h.ctx, "gcc", "-O2", "-static", "-o", at, at+".c"))
+	_, err := output(h.ctx, exec.CommandContext(h.ctx, "gcc", "-O2", "-static", "-pthread", "-o", at, at+".c"))
 	return err
 }
 

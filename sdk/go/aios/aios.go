@@ -174,16 +174,20 @@ func Stats(v any) error {
 
 // Arm arms this agent's watchdog: it must be fed at least that often, from now
 // on.
-func Arm(timeout time.Duration) error { return order(timeout.String()) }
+func Arm(timeout time.Duration) error { return order("watchdog", timeout.String()) }
 
 // Feed feeds this agent's watchdog. It does nothing while it is not armed.
-func Feed() error { return order("feed") }
+func Feed() error { return order("watchdog", "feed") }
 
 // Disarm disarms a watchdog that this agent has armed.
-func Disarm() error { return order("off") }
+func Disarm() error { return order("watchdog", "off") }
 
-func order(text string) error {
-	f, err := os.OpenFile(filepath.Join(root, "self", "watchdog"), os.O_WRONLY, 0)
+// Hint says what this agent does, for the scheduler: "interactive", "batch",
+// "waiting-for-model", "tool-call", "speculative" or "none".
+func Hint(what string) error { return order("hint", what) }
+
+func order(file, text string) error {
+	f, err := os.OpenFile(filepath.Join(root, "self", file), os.O_WRONLY, 0)
 	if err != nil {
 		return outside(err)
 	}
