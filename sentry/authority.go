@@ -82,6 +82,9 @@ func (a *Agent) grant(g control.Grant, origin capability.ID, by capability.Actor
 	if spec.Object, err = a.s.ofAgent(spec.Object); err != nil {
 		return nil, err
 	}
+	if err := a.s.hasCPUs(spec.Object); err != nil {
+		return nil, err
+	}
 	var c *capability.Capability
 	if origin == "" {
 		c, err = a.s.space.Mint(a.id, spec, by)

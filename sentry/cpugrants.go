@@ -3,6 +3,7 @@ package sentry
 import (
 	"time"
 
+	"aios.dev/aios/abi"
 	"aios.dev/aios/capability"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/sentry/sched"
@@ -125,4 +126,17 @@ func (a *Agent) cpuRefusal() error {
 // leastNice is the least niceness that the agent's tasks may take.
 func (a *Agent) leastNice() int {
 	return usualPriority - int(a.priority.Load())
+}
+
+// hasCPUs refuses an object that names CPUs which the domain does not have.
+func (s *Kernel) hasCPUs(o capability.Object) error {
+	if o.Class != abi.ClassCPU {
+		return nil
+	}
+	set, _ := o.CPUs()
+	if missing := set.Minus(smp.First(s.cfg.CPUs)); !missing.Empty() {
+		return errdefs.New(errdefs.CapabilityInvalid, "the domain has no CPU "+missing.String(), errdefs.Op("grant"), errdefs.Resource("%s", o),
+			errdefs.Fix("name some of its CPUs, %s", smp.First(s.cfg.CPUs)))
+	}
+	return nil
 }

@@ -23,6 +23,9 @@ func (s *Kernel) SetCPU(req control.SetCPURequest) (control.SetCPUReply, error) 
 	if spec.Object.Class != abi.ClassCPU {
 		return none, errdefs.New(errdefs.InvalidArgument, "it is no grant of CPU time", errdefs.Op("set CPU time"), errdefs.Resource("%s", req.Spec))
 	}
+	if err := s.hasCPUs(spec.Object); err != nil {
+		return none, err
+	}
 	var own *capability.Capability
 	for _, c := range s.space.List(a.id) {
 		if c.Live() && c.Object().Class == abi.ClassCPU && c.Parent() == nil {

@@ -163,6 +163,7 @@ func TestReservationsAreRefused(t *testing.T) {
 	wantCode(t, set("cpu:self,weight=7,reserve=1.5"), errdefs.InvalidArgument)
 	other.signal(9)
 	wantCode(t, set("mem:self"), errdefs.InvalidArgument)
+	wantCode(t, set("cpu:1000"), errdefs.CapabilityInvalid)
 	if p := a.crowd.Group().Params(); p.Weight != 300 || p.Reserved.Runtime != 6e6 {
 		t.Errorf("after a refusal: %+v", p)
 	}
