@@ -60,10 +60,10 @@ func (t *Task) book(mark, now int64) {
 	}
 	if mark&1 == inApp {
 		t.user.Add(d)
-		t.g.use.user.Add(d)
+		t.owner.use.user.Add(d)
 	} else {
 		t.system.Add(d)
-		t.g.use.system.Add(d)
+		t.owner.use.system.Add(d)
 	}
 }
 

@@ -23,7 +23,7 @@ func (g *Group) Usage() Usage {
 	defer s.unlock()
 	now := s.Now()
 	for i := range s.cpus {
-		if t := s.cpus[i].task; t != nil && t.g == g {
+		if t := s.cpus[i].task; t != nil && t.owner == g {
 			t.settle(now)
 		}
 	}

@@ -9,8 +9,10 @@ import (
 // Task is a thread. All but the atomics is guarded by Scheduler.mu.
 type Task struct {
 	s *Scheduler
-	g *Group
-	r Runner
+	// owner is its own group, which never changes; g is the one that it runs
+	// on: another's, while that lends it its rank.
+	owner, g *Group
+	r        Runner
 	// id is what the task is to others.
 	id any
 	e  entity
@@ -63,7 +65,7 @@ func (g *Group) NewTask(r Runner, id any) *Task {
 func (g *Group) Init(t *Task, r Runner, id any) {
 	g.s.mu.Lock()
 	defer g.s.mu.Unlock()
-	t.s, t.g, t.r, t.id, t.cpu, t.last = g.s, g, r, id, -1, -1
+	t.s, t.owner, t.g, t.r, t.id, t.cpu, t.last = g.s, g, g, r, id, -1, -1
 	t.e = entity{weight: unit, request: sliceMax}
 	t.n.of, t.n.task = &t.e, t
 	t.attr, t.allowed, t.was, t.server, t.boost = Attr{}, smp.Set{}, nil, nil, boost{}
