@@ -65,15 +65,58 @@ type Latency struct {
 	P50, P99, Max time.Duration
 }
 
+// Counts is what a histogram has counted up to one moment: pairs of a bucket and
+// how much is in it, without empty ones. The buckets of all histograms are the same.
+type Counts []uint64
+
+// Counts returns what has been counted so far.
+func (h *Histogram) Counts() (c Counts) {
+	for i := range h.count {
+		if n := h.count[i].Load(); n > 0 {
+			c = append(c, uint64(i), n)
+		}
+	}
+	return c
+}
+
+// Since says how long what came after an earlier moment took. Max is to an eighth.
+func (c Counts) Since(old Counts) Latency {
+	var at [buckets]uint64
+	add := func(c Counts, sign uint64) {
+		for ; len(c) >= 2; c = c[2:] {
+			if c[0] < buckets {
+				at[c[0]] += sign * c[1]
+			}
+		}
+	}
+	add(c, 1)
+	add(old, ^uint64(0))
+	var most time.Duration
+	for i := range at {
+		if at[i] > 1<<62 { // It was begun anew.
+			return c.Since(nil)
+		}
+		if at[i] > 0 {
+			most = time.Duration(topOf(i))
+		}
+	}
+	return latency(&at, most)
+}
+
 // Latency returns what has been counted so far.
 func (h *Histogram) Latency() Latency {
 	var at [buckets]uint64
-	var l Latency
 	for i := range at {
 		at[i] = h.count[i].Load()
-		l.Count += at[i]
 	}
-	l.Max = time.Duration(h.max.Load())
+	return latency(&at, time.Duration(h.max.Load()))
+}
+
+func latency(at *[buckets]uint64, most time.Duration) Latency {
+	l := Latency{Max: most}
+	for _, n := range at {
+		l.Count += n
+	}
 	quantile := func(per100 uint64) time.Duration {
 		want := (l.Count*per100 + 99) / 100
 		var seen uint64

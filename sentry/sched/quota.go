@@ -109,6 +109,7 @@ func (s *Scheduler) enforce(g *Group, now int64) {
 	q.stops++
 	g.all((*part).unlink)
 	g.all((*part).rest)
+	s.traceGroup(TraceThrottled, g, now)
 	s.notify(g, Throttled)
 	for i := range s.cpus {
 		if c := &s.cpus[i]; c.task != nil && c.task.g == g {
@@ -127,6 +128,7 @@ func (s *Scheduler) resume(g *Group, now int64) {
 	q.stoppedFor += now - q.since
 	g.all((*part).compete)
 	g.all((*part).link)
+	s.traceGroup(TraceResumed, g, now)
 	s.notify(g, Unthrottled)
 	s.fill(now, nil)
 }

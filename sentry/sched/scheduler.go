@@ -80,6 +80,7 @@ type Scheduler struct {
 	timerAt int64 // noTime: none
 	kicks   []*Task
 	tracer  *tracer
+	traces  uint32 // so far
 	counts  Counts
 }
 
@@ -245,16 +246,19 @@ func (s *Scheduler) dispatch(c *cpu, t *Task, sv *server, now int64) {
 		sv.start(c)
 	}
 	t.g.waits.Add(now - t.asked)
-	s.trace(traceRun, c.id, t, now)
+	s.trace(TraceRun, t, now, now-t.asked)
 }
 
 // vacate takes the CPU from its task, which has been charged.
 func (s *Scheduler) vacate(c *cpu, now int64) {
 	t := c.task
 	t.settle(now)
+	told := int64(0)
 	if c.kicked != 0 {
+		told = max(now-c.kicked, 1)
 		c.late.Add(now - c.kicked)
 	}
+	s.trace(TraceLeave, t, now, told)
 	if c.server != nil {
 		c.server.stop(now)
 	}
@@ -269,7 +273,6 @@ func (s *Scheduler) vacate(c *cpu, now int64) {
 	}
 	t.state = nowhere
 	t.yield.Store(false)
-	s.trace(traceStop, c.id, t, now)
 }
 
 // serve gives a CPU that has no task to who is to have it.

@@ -31,6 +31,7 @@ func (g *Group) Usage() Usage {
 		Periods: g.quota.periods, Stops: g.quota.stops, Stopped: duration(g.quota.stoppedFor)}
 	if g.quota.stopped {
 		u.Stopped += duration(now - g.quota.since)
+		u.Periods++ // The present one.
 	}
 	return u
 }
@@ -44,7 +45,9 @@ func (g *Group) Slice() time.Duration {
 
 // GroupState is what is known of a group at one moment.
 type GroupState struct {
-	Name    string
+	Name string
+	// At is when it was looked at, by the scheduler's time.
+	At      time.Duration
 	Params  Params
 	Hint    Hint
 	Tasks   int
@@ -65,7 +68,10 @@ type GroupState struct {
 	// is what its tasks have of what it is promised, in CPUs.
 	Missed, Overruns uint64
 	Taken            float64
-	Waits            observe.Latency
+	// Waits is how long its tasks waited for a CPU; WaitCounts the same, to be
+	// compared with that of another time.
+	Waits      observe.Latency
+	WaitCounts observe.Counts
 }
 
 // State looks at the group.
@@ -79,9 +85,9 @@ func (g *Group) State() GroupState {
 		s.charge(&s.cpus[i], now)
 	}
 	st := GroupState{
-		Name: g.name, Params: p, Hint: g.hint, Tasks: g.tasks, Service: duration(g.got), Request: duration(g.free.e.request),
+		Name: g.name, At: duration(now), Params: p, Hint: g.hint, Tasks: g.tasks, Service: duration(g.got), Request: duration(g.free.e.request),
 		Throttled: g.quota.stopped, Usage: u, Switches: g.switches, Preempted: g.preempted, Migrated: g.migrated,
-		Waits: g.waits.Latency(), Taken: g.taken(),
+		Waits: g.waits.Latency(), WaitCounts: g.waits.Counts(), Taken: g.taken(),
 	}
 	g.all(func(p *part) {
 		if p.e.on {
@@ -114,11 +120,59 @@ func (g *Group) State() GroupState {
 	return st
 }
 
+// TaskState is what is known of a task at one moment.
+type TaskState struct {
+	ID any // what its ID returns
+	// Runs says that it has a CPU, and Waits that it wants one; Spent that this
+	// is until its reservation's next period. For is since when.
+	Runs, Waits, Spent bool
+	For                time.Duration
+	CPU                int // -1: none
+	Attr               Attr
+	CPUs               smp.Set
+	// Service is the time it had a CPU; User and System is what of that was metered.
+	Service, User, System time.Duration
+	// Lent says that it has rank of another that waits for it.
+	Lent bool
+	// Missed and Overruns are of its own reservation.
+	Missed, Overruns uint64
+}
+
+// Tasks looks at the tasks of the group, in no order.
+func (g *Group) Tasks() []TaskState {
+	s := g.s
+	s.mu.Lock()
+	defer s.unlock()
+	now := s.Now()
+	s.chargeGroup(g, now)
+	out := make([]TaskState, 0, len(g.members))
+	for _, t := range g.members {
+		st := TaskState{
+			ID: t.id, Runs: t.state == running, Waits: t.state == queued || t.state == spent, Spent: t.state == spent,
+			CPU: t.cpu, Attr: t.attr, CPUs: t.cpus(), Service: duration(t.got), Lent: t.boost.lent || t.boost.weight > 0,
+		}
+		if st.Runs {
+			t.settle(now)
+			st.For = duration(now - s.cpus[t.cpu].got)
+		}
+		if st.Waits {
+			st.For = duration(now - t.asked)
+		}
+		st.User, st.System = t.Used()
+		if _, sv := t.outer(); sv != nil {
+			st.Missed, st.Overruns = sv.missed, sv.overruns
+		}
+		out = append(out, st)
+	}
+	return out
+}
+
 // CPUState is what is known of a CPU at one moment.
 type CPUState struct {
 	ID     int
 	Online bool
 	Task   *Task // nil: none
+	Has    any   // what its ID returns
 	Group  string
 	Busy   time.Duration
 	// Queued is how many groups wait for this CPU alone.
@@ -131,6 +185,8 @@ type CPUState struct {
 
 // State is what is known of the scheduler at one moment.
 type State struct {
+	// At is when that was, by the scheduler's time.
+	At      time.Duration
 	Online  smp.Set
 	CPUs    []CPUState
 	Waiting int // tasks
@@ -143,13 +199,13 @@ func (s *Scheduler) State() State {
 	s.mu.Lock()
 	defer s.unlock()
 	now := s.Now()
-	st := State{Online: s.online, Waiting: s.waiting, Slice: duration(s.slice()), Counts: s.counts}
+	st := State{At: duration(now), Online: s.online, Waiting: s.waiting, Slice: duration(s.slice()), Counts: s.counts}
 	for i := range s.cpus {
 		c := &s.cpus[i]
 		s.charge(c, now)
 		v := CPUState{ID: i, Online: c.on, Task: c.task, Busy: duration(c.busy), Switches: c.switches, Kicks: c.kicksN, Late: c.late.Latency()}
 		if c.task != nil {
-			v.Group = c.task.g.name
+			v.Group, v.Has = c.task.g.name, c.task.id
 		}
 		for l := range c.bound {
 			v.Queued += c.bound[l].n

@@ -36,6 +36,8 @@ type Task struct {
 	burst int64 // service since it last slept
 	usual int64 // burst, on average
 	boost boost
+	// traceAt is its place in the trace traceOf.
+	traceOf, traceAt uint32
 
 	// yield says that it is to ask again. The platform looks at it without the
 	// lock.
@@ -72,6 +74,7 @@ func (g *Group) Init(t *Task, r Runner, id any) {
 	t.asked, t.got, t.burst, t.usual = 0, 0, 0, 0
 	t.user.Store(0)
 	t.system.Store(0)
+	t.traceOf = 0
 	g.tasks++
 	if g.members == nil {
 		g.members = make(map[any]*Task)
@@ -146,6 +149,7 @@ func (t *Task) Ask(hurried *atomic.Bool) Answer {
 		return Not
 	}
 	s.enqueue(t, now)
+	s.trace(TraceWait, t, now, 0)
 	s.wakeKick(t, now)
 	s.arm(now)
 	return Wait
@@ -161,6 +165,7 @@ func (t *Task) again(now int64, hurry bool) Answer {
 		s.vacate(c, now)
 		t.asked = now
 		s.enqueue(t, now)
+		s.trace(TraceWait, t, now, 0)
 		next := s.serve(c, now)
 		if preempted && next != t {
 			s.counts.Preempted++
@@ -177,6 +182,7 @@ func (t *Task) again(now int64, hurry bool) Answer {
 		return Go
 	case hurry:
 		s.dequeue(t)
+		s.trace(TraceGone, t, now, 0)
 		t.stop(now)
 		return Not
 	}
@@ -191,8 +197,10 @@ func (t *Task) Withdraw() bool {
 	if t.state != queued && t.state != spent {
 		return false
 	}
+	now := s.Now()
 	s.dequeue(t)
-	t.stop(s.Now())
+	s.trace(TraceGone, t, now, 0)
+	t.stop(now)
 	return true
 }
 
@@ -243,6 +251,7 @@ func (t *Task) Yield() {
 func (t *Task) Close() {
 	t.Leave()
 	t.Withdraw()
+	t.nameTraced()
 	s := t.s
 	s.mu.Lock()
 	defer s.unlock()
