@@ -39,6 +39,7 @@ type Client struct {
 	apiv1.AlertsClient
 	apiv1.KernelClient
 	apiv1.InterruptsClient
+	apiv1.SchedulingClient
 	apiv1.ProcessorsClient
 	conn *grpc.ClientConn
 }
@@ -132,7 +133,7 @@ func over(conn net.Conn, a api.Address, opts []grpc.DialOption) (*Client, error)
 	return &Client{
 		ControlClient: apiv1.NewControlClient(cc), DebugClient: apiv1.NewDebugClient(cc), EventsClient: apiv1.NewEventsClient(cc), HealthClient: apiv1.NewHealthClient(cc),
 		ConfigurationClient: apiv1.NewConfigurationClient(cc), SinksClient: apiv1.NewSinksClient(cc), AlertsClient: apiv1.NewAlertsClient(cc),
-		KernelClient: apiv1.NewKernelClient(cc), InterruptsClient: apiv1.NewInterruptsClient(cc), ProcessorsClient: apiv1.NewProcessorsClient(cc),
+		KernelClient: apiv1.NewKernelClient(cc), InterruptsClient: apiv1.NewInterruptsClient(cc), SchedulingClient: apiv1.NewSchedulingClient(cc), ProcessorsClient: apiv1.NewProcessorsClient(cc),
 		conn: cc,
 	}, nil
 }

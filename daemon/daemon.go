@@ -208,6 +208,7 @@ func Run(paths config.Paths) error {
 	apiv1.RegisterAlertsServer(server, d)
 	apiv1.RegisterKernelServer(server, &kernelService{d: d})
 	apiv1.RegisterInterruptsServer(server, &interruptsService{d: d})
+	apiv1.RegisterSchedulingServer(server, &schedulingService{d: d})
 	apiv1.RegisterProcessorsServer(server, &processorsService{d: d})
 	d.openDoor()
 	defer d.flushTallies()

@@ -79,6 +79,7 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodInterrupts:    control.Handle(s.Interrupts),
 		control.MethodSetInterrupts: control.Handle(s.SetInterrupts),
 		control.MethodCPUs:          control.Handle(s.CPUs),
+		control.MethodSched:         control.Handle(s.Sched),
 		control.MethodShutdown: control.Handle(func(control.ShutdownRequest) (struct{}, error) {
 			s.Shutdown()
 			s.log.boot.Info(control.KlogEnded)

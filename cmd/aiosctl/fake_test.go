@@ -216,6 +216,7 @@ func (r *recorder) DomainList(context.Context, *apiv1.DomainListRequest) (*apiv1
 type bench struct {
 	*recorder
 	health      fakeHealth
+	sched       fakeSched
 	app         *app
 	out, errOut bytes.Buffer
 	started     int // times a command was ready to start a daemon
@@ -237,6 +238,7 @@ func newBench(t *testing.T) *bench {
 	s := grpc.NewServer(api.ServerOptions()...)
 	apiv1.RegisterControlServer(s, b.recorder)
 	apiv1.RegisterHealthServer(s, &b.health)
+	apiv1.RegisterSchedulingServer(s, &b.sched)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Serve(l) })
 	t.Cleanup(func() { s.Stop(); wg.Wait() })
