@@ -1,6 +1,6 @@
 package sched
 
-import "fmt"
+import "aios.dev/aios/errdefs"
 
 // Check looks whether what the scheduler knows agrees with itself. It is for
 // tests: it takes time that grows with the number of tasks.
@@ -18,15 +18,15 @@ func (s *Scheduler) Check() error {
 			continue
 		}
 		if c.task.cpu != i || c.task.state != running {
-			return fmt.Errorf("CPU %d has a task of CPU %d in state %d", i, c.task.cpu, c.task.state)
+			return errdefs.Newf(errdefs.Internal, "CPU %d has a task of CPU %d in state %d", i, c.task.cpu, c.task.state)
 		}
 		if c.server != nil && c.server.state != svRunning && c.server.state != svSpent {
-			return fmt.Errorf("CPU %d runs on a reservation in state %d", i, c.server.state)
+			return errdefs.Newf(errdefs.Internal, "CPU %d runs on a reservation in state %d", i, c.server.state)
 		}
 		has[c.task.g]++
 	}
 	if idleCPUs != s.idle {
-		return fmt.Errorf("%d CPUs have no task, %d are counted", idleCPUs, s.idle)
+		return errdefs.Newf(errdefs.Internal, "%d CPUs have no task, %d are counted", idleCPUs, s.idle)
 	}
 	for _, g := range s.groups {
 		n, parts := 0, 0
@@ -36,7 +36,7 @@ func (s *Scheduler) Check() error {
 			p.waiting.each(func(o *node) bool {
 				k++
 				if o.task.state != queued || o.task.g != g || o.task.part != p {
-					err = fmt.Errorf("%s: a task in the queue of CPU %d is in state %d", g.name, p.cpu, o.task.state)
+					err = errdefs.Newf(errdefs.Internal, "%s: a task in the queue of CPU %d is in state %d", g.name, p.cpu, o.task.state)
 				}
 				return true
 			})
@@ -46,20 +46,20 @@ func (s *Scheduler) Check() error {
 			}
 			switch in := p.n.in != nil; {
 			case in != (k > 0 && !g.quota.stopped):
-				err = fmt.Errorf("%s: in the queue of CPU %d %v, %d wait, stopped %v", g.name, p.cpu, in, k, g.quota.stopped)
+				err = errdefs.Newf(errdefs.Internal, "%s: in the queue of CPU %d %v, %d wait, stopped %v", g.name, p.cpu, in, k, g.quota.stopped)
 			case in && p.n.in != p.tree():
-				err = fmt.Errorf("%s: in a foreign queue", g.name)
+				err = errdefs.Newf(errdefs.Internal, "%s: in a foreign queue", g.name)
 			case p.e.on != (p.line.n > 0 && !g.quota.stopped):
-				err = fmt.Errorf("%s: competes %v, with %d tasks, stopped %v", g.name, p.e.on, p.line.n, g.quota.stopped)
+				err = errdefs.Newf(errdefs.Internal, "%s: competes %v, with %d tasks, stopped %v", g.name, p.e.on, p.line.n, g.quota.stopped)
 			case p.line.n != k+p.running:
-				err = fmt.Errorf("%s: %d tasks compete, %d wait and %d run", g.name, p.line.n, k, p.running)
+				err = errdefs.Newf(errdefs.Internal, "%s: %d tasks compete, %d wait and %d run", g.name, p.line.n, k, p.running)
 			}
 		})
 		switch {
 		case err != nil:
 			return err
 		case n != g.queued || has[g] != g.running || parts != g.parts:
-			return fmt.Errorf("%s: %d wait and %d run, %d parts, %d, %d and %d are counted", g.name, n, has[g], parts, g.queued, g.running, g.parts)
+			return errdefs.Newf(errdefs.Internal, "%s: %d wait and %d run, %d parts, %d, %d and %d are counted", g.name, n, has[g], parts, g.queued, g.running, g.parts)
 		}
 		queuedTasks += n
 	}
@@ -72,11 +72,11 @@ func (s *Scheduler) Check() error {
 			ready = ready || o == sv
 		}
 		if ready != (sv.state == svReady) {
-			return fmt.Errorf("%s: a reservation in state %d is ready %v", sv.g.name, sv.state, ready)
+			return errdefs.Newf(errdefs.Internal, "%s: a reservation in state %d is ready %v", sv.g.name, sv.state, ready)
 		}
 	}
 	if queuedTasks != s.waiting {
-		return fmt.Errorf("%d tasks wait, %d are counted", queuedTasks, s.waiting)
+		return errdefs.Newf(errdefs.Internal, "%d tasks wait, %d are counted", queuedTasks, s.waiting)
 	}
 	for l := range s.levels {
 		line := timeline{base: s.levels[l].line.base}
@@ -90,14 +90,14 @@ func (s *Scheduler) Check() error {
 			})
 		}
 		if line != s.levels[l].line {
-			return fmt.Errorf("class %d: the timeline is %+v, should be %+v", l, s.levels[l].line, line)
+			return errdefs.Newf(errdefs.Internal, "class %d: the timeline is %+v, should be %+v", l, s.levels[l].line, line)
 		}
 	}
 	// Nobody waits for a CPU that has nothing to do.
 	for i := range s.cpus {
 		if c := &s.cpus[i]; c.on && c.task == nil {
 			if t, _ := s.pick(c, now); t != nil {
-				return fmt.Errorf("CPU %d has no task, and one of %s waits that may have it", i, t.g.name)
+				return errdefs.Newf(errdefs.Internal, "CPU %d has no task, and one of %s waits that may have it", i, t.g.name)
 			}
 		}
 	}

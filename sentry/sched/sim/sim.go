@@ -15,6 +15,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"aios.dev/aios/errdefs"
 	"aios.dev/aios/ktime"
 	"aios.dev/aios/sentry/sched"
 )
@@ -106,7 +107,7 @@ func (w *World) At(d time.Duration, f func()) { w.after(int64(d), f) }
 // Fail ends the run.
 func (w *World) Fail(format string, args ...any) {
 	if w.err == nil {
-		w.err = fmt.Errorf("at %v: %s", w.Now(), fmt.Sprintf(format, args...))
+		w.err = errdefs.Newf(errdefs.Internal, "at %v: %s", w.Now(), fmt.Sprintf(format, args...))
 	}
 }
 
