@@ -40,6 +40,7 @@ const (
 	MemoryOOM
 	MemoryLimit
 	CPUThrottled
+	CPUChanged
 	LimitSoft
 	LimitHard
 	CapabilityGrant
@@ -121,6 +122,7 @@ var table = [typeCount]TypeInfo{
 	MemoryOOM:           {Topic: "memory.oom", Severity: Error, Payload: (*eventv1.MemoryOOM)(nil), Doc: "An agent wanted more memory than it may have, and was ended for it."},
 	MemoryLimit:         {Topic: "memory.limit", Severity: Info, Payload: (*eventv1.MemoryLimit)(nil), Doc: "How much memory an agent may have changed."},
 	CPUThrottled:        {Topic: "cpu.throttled", Severity: Notice, Payload: (*eventv1.CPUThrottled)(nil), Doc: "An agent used up its quota of CPU and had to wait."},
+	CPUChanged:          {Topic: "cpu.changed", Severity: Notice, Payload: (*eventv1.CPUChanged)(nil), Doc: "The host allows a domain other CPUs than before."},
 	LimitSoft:           {Topic: "limit.soft", Severity: Notice, Payload: (*eventv1.Limit)(nil), Doc: "An agent reached a soft limit."},
 	LimitHard:           {Topic: "limit.hard", Severity: Warning, Payload: (*eventv1.Limit)(nil), Doc: "An agent was refused what is beyond a hard limit."},
 	CapabilityGrant:     {Topic: "capability.grant", Severity: Info, Payload: (*eventv1.Capability)(nil), Doc: "An agent was given a capability."},

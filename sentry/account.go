@@ -28,8 +28,7 @@ type agentAccount struct {
 	bytes, ops *account.Bucket
 	noIO       atomic.Bool  // it may not read and write at all
 	delayed    atomic.Int64 // nanoseconds its tasks were held back for them
-	cpus       atomic.Uint32
-	// set is which CPUs those are.
+	// set is the CPUs that it sees; nil before that is known.
 	set atomic.Pointer[smp.Set]
 	// mappings is how many its address spaces may have together.
 	mappings atomic.Uint64
@@ -52,7 +51,6 @@ func (a *Agent) openAccount(disk uint64) {
 	})
 	acc.bytes = account.NewBucket(clock, account.Unlimited, ioBurst)
 	acc.ops = account.NewBucket(clock, account.Unlimited, ioBurst)
-	acc.cpus.Store(uint32(a.s.cfg.CPUs))
 	acc.mappings.Store(account.Unlimited)
 	acc.memory.room.Store(math.MaxInt64)
 	disk = orUnlimited(disk) // Kept by the file system.
@@ -78,11 +76,12 @@ func softLimit(hard uint64) uint64 {
 }
 
 // setCPUQuota lets the agent use so many thousandths of a CPU from now on:
-// none at all if that is zero. It then sees as many CPUs as it can use.
+// none at all if that is zero. It then sees as many CPUs as it can use, of those
+// that it was granted and the host allows the domain.
 //
 // +checklocks:a.authMu
 func (a *Agent) setCPUQuota(milli uint64) {
-	set := smp.First(a.s.cfg.CPUs)
+	set := a.s.usableCPUs()
 	if own := a.cpuParams.CPUs.And(set); !own.Empty() {
 		set = own
 	}
@@ -95,7 +94,6 @@ func (a *Agent) setCPUQuota(milli uint64) {
 		set.All(func(cpu int) bool { last = cpu; return true })
 		set.Remove(last)
 	}
-	a.account.cpus.Store(n)
 	if old := a.account.set.Swap(&set); old != nil && *old == set {
 		return
 	}
@@ -126,11 +124,17 @@ func (s *Kernel) cpuMask(id string) gvsched.CPUSet {
 // cpuSetOf is the same, as a set.
 func (s *Kernel) cpuSetOf(id string) smp.Set {
 	if a := s.findAgent(id); a != nil {
-		if set := a.account.set.Load(); set != nil {
-			return *set
-		}
+		return a.seenCPUs()
 	}
-	return smp.First(s.cfg.CPUs)
+	return s.usableCPUs()
+}
+
+// seenCPUs is the CPUs that the agent sees.
+func (a *Agent) seenCPUs() smp.Set {
+	if set := a.account.set.Load(); set != nil {
+		return *set
+	}
+	return a.s.usableCPUs()
 }
 
 // setIOLimits bounds what the agent reads and writes, in bytes and calls per
@@ -262,7 +266,7 @@ func (a *Agent) reckon() account.Snapshot {
 	l := acc.ledger
 	snap := account.Snapshot{
 		CPU: account.CPUUse{
-			UserNS: uint64(u.User), SystemNS: uint64(u.System), CPUs: uint64(acc.cpus.Load()),
+			UserNS: uint64(u.User), SystemNS: uint64(u.System), CPUs: uint64(a.seenCPUs().Len()),
 			Periods: u.Periods, Throttled: u.Stops, ThrottledNS: uint64(u.Stopped),
 		},
 		Memory: account.MemoryUse{Gauge: l.Gauge(account.Memory), Faults: a.crowd.Faults()},

@@ -119,8 +119,9 @@ type Kernel struct {
 	// lockups watches what holds a CPU or a lock for too long.
 	lockups lockups
 	// debuggers counts the agents that are being debugged.
-	debuggers atomic.Int32
-	trying    lockTry
+	debuggers  atomic.Int32
+	trying     lockTry
+	processors processors
 
 	mu sync.Mutex
 	// Each holds a reference.
@@ -168,6 +169,7 @@ func Boot(cfg Config) (*Kernel, error) {
 		{"register file systems", s.registerFilesystems},
 		{"start the pause process", s.startPause},
 		{"enable trace points", s.tracePoints},
+		{"watch the CPUs", s.watchCPUs},
 	} {
 		if err := step.do(); err != nil {
 			return nil, errdefs.Wrap(err, errdefs.DomainBoot, step.op)

@@ -78,8 +78,8 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodKlogLevels:    control.Handle(s.KlogLevels),
 		control.MethodInterrupts:    control.Handle(s.Interrupts),
 		control.MethodSetInterrupts: control.Handle(s.SetInterrupts),
-		control.MethodCPUs:          control.Handle(s.CPUs),
 		control.MethodSched:         control.Handle(s.Sched),
+		control.MethodCPUs:          control.Handle(s.HostCPUs),
 		control.MethodShutdown: control.Handle(func(control.ShutdownRequest) (struct{}, error) {
 			s.Shutdown()
 			s.log.boot.Info(control.KlogEnded)

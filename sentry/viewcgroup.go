@@ -28,8 +28,8 @@ var cgroupViews = map[string]viewText{
 	},
 	"cgroup.threads": func(v *view, buf *bytes.Buffer) { v.ids(buf, func(*kernel.Task) bool { return true }) },
 
-	"cpuset.cpus":           func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, v.cpuList()) },
-	"cpuset.cpus.effective": func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, v.cpuList()) },
+	"cpuset.cpus":           func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, v.cpus()) },
+	"cpuset.cpus.effective": func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, v.cpus()) },
 	"cpuset.mems":           constant("0"),
 	"cpuset.mems.effective": constant("0"),
 

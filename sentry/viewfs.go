@@ -14,6 +14,8 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/sys"
 	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
+
+	"aios.dev/aios/sentry/smp"
 )
 
 // viewFS is a file system whose files say what their reader may know: /sys,
@@ -243,11 +245,11 @@ func (s *Kernel) newCPUDir(ctx context.Context) *cpuDir {
 	d := &cpuDir{s: s}
 	d.viewDir.init(ctx, s, linux.SYSFS_MAGIC)
 	file := func(text viewText) kernfs.Inode { return s.newViewFile(ctx, linux.SYSFS_MAGIC, text) }
-	list := file(func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, v.cpuList()) })
+	list := file(func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, v.cpus()) })
 	d.fill(map[string]kernfs.Inode{"online": list, "possible": list, "present": list})
-	all := file(func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, cpuHex(v.cpuCount(), 0, v.cpuCount())) })
+	all := file(func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, cpuHex(v.cpus(), v.cpus())) })
 	for n := range uint(s.cfg.CPUs) {
-		own := file(func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, cpuHex(v.cpuCount(), n, n+1)) })
+		own := file(func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, cpuHex(v.cpus(), smp.Of(int(n)))) })
 		topology := s.newViewDir(ctx, linux.SYSFS_MAGIC)
 		// All in one socket, each a core of its own, as in /proc/cpuinfo.
 		topology.fill(map[string]kernfs.Inode{
@@ -264,14 +266,14 @@ func (s *Kernel) newCPUDir(ctx context.Context) *cpuDir {
 // Valid implements kernfs.Inode.Valid: the directory may be remembered from
 // somebody who sees more CPUs.
 func (d *oneCPUDir) Valid(ctx context.Context, _ *kernfs.Dentry, _ string) bool {
-	return d.n < d.s.viewOf(ctx).cpuCount()
+	return d.s.viewOf(ctx).cpus().Has(int(d.n))
 }
 
 // Lookup implements kernfs.Inode.Lookup.
 func (d *cpuDir) Lookup(ctx context.Context, name string) (kernfs.Inode, error) {
 	if number, ok := strings.CutPrefix(name, "cpu"); ok {
 		n, err := strconv.ParseUint(number, 10, 32)
-		if err == nil && strconv.FormatUint(n, 10) == number && uint(n) < d.s.viewOf(ctx).cpuCount() {
+		if err == nil && strconv.FormatUint(n, 10) == number && d.s.viewOf(ctx).cpus().Has(int(n)) {
 			return d.each[n], nil
 		}
 	}
@@ -280,31 +282,42 @@ func (d *cpuDir) Lookup(ctx context.Context, name string) (kernfs.Inode, error) 
 
 // IterDirents implements kernfs.Inode.IterDirents.
 func (d *cpuDir) IterDirents(ctx context.Context, _ *vfs.Mount, callback vfs.IterDirentsCallback, offset, relOffset int64) (int64, error) {
-	for n := relOffset; n < int64(d.s.viewOf(ctx).cpuCount()); n++ {
-		if err := callback.Handle(vfs.Dirent{
-			Name: fmt.Sprintf("cpu%d", n), Type: linux.DT_DIR, Ino: d.each[n].Ino(), NextOff: offset + 1,
-		}); err != nil {
-			return offset, err
+	at := int64(0)
+	var err error
+	d.s.viewOf(ctx).cpus().All(func(n int) bool {
+		if at++; at <= relOffset {
+			return true
 		}
-		offset++
-	}
-	return offset, nil
+		err = callback.Handle(vfs.Dirent{
+			Name: fmt.Sprintf("cpu%d", n), Type: linux.DT_DIR, Ino: d.each[n].Ino(), NextOff: offset + 1,
+		})
+		if err == nil {
+			offset++
+		}
+		return err == nil
+	})
+	return offset, err
 }
 
-// cpuHex is a mask of the CPUs from first to before last, of all, as the
-// kernel prints them: words of 32 bits, the highest first.
-func cpuHex(all, first, last uint) string {
-	words := make([]string, 0, all/32+1)
-	for base := int(all-1) / 32 * 32; base >= 0; base -= 32 {
+// cpuHex is a mask of CPUs, of all that there are, as the kernel prints them: words
+// of 32 bits, the highest first.
+func cpuHex(all, cpus smp.Set) string {
+	top := 0
+	all.All(func(cpu int) bool {
+		top = cpu
+		return true
+	})
+	words := make([]string, 0, top/32+1)
+	for base := top / 32 * 32; base >= 0; base -= 32 {
 		var word uint32
-		for bit := range uint(32) {
-			if n := uint(base) + bit; n >= first && n < last {
+		for bit := range 32 {
+			if cpus.Has(base + bit) {
 				word |= 1 << bit
 			}
 		}
 		width := 8
 		if len(words) == 0 {
-			width = int(min(all-uint(base), 32)+3) / 4
+			width = (min(top-base, 31) + 4) / 4
 		}
 		words = append(words, fmt.Sprintf("%0*x", width, word))
 	}

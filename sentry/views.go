@@ -12,12 +12,14 @@ import (
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/sentry/arch"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	gvsched "gvisor.dev/gvisor/pkg/sentry/kernel/sched"
 	"gvisor.dev/gvisor/pkg/sentry/usage"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 
 	"aios.dev/aios/account"
 	"aios.dev/aios/sentry/irq"
 	"aios.dev/aios/sentry/sched"
+	"aios.dev/aios/sentry/smp"
 )
 
 // What an agent sees of the machine is what it may use: so many CPUs as its
@@ -48,20 +50,15 @@ func (s *Kernel) viewOf(ctx context.Context) *view {
 	return v
 }
 
-func (v *view) cpuCount() uint {
+// cpus is the CPUs that there are.
+func (v *view) cpus() smp.Set {
 	if v.a == nil {
-		return uint(v.s.cfg.CPUs)
+		return v.s.usableCPUs()
 	}
-	return uint(v.a.account.cpus.Load())
+	return v.a.seenCPUs()
 }
 
-// cpuList is all CPUs, in the kernel's notation.
-func (v *view) cpuList() string {
-	if n := v.cpuCount(); n > 1 {
-		return fmt.Sprintf("0-%d", n-1)
-	}
-	return "0"
-}
+func (v *view) cpuCount() uint { return uint(v.cpus().Len()) }
 
 // memory returns what there is, what of it is used, and for what.
 func (v *view) memory() (total, used uint64, kinds usage.MemoryStats) {
@@ -113,10 +110,12 @@ func (v *view) tasks() []*kernel.Task {
 // procViews are files of /proc.
 var procViews = map[string]viewText{
 	"cpuinfo": func(v *view, buf *bytes.Buffer) {
-		features, n := v.s.k.FeatureSet(), v.cpuCount()
-		for i := range n {
-			features.WriteCPUInfoTo(i, n, buf)
-		}
+		features, cpus := v.s.k.FeatureSet(), v.cpus()
+		n := uint(cpus.Len())
+		cpus.All(func(cpu int) bool {
+			features.WriteCPUInfoTo(uint(cpu), n, buf)
+			return true
+		})
 	},
 	"meminfo": (*view).meminfo,
 	"stat":    (*view).stat,
@@ -146,7 +145,8 @@ func (v *view) meminfo(buf *bytes.Buffer) {
 }
 
 func (v *view) stat(buf *bytes.Buffer) {
-	use, n := v.cpuUse(), int64(v.cpuCount())
+	use, cpus := v.cpuUse(), v.cpus()
+	n := int64(cpus.Len())
 	uptime := v.s.k.MonotonicClock().Now().Nanoseconds()
 	user, system := int64(linux.ClockTFromDuration(use.User)), int64(linux.ClockTFromDuration(use.System))
 	idle := max(0, int64(linux.ClockTFromDuration(time.Duration(uptime)))*n-user-system)
@@ -154,9 +154,10 @@ func (v *view) stat(buf *bytes.Buffer) {
 		fmt.Fprintf(buf, "%s %d 0 %d %d 0 0 0 0 0 0\n", name, user/of, system/of, idle/of)
 	}
 	line("cpu ", 1)
-	for i := range n {
-		line(fmt.Sprintf("cpu%d", i), n) // Which of them ran is not known.
-	}
+	cpus.All(func(cpu int) bool {
+		line(fmt.Sprintf("cpu%d", cpu), n) // Which of them ran is not known.
+		return true
+	})
 	running := 0
 	tasks := v.tasks()
 	for _, t := range tasks {
@@ -204,8 +205,13 @@ func (s *Kernel) viewCalls(table *kernel.SyscallTable) {
 		if err != nil {
 			return ret, ctrl, err
 		}
-		mask := target.CPUMask()
-		mask.ClearAbove(s.viewOf(t).cpuCount())
+		seen, mask := s.viewOf(t).cpus(), gvsched.NewCPUSet(uint(s.cfg.CPUs))
+		asked := target.CPUMask()
+		asked.ForEachCPU(func(cpu uint) {
+			if seen.Has(int(cpu)) {
+				mask.Set(cpu)
+			}
+		})
 		if err := target.SetCPUMask(mask); err != nil { // None is left.
 			target.SetCPUMask(before)
 			return 0, nil, err

@@ -7,6 +7,7 @@ import (
 
 	"aios.dev/aios/account"
 	"aios.dev/aios/control"
+	"aios.dev/aios/sentry/smp"
 )
 
 // limited gives an agent limits as soon as it runs.
@@ -37,7 +38,7 @@ func TestViews(t *testing.T) {
 		{"cat /sys/devices/system/cpu/online /sys/devices/system/cpu/possible /sys/devices/system/cpu/present", "0\n0\n0\n", strings.Repeat(list+"\n", 3)},
 		{"cd /sys/devices/system/cpu && ls -d cpu[0-9]* | wc -l", "1\n", fmt.Sprintln(all)},
 		{"grep -c ^processor /proc/cpuinfo; grep -c '^cpu[0-9]' /proc/stat", "1\n1\n", fmt.Sprintf("%d\n%d\n", all, all)},
-		{"cat /sys/devices/system/cpu/cpu0/topology/package_cpus", "1\n", cpuHex(uint(all), 0, uint(all)) + "\n"},
+		{"cat /sys/devices/system/cpu/cpu0/topology/package_cpus", "1\n", cpuHex(smp.First(all), smp.First(all)) + "\n"},
 		{"head -1 /proc/meminfo | tr -s ' '", fmt.Sprintf("MemTotal: %d kB\n", limit>>10), "MemTotal: " + domain + " kB\n"},
 		{"free | grep Mem: | tr -s ' ' | cut -d' ' -f2", fmt.Sprintln(limit >> 10), domain + "\n"},
 		{"cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /sys/fs/cgroup/cpu.max", fmt.Sprintf("%d\n17\n70000 100000\n", limit), "max\nmax\nmax 100000\n"},
@@ -110,10 +111,14 @@ func TestAffinityStaysInside(t *testing.T) {
 
 func TestCPUHex(t *testing.T) {
 	for _, tc := range []struct {
-		all, first, last uint
-		want             string
-	}{{1, 0, 1, "1"}, {2, 0, 2, "3"}, {4, 3, 4, "8"}, {8, 1, 2, "02"}, {32, 0, 32, "ffffffff"}, {33, 0, 33, "1,ffffffff"}, {40, 32, 33, "01,00000000"}, {64, 5, 6, "00000000,00000020"}} {
-		if got := cpuHex(tc.all, tc.first, tc.last); got != tc.want {
+		all, cpus smp.Set
+		want      string
+	}{
+		{smp.First(1), smp.First(1), "1"}, {smp.First(2), smp.First(2), "3"}, {smp.First(4), smp.Of(3), "8"}, {smp.First(8), smp.Of(1), "02"},
+		{smp.First(32), smp.First(32), "ffffffff"}, {smp.First(33), smp.First(33), "1,ffffffff"}, {smp.First(40), smp.Of(32), "01,00000000"},
+		{smp.First(64), smp.Of(5), "00000000,00000020"}, {smp.Of(1, 6), smp.Of(1, 6), "42"},
+	} {
+		if got := cpuHex(tc.all, tc.cpus); got != tc.want {
 			t.Errorf("%+v: %q", tc, got)
 		}
 	}

@@ -158,6 +158,7 @@ type Event struct {
 	//	*Event_MemoryLimit
 	//	*Event_CpuThrottled
 	//	*Event_Limit
+	//	*Event_CpuChanged
 	//	*Event_Capability
 	//	*Event_CapabilityDeny
 	//	*Event_SecurityViolation
@@ -601,6 +602,15 @@ func (x *Event) GetLimit() *Limit {
 	return nil
 }
 
+func (x *Event) GetCpuChanged() *CPUChanged {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_CpuChanged); ok {
+			return x.CpuChanged
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetCapability() *Capability {
 	if x != nil {
 		if x, ok := x.Payload.(*Event_Capability); ok {
@@ -952,6 +962,10 @@ type Event_Limit struct {
 	Limit *Limit `protobuf:"bytes,75,opt,name=limit,proto3,oneof"`
 }
 
+type Event_CpuChanged struct {
+	CpuChanged *CPUChanged `protobuf:"bytes,76,opt,name=cpu_changed,json=cpuChanged,proto3,oneof"`
+}
+
 type Event_Capability struct {
 	Capability *Capability `protobuf:"bytes,80,opt,name=capability,proto3,oneof"`
 }
@@ -1113,6 +1127,8 @@ func (*Event_MemoryLimit) isEvent_Payload() {}
 func (*Event_CpuThrottled) isEvent_Payload() {}
 
 func (*Event_Limit) isEvent_Payload() {}
+
+func (*Event_CpuChanged) isEvent_Payload() {}
 
 func (*Event_Capability) isEvent_Payload() {}
 
@@ -3829,6 +3845,77 @@ func (x *CPUThrottled) GetQuota() uint64 {
 	return 0
 }
 
+// CPUChanged: the host allows a domain other CPUs than before.
+type CPUChanged struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sets of the host's CPUs, "0-3,8".
+	Allowed string `protobuf:"bytes,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	Before  string `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	// How many CPUs the domain can use now, of those that it has.
+	Usable        uint32 `protobuf:"varint,3,opt,name=usable,proto3" json:"usable,omitempty"`
+	Cpus          uint32 `protobuf:"varint,4,opt,name=cpus,proto3" json:"cpus,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CPUChanged) Reset() {
+	*x = CPUChanged{}
+	mi := &file_event_v1_event_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CPUChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CPUChanged) ProtoMessage() {}
+
+func (x *CPUChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CPUChanged.ProtoReflect.Descriptor instead.
+func (*CPUChanged) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *CPUChanged) GetAllowed() string {
+	if x != nil {
+		return x.Allowed
+	}
+	return ""
+}
+
+func (x *CPUChanged) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *CPUChanged) GetUsable() uint32 {
+	if x != nil {
+		return x.Usable
+	}
+	return 0
+}
+
+func (x *CPUChanged) GetCpus() uint32 {
+	if x != nil {
+		return x.Cpus
+	}
+	return 0
+}
+
 // Limit: an agent reached a soft or a hard limit.
 type Limit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3846,7 +3933,7 @@ type Limit struct {
 
 func (x *Limit) Reset() {
 	*x = Limit{}
-	mi := &file_event_v1_event_proto_msgTypes[37]
+	mi := &file_event_v1_event_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3858,7 +3945,7 @@ func (x *Limit) String() string {
 func (*Limit) ProtoMessage() {}
 
 func (x *Limit) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[37]
+	mi := &file_event_v1_event_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3871,7 +3958,7 @@ func (x *Limit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limit.ProtoReflect.Descriptor instead.
 func (*Limit) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{37}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Limit) GetResource() string {
@@ -3929,7 +4016,7 @@ type Capability struct {
 
 func (x *Capability) Reset() {
 	*x = Capability{}
-	mi := &file_event_v1_event_proto_msgTypes[38]
+	mi := &file_event_v1_event_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3941,7 +4028,7 @@ func (x *Capability) String() string {
 func (*Capability) ProtoMessage() {}
 
 func (x *Capability) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[38]
+	mi := &file_event_v1_event_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3954,7 +4041,7 @@ func (x *Capability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capability.ProtoReflect.Descriptor instead.
 func (*Capability) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{38}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Capability) GetId() string {
@@ -4024,7 +4111,7 @@ type CapabilityDeny struct {
 
 func (x *CapabilityDeny) Reset() {
 	*x = CapabilityDeny{}
-	mi := &file_event_v1_event_proto_msgTypes[39]
+	mi := &file_event_v1_event_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4036,7 +4123,7 @@ func (x *CapabilityDeny) String() string {
 func (*CapabilityDeny) ProtoMessage() {}
 
 func (x *CapabilityDeny) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[39]
+	mi := &file_event_v1_event_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4049,7 +4136,7 @@ func (x *CapabilityDeny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityDeny.ProtoReflect.Descriptor instead.
 func (*CapabilityDeny) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{39}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CapabilityDeny) GetOperation() string {
@@ -4114,7 +4201,7 @@ type SecurityViolation struct {
 
 func (x *SecurityViolation) Reset() {
 	*x = SecurityViolation{}
-	mi := &file_event_v1_event_proto_msgTypes[40]
+	mi := &file_event_v1_event_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4126,7 +4213,7 @@ func (x *SecurityViolation) String() string {
 func (*SecurityViolation) ProtoMessage() {}
 
 func (x *SecurityViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[40]
+	mi := &file_event_v1_event_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4139,7 +4226,7 @@ func (x *SecurityViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityViolation.ProtoReflect.Descriptor instead.
 func (*SecurityViolation) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{40}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SecurityViolation) GetKind() string {
@@ -4229,7 +4316,7 @@ type FaultException struct {
 
 func (x *FaultException) Reset() {
 	*x = FaultException{}
-	mi := &file_event_v1_event_proto_msgTypes[41]
+	mi := &file_event_v1_event_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4241,7 +4328,7 @@ func (x *FaultException) String() string {
 func (*FaultException) ProtoMessage() {}
 
 func (x *FaultException) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[41]
+	mi := &file_event_v1_event_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4254,7 +4341,7 @@ func (x *FaultException) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultException.ProtoReflect.Descriptor instead.
 func (*FaultException) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{41}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *FaultException) GetVector() uint32 {
@@ -4371,7 +4458,7 @@ type FaultStorm struct {
 
 func (x *FaultStorm) Reset() {
 	*x = FaultStorm{}
-	mi := &file_event_v1_event_proto_msgTypes[42]
+	mi := &file_event_v1_event_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4383,7 +4470,7 @@ func (x *FaultStorm) String() string {
 func (*FaultStorm) ProtoMessage() {}
 
 func (x *FaultStorm) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[42]
+	mi := &file_event_v1_event_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4396,7 +4483,7 @@ func (x *FaultStorm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultStorm.ProtoReflect.Descriptor instead.
 func (*FaultStorm) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{42}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *FaultStorm) GetVector() uint32 {
@@ -4473,7 +4560,7 @@ type FaultVerdict struct {
 
 func (x *FaultVerdict) Reset() {
 	*x = FaultVerdict{}
-	mi := &file_event_v1_event_proto_msgTypes[43]
+	mi := &file_event_v1_event_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4485,7 +4572,7 @@ func (x *FaultVerdict) String() string {
 func (*FaultVerdict) ProtoMessage() {}
 
 func (x *FaultVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[43]
+	mi := &file_event_v1_event_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4498,7 +4585,7 @@ func (x *FaultVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultVerdict.ProtoReflect.Descriptor instead.
 func (*FaultVerdict) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{43}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *FaultVerdict) GetScope() string {
@@ -4586,7 +4673,7 @@ type KernelPanic struct {
 
 func (x *KernelPanic) Reset() {
 	*x = KernelPanic{}
-	mi := &file_event_v1_event_proto_msgTypes[44]
+	mi := &file_event_v1_event_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4598,7 +4685,7 @@ func (x *KernelPanic) String() string {
 func (*KernelPanic) ProtoMessage() {}
 
 func (x *KernelPanic) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[44]
+	mi := &file_event_v1_event_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4611,7 +4698,7 @@ func (x *KernelPanic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelPanic.ProtoReflect.Descriptor instead.
 func (*KernelPanic) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{44}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *KernelPanic) GetCall() string {
@@ -4687,7 +4774,7 @@ type KernelLockup struct {
 
 func (x *KernelLockup) Reset() {
 	*x = KernelLockup{}
-	mi := &file_event_v1_event_proto_msgTypes[45]
+	mi := &file_event_v1_event_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4699,7 +4786,7 @@ func (x *KernelLockup) String() string {
 func (*KernelLockup) ProtoMessage() {}
 
 func (x *KernelLockup) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[45]
+	mi := &file_event_v1_event_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4712,7 +4799,7 @@ func (x *KernelLockup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelLockup.ProtoReflect.Descriptor instead.
 func (*KernelLockup) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{45}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *KernelLockup) GetKind() string {
@@ -4780,7 +4867,7 @@ type KernelLog struct {
 
 func (x *KernelLog) Reset() {
 	*x = KernelLog{}
-	mi := &file_event_v1_event_proto_msgTypes[46]
+	mi := &file_event_v1_event_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4792,7 +4879,7 @@ func (x *KernelLog) String() string {
 func (*KernelLog) ProtoMessage() {}
 
 func (x *KernelLog) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[46]
+	mi := &file_event_v1_event_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4805,7 +4892,7 @@ func (x *KernelLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelLog.ProtoReflect.Descriptor instead.
 func (*KernelLog) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{46}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *KernelLog) GetLevel() string {
@@ -4860,7 +4947,7 @@ type KernelDump struct {
 
 func (x *KernelDump) Reset() {
 	*x = KernelDump{}
-	mi := &file_event_v1_event_proto_msgTypes[47]
+	mi := &file_event_v1_event_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4872,7 +4959,7 @@ func (x *KernelDump) String() string {
 func (*KernelDump) ProtoMessage() {}
 
 func (x *KernelDump) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[47]
+	mi := &file_event_v1_event_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4885,7 +4972,7 @@ func (x *KernelDump) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelDump.ProtoReflect.Descriptor instead.
 func (*KernelDump) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{47}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *KernelDump) GetKind() string {
@@ -4951,7 +5038,7 @@ type IRQStorm struct {
 
 func (x *IRQStorm) Reset() {
 	*x = IRQStorm{}
-	mi := &file_event_v1_event_proto_msgTypes[48]
+	mi := &file_event_v1_event_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4963,7 +5050,7 @@ func (x *IRQStorm) String() string {
 func (*IRQStorm) ProtoMessage() {}
 
 func (x *IRQStorm) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[48]
+	mi := &file_event_v1_event_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4976,7 +5063,7 @@ func (x *IRQStorm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IRQStorm.ProtoReflect.Descriptor instead.
 func (*IRQStorm) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{48}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *IRQStorm) GetLine() uint32 {
@@ -5030,7 +5117,7 @@ type IRQThrottle struct {
 
 func (x *IRQThrottle) Reset() {
 	*x = IRQThrottle{}
-	mi := &file_event_v1_event_proto_msgTypes[49]
+	mi := &file_event_v1_event_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5042,7 +5129,7 @@ func (x *IRQThrottle) String() string {
 func (*IRQThrottle) ProtoMessage() {}
 
 func (x *IRQThrottle) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[49]
+	mi := &file_event_v1_event_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5055,7 +5142,7 @@ func (x *IRQThrottle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IRQThrottle.ProtoReflect.Descriptor instead.
 func (*IRQThrottle) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{49}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *IRQThrottle) GetLine() uint32 {
@@ -5115,7 +5202,7 @@ type DeviceOpen struct {
 
 func (x *DeviceOpen) Reset() {
 	*x = DeviceOpen{}
-	mi := &file_event_v1_event_proto_msgTypes[50]
+	mi := &file_event_v1_event_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5127,7 +5214,7 @@ func (x *DeviceOpen) String() string {
 func (*DeviceOpen) ProtoMessage() {}
 
 func (x *DeviceOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[50]
+	mi := &file_event_v1_event_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5140,7 +5227,7 @@ func (x *DeviceOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceOpen.ProtoReflect.Descriptor instead.
 func (*DeviceOpen) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{50}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DeviceOpen) GetProcess() *Process {
@@ -5214,7 +5301,7 @@ type Alert struct {
 
 func (x *Alert) Reset() {
 	*x = Alert{}
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5226,7 +5313,7 @@ func (x *Alert) String() string {
 func (*Alert) ProtoMessage() {}
 
 func (x *Alert) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5239,7 +5326,7 @@ func (x *Alert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alert.ProtoReflect.Descriptor instead.
 func (*Alert) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Alert) GetRule() string {
@@ -5337,7 +5424,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5349,7 +5436,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5362,7 +5449,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Health) GetComponent() string {
@@ -5424,7 +5511,7 @@ type Breaker struct {
 
 func (x *Breaker) Reset() {
 	*x = Breaker{}
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5436,7 +5523,7 @@ func (x *Breaker) String() string {
 func (*Breaker) ProtoMessage() {}
 
 func (x *Breaker) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5449,7 +5536,7 @@ func (x *Breaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker.ProtoReflect.Descriptor instead.
 func (*Breaker) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Breaker) GetName() string {
@@ -5508,7 +5595,7 @@ type WatchdogExpired struct {
 
 func (x *WatchdogExpired) Reset() {
 	*x = WatchdogExpired{}
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5520,7 +5607,7 @@ func (x *WatchdogExpired) String() string {
 func (*WatchdogExpired) ProtoMessage() {}
 
 func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5533,7 +5620,7 @@ func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchdogExpired.ProtoReflect.Descriptor instead.
 func (*WatchdogExpired) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *WatchdogExpired) GetName() string {
@@ -5583,7 +5670,7 @@ type ConfigChanged struct {
 
 func (x *ConfigChanged) Reset() {
 	*x = ConfigChanged{}
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5595,7 +5682,7 @@ func (x *ConfigChanged) String() string {
 func (*ConfigChanged) ProtoMessage() {}
 
 func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5608,7 +5695,7 @@ func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged.ProtoReflect.Descriptor instead.
 func (*ConfigChanged) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ConfigChanged) GetFile() string {
@@ -5652,7 +5739,7 @@ type BusLost struct {
 
 func (x *BusLost) Reset() {
 	*x = BusLost{}
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5664,7 +5751,7 @@ func (x *BusLost) String() string {
 func (*BusLost) ProtoMessage() {}
 
 func (x *BusLost) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5677,7 +5764,7 @@ func (x *BusLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusLost.ProtoReflect.Descriptor instead.
 func (*BusLost) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *BusLost) GetWhere() string {
@@ -5749,7 +5836,7 @@ type BusSubscription struct {
 
 func (x *BusSubscription) Reset() {
 	*x = BusSubscription{}
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5761,7 +5848,7 @@ func (x *BusSubscription) String() string {
 func (*BusSubscription) ProtoMessage() {}
 
 func (x *BusSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5774,7 +5861,7 @@ func (x *BusSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusSubscription.ProtoReflect.Descriptor instead.
 func (*BusSubscription) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *BusSubscription) GetName() string {
@@ -5851,7 +5938,7 @@ type Sink struct {
 
 func (x *Sink) Reset() {
 	*x = Sink{}
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5863,7 +5950,7 @@ func (x *Sink) String() string {
 func (*Sink) ProtoMessage() {}
 
 func (x *Sink) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5876,7 +5963,7 @@ func (x *Sink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sink.ProtoReflect.Descriptor instead.
 func (*Sink) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Sink) GetName() string {
@@ -5944,7 +6031,7 @@ type DaemonStart struct {
 
 func (x *DaemonStart) Reset() {
 	*x = DaemonStart{}
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5956,7 +6043,7 @@ func (x *DaemonStart) String() string {
 func (*DaemonStart) ProtoMessage() {}
 
 func (x *DaemonStart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5969,7 +6056,7 @@ func (x *DaemonStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStart.ProtoReflect.Descriptor instead.
 func (*DaemonStart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *DaemonStart) GetPid() int32 {
@@ -6019,7 +6106,7 @@ type DaemonStop struct {
 
 func (x *DaemonStop) Reset() {
 	*x = DaemonStop{}
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6031,7 +6118,7 @@ func (x *DaemonStop) String() string {
 func (*DaemonStop) ProtoMessage() {}
 
 func (x *DaemonStop) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6044,7 +6131,7 @@ func (x *DaemonStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStop.ProtoReflect.Descriptor instead.
 func (*DaemonStop) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *DaemonStop) GetReason() string {
@@ -6079,7 +6166,7 @@ type ConfigChanged_Change struct {
 
 func (x *ConfigChanged_Change) Reset() {
 	*x = ConfigChanged_Change{}
-	mi := &file_event_v1_event_proto_msgTypes[62]
+	mi := &file_event_v1_event_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6091,7 +6178,7 @@ func (x *ConfigChanged_Change) String() string {
 func (*ConfigChanged_Change) ProtoMessage() {}
 
 func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[62]
+	mi := &file_event_v1_event_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6104,7 +6191,7 @@ func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged_Change.ProtoReflect.Descriptor instead.
 func (*ConfigChanged_Change) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{55, 0}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{56, 0}
 }
 
 func (x *ConfigChanged_Change) GetKey() string {
@@ -6132,7 +6219,7 @@ var File_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x14event/v1/event.proto\x12\raios.event.v1\"\xc3\x1e\n" +
+	"\x14event/v1/event.proto\x12\raios.event.v1\"\x81\x1f\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x12\n" +
@@ -6197,7 +6284,9 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"memory_oom\x18H \x01(\v2\x18.aios.event.v1.MemoryOOMH\x00R\tmemoryOom\x12?\n" +
 	"\fmemory_limit\x18I \x01(\v2\x1a.aios.event.v1.MemoryLimitH\x00R\vmemoryLimit\x12B\n" +
 	"\rcpu_throttled\x18J \x01(\v2\x1b.aios.event.v1.CPUThrottledH\x00R\fcpuThrottled\x12,\n" +
-	"\x05limit\x18K \x01(\v2\x14.aios.event.v1.LimitH\x00R\x05limit\x12;\n" +
+	"\x05limit\x18K \x01(\v2\x14.aios.event.v1.LimitH\x00R\x05limit\x12<\n" +
+	"\vcpu_changed\x18L \x01(\v2\x19.aios.event.v1.CPUChangedH\x00R\n" +
+	"cpuChanged\x12;\n" +
 	"\n" +
 	"capability\x18P \x01(\v2\x19.aios.event.v1.CapabilityH\x00R\n" +
 	"capability\x12H\n" +
@@ -6443,7 +6532,13 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\tthrottled\x18\x01 \x01(\x03R\tthrottled\x12'\n" +
 	"\x0fthrottled_total\x18\x02 \x01(\x03R\x0ethrottledTotal\x12\x1a\n" +
 	"\binterval\x18\x03 \x01(\x03R\binterval\x12\x14\n" +
-	"\x05quota\x18\x04 \x01(\x04R\x05quota\"{\n" +
+	"\x05quota\x18\x04 \x01(\x04R\x05quota\"j\n" +
+	"\n" +
+	"CPUChanged\x12\x18\n" +
+	"\aallowed\x18\x01 \x01(\tR\aallowed\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\tR\x06before\x12\x16\n" +
+	"\x06usable\x18\x03 \x01(\rR\x06usable\x12\x12\n" +
+	"\x04cpus\x18\x04 \x01(\rR\x04cpus\"{\n" +
 	"\x05Limit\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x12\n" +
 	"\x04used\x18\x02 \x01(\x04R\x04used\x12\x14\n" +
@@ -6678,7 +6773,7 @@ func file_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_event_v1_event_proto_goTypes = []any{
 	(Severity)(0),                // 0: aios.event.v1.Severity
 	(*Event)(nil),                // 1: aios.event.v1.Event
@@ -6718,33 +6813,34 @@ var file_event_v1_event_proto_goTypes = []any{
 	(*MemoryOOM)(nil),            // 35: aios.event.v1.MemoryOOM
 	(*MemoryLimit)(nil),          // 36: aios.event.v1.MemoryLimit
 	(*CPUThrottled)(nil),         // 37: aios.event.v1.CPUThrottled
-	(*Limit)(nil),                // 38: aios.event.v1.Limit
-	(*Capability)(nil),           // 39: aios.event.v1.Capability
-	(*CapabilityDeny)(nil),       // 40: aios.event.v1.CapabilityDeny
-	(*SecurityViolation)(nil),    // 41: aios.event.v1.SecurityViolation
-	(*FaultException)(nil),       // 42: aios.event.v1.FaultException
-	(*FaultStorm)(nil),           // 43: aios.event.v1.FaultStorm
-	(*FaultVerdict)(nil),         // 44: aios.event.v1.FaultVerdict
-	(*KernelPanic)(nil),          // 45: aios.event.v1.KernelPanic
-	(*KernelLockup)(nil),         // 46: aios.event.v1.KernelLockup
-	(*KernelLog)(nil),            // 47: aios.event.v1.KernelLog
-	(*KernelDump)(nil),           // 48: aios.event.v1.KernelDump
-	(*IRQStorm)(nil),             // 49: aios.event.v1.IRQStorm
-	(*IRQThrottle)(nil),          // 50: aios.event.v1.IRQThrottle
-	(*DeviceOpen)(nil),           // 51: aios.event.v1.DeviceOpen
-	(*Alert)(nil),                // 52: aios.event.v1.Alert
-	(*Health)(nil),               // 53: aios.event.v1.Health
-	(*Breaker)(nil),              // 54: aios.event.v1.Breaker
-	(*WatchdogExpired)(nil),      // 55: aios.event.v1.WatchdogExpired
-	(*ConfigChanged)(nil),        // 56: aios.event.v1.ConfigChanged
-	(*BusLost)(nil),              // 57: aios.event.v1.BusLost
-	(*BusSubscription)(nil),      // 58: aios.event.v1.BusSubscription
-	(*Sink)(nil),                 // 59: aios.event.v1.Sink
-	(*DaemonStart)(nil),          // 60: aios.event.v1.DaemonStart
-	(*DaemonStop)(nil),           // 61: aios.event.v1.DaemonStop
-	nil,                          // 62: aios.event.v1.KernelLog.FieldsEntry
-	(*ConfigChanged_Change)(nil), // 63: aios.event.v1.ConfigChanged.Change
-	nil,                          // 64: aios.event.v1.BusLost.BySeverityEntry
+	(*CPUChanged)(nil),           // 38: aios.event.v1.CPUChanged
+	(*Limit)(nil),                // 39: aios.event.v1.Limit
+	(*Capability)(nil),           // 40: aios.event.v1.Capability
+	(*CapabilityDeny)(nil),       // 41: aios.event.v1.CapabilityDeny
+	(*SecurityViolation)(nil),    // 42: aios.event.v1.SecurityViolation
+	(*FaultException)(nil),       // 43: aios.event.v1.FaultException
+	(*FaultStorm)(nil),           // 44: aios.event.v1.FaultStorm
+	(*FaultVerdict)(nil),         // 45: aios.event.v1.FaultVerdict
+	(*KernelPanic)(nil),          // 46: aios.event.v1.KernelPanic
+	(*KernelLockup)(nil),         // 47: aios.event.v1.KernelLockup
+	(*KernelLog)(nil),            // 48: aios.event.v1.KernelLog
+	(*KernelDump)(nil),           // 49: aios.event.v1.KernelDump
+	(*IRQStorm)(nil),             // 50: aios.event.v1.IRQStorm
+	(*IRQThrottle)(nil),          // 51: aios.event.v1.IRQThrottle
+	(*DeviceOpen)(nil),           // 52: aios.event.v1.DeviceOpen
+	(*Alert)(nil),                // 53: aios.event.v1.Alert
+	(*Health)(nil),               // 54: aios.event.v1.Health
+	(*Breaker)(nil),              // 55: aios.event.v1.Breaker
+	(*WatchdogExpired)(nil),      // 56: aios.event.v1.WatchdogExpired
+	(*ConfigChanged)(nil),        // 57: aios.event.v1.ConfigChanged
+	(*BusLost)(nil),              // 58: aios.event.v1.BusLost
+	(*BusSubscription)(nil),      // 59: aios.event.v1.BusSubscription
+	(*Sink)(nil),                 // 60: aios.event.v1.Sink
+	(*DaemonStart)(nil),          // 61: aios.event.v1.DaemonStart
+	(*DaemonStop)(nil),           // 62: aios.event.v1.DaemonStop
+	nil,                          // 63: aios.event.v1.KernelLog.FieldsEntry
+	(*ConfigChanged_Change)(nil), // 64: aios.event.v1.ConfigChanged.Change
+	nil,                          // 65: aios.event.v1.BusLost.BySeverityEntry
 }
 var file_event_v1_event_proto_depIdxs = []int32{
 	0,  // 0: aios.event.v1.Event.severity:type_name -> aios.event.v1.Severity
@@ -6782,59 +6878,60 @@ var file_event_v1_event_proto_depIdxs = []int32{
 	35, // 32: aios.event.v1.Event.memory_oom:type_name -> aios.event.v1.MemoryOOM
 	36, // 33: aios.event.v1.Event.memory_limit:type_name -> aios.event.v1.MemoryLimit
 	37, // 34: aios.event.v1.Event.cpu_throttled:type_name -> aios.event.v1.CPUThrottled
-	38, // 35: aios.event.v1.Event.limit:type_name -> aios.event.v1.Limit
-	39, // 36: aios.event.v1.Event.capability:type_name -> aios.event.v1.Capability
-	40, // 37: aios.event.v1.Event.capability_deny:type_name -> aios.event.v1.CapabilityDeny
-	41, // 38: aios.event.v1.Event.security_violation:type_name -> aios.event.v1.SecurityViolation
-	42, // 39: aios.event.v1.Event.fault_exception:type_name -> aios.event.v1.FaultException
-	43, // 40: aios.event.v1.Event.fault_storm:type_name -> aios.event.v1.FaultStorm
-	44, // 41: aios.event.v1.Event.fault_verdict:type_name -> aios.event.v1.FaultVerdict
-	45, // 42: aios.event.v1.Event.kernel_panic:type_name -> aios.event.v1.KernelPanic
-	46, // 43: aios.event.v1.Event.kernel_lockup:type_name -> aios.event.v1.KernelLockup
-	47, // 44: aios.event.v1.Event.kernel_log:type_name -> aios.event.v1.KernelLog
-	48, // 45: aios.event.v1.Event.kernel_dump:type_name -> aios.event.v1.KernelDump
-	49, // 46: aios.event.v1.Event.irq_storm:type_name -> aios.event.v1.IRQStorm
-	50, // 47: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
-	51, // 48: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
-	52, // 49: aios.event.v1.Event.alert:type_name -> aios.event.v1.Alert
-	53, // 50: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
-	54, // 51: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
-	55, // 52: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
-	56, // 53: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
-	57, // 54: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
-	58, // 55: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
-	59, // 56: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
-	60, // 57: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
-	61, // 58: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
-	1,  // 59: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
-	3,  // 60: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
-	3,  // 61: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
-	3,  // 62: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
-	3,  // 63: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
-	3,  // 64: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
-	3,  // 65: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
-	3,  // 66: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
-	3,  // 67: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
-	3,  // 68: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
-	3,  // 69: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
-	3,  // 70: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
-	3,  // 71: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
-	3,  // 72: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
-	3,  // 73: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
-	3,  // 74: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
-	3,  // 75: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
-	3,  // 76: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
-	3,  // 77: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
-	3,  // 78: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
-	62, // 79: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
-	3,  // 80: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
-	63, // 81: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
-	64, // 82: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
-	83, // [83:83] is the sub-list for method output_type
-	83, // [83:83] is the sub-list for method input_type
-	83, // [83:83] is the sub-list for extension type_name
-	83, // [83:83] is the sub-list for extension extendee
-	0,  // [0:83] is the sub-list for field type_name
+	39, // 35: aios.event.v1.Event.limit:type_name -> aios.event.v1.Limit
+	38, // 36: aios.event.v1.Event.cpu_changed:type_name -> aios.event.v1.CPUChanged
+	40, // 37: aios.event.v1.Event.capability:type_name -> aios.event.v1.Capability
+	41, // 38: aios.event.v1.Event.capability_deny:type_name -> aios.event.v1.CapabilityDeny
+	42, // 39: aios.event.v1.Event.security_violation:type_name -> aios.event.v1.SecurityViolation
+	43, // 40: aios.event.v1.Event.fault_exception:type_name -> aios.event.v1.FaultException
+	44, // 41: aios.event.v1.Event.fault_storm:type_name -> aios.event.v1.FaultStorm
+	45, // 42: aios.event.v1.Event.fault_verdict:type_name -> aios.event.v1.FaultVerdict
+	46, // 43: aios.event.v1.Event.kernel_panic:type_name -> aios.event.v1.KernelPanic
+	47, // 44: aios.event.v1.Event.kernel_lockup:type_name -> aios.event.v1.KernelLockup
+	48, // 45: aios.event.v1.Event.kernel_log:type_name -> aios.event.v1.KernelLog
+	49, // 46: aios.event.v1.Event.kernel_dump:type_name -> aios.event.v1.KernelDump
+	50, // 47: aios.event.v1.Event.irq_storm:type_name -> aios.event.v1.IRQStorm
+	51, // 48: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
+	52, // 49: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
+	53, // 50: aios.event.v1.Event.alert:type_name -> aios.event.v1.Alert
+	54, // 51: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
+	55, // 52: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
+	56, // 53: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
+	57, // 54: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
+	58, // 55: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
+	59, // 56: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
+	60, // 57: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
+	61, // 58: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
+	62, // 59: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
+	1,  // 60: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
+	3,  // 61: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
+	3,  // 62: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
+	3,  // 63: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
+	3,  // 64: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
+	3,  // 65: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
+	3,  // 66: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
+	3,  // 67: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
+	3,  // 68: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
+	3,  // 69: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
+	3,  // 70: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
+	3,  // 71: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
+	3,  // 72: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
+	3,  // 73: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
+	3,  // 74: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
+	3,  // 75: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
+	3,  // 76: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
+	3,  // 77: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
+	3,  // 78: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
+	3,  // 79: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
+	63, // 80: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
+	3,  // 81: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
+	64, // 82: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
+	65, // 83: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
+	84, // [84:84] is the sub-list for method output_type
+	84, // [84:84] is the sub-list for method input_type
+	84, // [84:84] is the sub-list for extension type_name
+	84, // [84:84] is the sub-list for extension extendee
+	0,  // [0:84] is the sub-list for field type_name
 }
 
 func init() { file_event_v1_event_proto_init() }
@@ -6878,6 +6975,7 @@ func file_event_v1_event_proto_init() {
 		(*Event_MemoryLimit)(nil),
 		(*Event_CpuThrottled)(nil),
 		(*Event_Limit)(nil),
+		(*Event_CpuChanged)(nil),
 		(*Event_Capability)(nil),
 		(*Event_CapabilityDeny)(nil),
 		(*Event_SecurityViolation)(nil),
@@ -6908,7 +7006,7 @@ func file_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_event_v1_event_proto_rawDesc), len(file_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   64,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -117,6 +117,22 @@ func (t *Topology) FromHost(hosts Set) (cpus Set) {
 	return cpus
 }
 
+// Usable returns the CPUs of a domain whose topology this is that it may use when
+// the host allows it those of hosts. CPUs of the host that the domain did not get
+// stand in for some that it lost, since it is for the host to choose where its
+// CPUs are: as many are usable as are allowed, and at most all.
+func (t *Topology) Usable(hosts Set) Set {
+	cpus := t.FromHost(hosts)
+	missing := min(hosts.Len(), t.Len()) - cpus.Len()
+	for i := 0; missing > 0; i++ {
+		if !cpus.Has(i) {
+			cpus.Add(i)
+			missing--
+		}
+	}
+	return cpus
+}
+
 // Online returns the CPUs that the host has online.
 func (t *Topology) Online() (cpus Set) {
 	for i, c := range t.CPUs {

@@ -294,6 +294,12 @@ func TestRestrict(t *testing.T) {
 				t.Fatalf("cache %+v", c)
 			}
 		}
+		allowed := Of(rapid.SliceOf(rapid.IntRange(0, 40)).Draw(t, "allowed")...)
+		usable := part.Usable(allowed)
+		if usable.Len() != min(allowed.Len(), part.Len()) || usable.And(part.FromHost(allowed)) != part.FromHost(allowed) ||
+			!usable.Minus(First(part.Len())).Empty() {
+			t.Fatalf("of %v with %v allowed, %v is usable", hosts, allowed, usable)
+		}
 		if part.Index(41) != -1 || part.Restrict(hosts).Len() != part.Len() {
 			t.Fatal("CPUs from nowhere")
 		}

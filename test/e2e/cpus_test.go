@@ -2,11 +2,15 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -112,6 +116,113 @@ func TestCPUs(t *testing.T) {
 		one := strconv.Itoa(last)
 		if got := in.cpus(t); got.Allowed != one || len(got.Domains) != 1 || got.Domains[0] != (domainCPUs{"default", one, one}) {
 			t.Errorf("with CPU %s: %+v", one, got)
+		}
+	})
+}
+
+// setAffinity has every thread of a process use these CPUs only.
+func setAffinity(t testing.TB, pid int, cpus []int) {
+	t.Helper()
+	mask := cpuMask(cpus...)
+	// A thread that is being made has the mask of one that was there.
+	for range 2 {
+		threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+		must(t, err)
+		for _, thread := range threads {
+			tid, err := strconv.Atoi(thread.Name())
+			must(t, err)
+			if err := unix.SchedSetaffinity(tid, mask); err != nil && err != syscall.ESRCH {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// cpuset makes a group of the host's CPUs, moves a process there, and returns what
+// changes the CPUs of it. It returns nil where the host has no such groups.
+func cpuset(t *testing.T, pid int, cpus string) (set func(cpus string)) {
+	t.Helper()
+	const root = "/sys/fs/cgroup/cpuset"
+	own, err := os.ReadFile("/proc/self/cgroup")
+	must(t, err)
+	_, parent, found := strings.Cut(string(own), ":cpuset:")
+	parent, _, _ = strings.Cut(parent, "\n")
+	if parent = filepath.Join(root, parent); !found {
+		return nil
+	}
+	if _, err := os.Stat(parent); err != nil {
+		parent = root
+	}
+	dir, err := os.MkdirTemp(parent, "e2e-cpus-")
+	if err != nil {
+		t.Logf("no group of CPUs: %v", err)
+		return nil
+	}
+	t.Cleanup(func() {
+		eventually(t, "the group is gone", patience, func() (bool, string) {
+			procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+			for p := range strings.FieldsSeq(string(procs)) {
+				os.WriteFile(filepath.Join(parent, "cgroup.procs"), []byte(p), 0) // Unless it has ended.
+			}
+			err := os.Remove(dir)
+			return err == nil, fmt.Sprint(err)
+		})
+	})
+	write := func(name, text string) { must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0)) }
+	mems, err := os.ReadFile(filepath.Join(parent, "cpuset.mems"))
+	must(t, err)
+	write("cpuset.mems", string(mems))
+	write("cpuset.cpus", cpus)
+	write("cgroup.procs", strconv.Itoa(pid))
+	return func(cpus string) { write("cpuset.cpus", cpus) }
+}
+
+// TestCPUsChange narrows the CPUs of a kernel process to one and widens them
+// again, by its affinity and by its cpuset, while an agent runs.
+func TestCPUsChange(t *testing.T) {
+	text, allowed := allowedCPUs(t)
+	if len(allowed) == 1 {
+		t.Skip("this host has one CPU")
+	}
+	onEach(t, func(t *testing.T, in *install) {
+		in.spawn(t, "--name", "web", "--", "sleep", "1000")
+		pid := in.process(t, "kernel", "default")
+		last := allowed[len(allowed)-1]
+		one := strconv.Itoa(last)
+		changes := 0
+		becomes := func(what, cpus string, n int) {
+			t.Helper()
+			changes++
+			eventually(t, what, 10*time.Second, func() (bool, string) {
+				got := in.cpus(t)
+				return got.Domains[0] == domainCPUs{"default", text, cpus}, fmt.Sprintf("%+v", got.Domains)
+			})
+			// Also a program that was there before looks at it anew.
+			want := strings.Repeat(fmt.Sprintln(n), 3)
+			if out := string(in.ok(t, "exec", "web", "--", "sh", "-c", "nproc; getconf _NPROCESSORS_ONLN; grep -c '^cpu[0-9]' /proc/stat")); out != want {
+				t.Errorf("%s: an agent counts %q, want %q", what, out, want)
+			}
+			eventually(t, "it is told", 10*time.Second, func() (bool, string) {
+				past := in.past(t, "cpu.changed")
+				if len(past) < changes {
+					return false, fmt.Sprint(past)
+				}
+				e := past[len(past)-1].Data
+				return len(past) == changes && e["allowed"] == cpus && fmt.Sprint(e["usable"], e["cpus"]) == fmt.Sprint(n, len(allowed)), fmt.Sprint(e)
+			})
+		}
+		setAffinity(t, pid, []int{last})
+		becomes("its affinity is narrowed", one, 1)
+		setAffinity(t, pid, allowed)
+		becomes("its affinity is widened", text, len(allowed))
+		if set := cpuset(t, pid, text); set != nil {
+			set(one)
+			becomes("its cpuset is narrowed", one, 1)
+			set(text)
+			becomes("its cpuset is widened", text, len(allowed))
+		}
+		if got := in.cpus(t).Domains[0]; got.Allowed != text {
+			t.Errorf("in the end: %+v", got)
 		}
 	})
 }

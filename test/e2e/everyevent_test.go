@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -232,6 +233,9 @@ func (d *doors) missing() (out []string) {
 		return []string{err.Error()}
 	}
 	for _, info := range event.Types() {
+		if info.Type == event.CPUChanged && runtime.NumCPU() == 1 {
+			continue // There is no other.
+		}
 		where := []string{"command", "api"}
 		if !info.OnDemand { // Sinks read the journal.
 			where = append(where, "webhook", "nats")
@@ -296,6 +300,12 @@ except OSError: pass`)
 	in.gdbScript(t, "target remote | aiosctl debug debuggee --gdb -", "detach")
 	in.ok(t, "rm", "-f", "debuggee")
 	in.published(t, "cpu.throttled")
+	if _, allowed := allowedCPUs(t); len(allowed) > 1 {
+		pid := in.process(t, "kernel", "default")
+		setAffinity(t, pid, allowed[1:])
+		in.published(t, "cpu.changed")
+		setAffinity(t, pid, allowed)
+	}
 	f.wait(t, "memory.faults", nil)
 	in.ok(t, "rm", "-f", "spins")
 }
