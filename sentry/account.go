@@ -29,7 +29,12 @@ type agentAccount struct {
 	noIO       atomic.Bool  // it may not read and write at all
 	delayed    atomic.Int64 // nanoseconds its tasks were held back for them
 	// set is the CPUs that it sees; nil before that is known.
-	set atomic.Pointer[smp.Set]
+	set      atomic.Pointer[smp.Set]
+	capacity cpuCapacity // that there was for it
+	load     smp.Load
+	// started is how many tasks it has had, and lastTask the number of the last.
+	started  atomic.Uint64
+	lastTask atomic.Int32
 	// mappings is how many its address spaces may have together.
 	mappings atomic.Uint64
 	memory   memoryAccount
@@ -51,6 +56,7 @@ func (a *Agent) openAccount(disk uint64) {
 	})
 	acc.bytes = account.NewBucket(clock, account.Unlimited, ioBurst)
 	acc.ops = account.NewBucket(clock, account.Unlimited, ioBurst)
+	acc.capacity.first(a.seenCPUs().Len())
 	acc.mappings.Store(account.Unlimited)
 	acc.memory.room.Store(math.MaxInt64)
 	disk = orUnlimited(disk) // Kept by the file system.
@@ -96,6 +102,11 @@ func (a *Agent) setCPUQuota(milli uint64) {
 	}
 	if old := a.account.set.Swap(&set); old != nil && *old == set {
 		return
+	}
+	if a.account.started.Load() == 0 {
+		a.account.capacity.first(set.Len())
+	} else {
+		a.account.capacity.upTo(a.s.uptimeNS(), set.Len())
 	}
 	// A task that is being cloned may have taken the old mask over.
 	seen := make(map[*kernel.Task]bool)

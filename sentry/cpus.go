@@ -19,6 +19,10 @@ type processors struct {
 	watch *smp.Watch
 	// usable is which of the domain's CPUs it can use now; nil: all.
 	usable atomic.Pointer[smp.Set]
+	// load is of all agents; told, which belongs to tellLoads, is when it was
+	// last told.
+	load smp.Load
+	told time.Time
 }
 
 // watchCPUs begins to look which CPUs the host allows.
@@ -37,6 +41,7 @@ func (s *Kernel) watchCPUs() error {
 		before = allowed
 	})
 	w.Start()
+	s.cfg.Clock.AfterFunc(smp.LoadEvery, s.tellLoads)
 	return nil
 }
 

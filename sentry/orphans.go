@@ -42,6 +42,8 @@ func (s *Kernel) taskStarts(ctx context.Context) *platform.Crowd {
 		return nil
 	}
 	t.SetMemCgID(a.memID)
+	a.account.started.Add(1)
+	a.account.lastTask.Store(int32(a.ns.pid.IDOfTask(t)))
 	if a.unscheduled.Load() {
 		return nil
 	}

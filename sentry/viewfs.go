@@ -2,9 +2,6 @@ package sentry
 
 import (
 	"bytes"
-	"fmt"
-	"strconv"
-	"strings"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
@@ -14,8 +11,6 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/sys"
 	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
-
-	"aios.dev/aios/sentry/smp"
 )
 
 // viewFS is a file system whose files say what their reader may know: /sys,
@@ -86,7 +81,7 @@ func (s *Kernel) registerViews(ctx context.Context) error {
 	sysFS := s.newViewDir(ctx, linux.SYSFS_MAGIC)
 	sysFS.fill(map[string]kernfs.Inode{"cgroup": s.newViewDir(ctx, linux.SYSFS_MAGIC)})
 	system := s.newViewDir(ctx, linux.SYSFS_MAGIC)
-	system.fill(map[string]kernfs.Inode{"cpu": s.newCPUDir(ctx)})
+	system.fill(map[string]kernfs.Inode{"cpu": s.newCPUDir(ctx), "node": s.newNodeDir(ctx)})
 	devices := s.newViewDir(ctx, linux.SYSFS_MAGIC)
 	devices.fill(map[string]kernfs.Inode{"system": system})
 	s.sysfs, s.sysRoot = s.newViewFS(sys.Name, &sysViewRoot{
@@ -223,103 +218,4 @@ func (d *viewDir) Open(_ context.Context, rp *vfs.ResolvingPath, dentry *kernfs.
 // SetStat implements kernfs.Inode.SetStat.
 func (d *viewDir) SetStat(ctx context.Context, fs *vfs.Filesystem, creds *auth.Credentials, opts vfs.SetStatOptions) error {
 	return d.viewNode.SetStat(ctx, fs, creds, opts)
-}
-
-// cpuDir is /sys/devices/system/cpu. It has a directory for each CPU that the
-// reader sees.
-type cpuDir struct {
-	viewDir
-	s *Kernel
-	// each is by number; all that the kernel has.
-	each []*oneCPUDir
-}
-
-// oneCPUDir is the directory of a CPU, for those who see that.
-type oneCPUDir struct {
-	viewDir
-	s *Kernel
-	n uint
-}
-
-func (s *Kernel) newCPUDir(ctx context.Context) *cpuDir {
-	d := &cpuDir{s: s}
-	d.viewDir.init(ctx, s, linux.SYSFS_MAGIC)
-	file := func(text viewText) kernfs.Inode { return s.newViewFile(ctx, linux.SYSFS_MAGIC, text) }
-	list := file(func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, v.cpus()) })
-	d.fill(map[string]kernfs.Inode{"online": list, "possible": list, "present": list})
-	all := file(func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, cpuHex(v.cpus(), v.cpus())) })
-	for n := range uint(s.cfg.CPUs) {
-		own := file(func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, cpuHex(v.cpus(), smp.Of(int(n)))) })
-		topology := s.newViewDir(ctx, linux.SYSFS_MAGIC)
-		// All in one socket, each a core of its own, as in /proc/cpuinfo.
-		topology.fill(map[string]kernfs.Inode{
-			"core_cpus": own, "thread_siblings": own, "core_siblings": all, "package_cpus": all,
-		})
-		one := &oneCPUDir{s: s, n: n}
-		one.viewDir.init(ctx, s, linux.SYSFS_MAGIC)
-		one.fill(map[string]kernfs.Inode{"topology": topology})
-		d.each = append(d.each, one)
-	}
-	return d
-}
-
-// Valid implements kernfs.Inode.Valid: the directory may be remembered from
-// somebody who sees more CPUs.
-func (d *oneCPUDir) Valid(ctx context.Context, _ *kernfs.Dentry, _ string) bool {
-	return d.s.viewOf(ctx).cpus().Has(int(d.n))
-}
-
-// Lookup implements kernfs.Inode.Lookup.
-func (d *cpuDir) Lookup(ctx context.Context, name string) (kernfs.Inode, error) {
-	if number, ok := strings.CutPrefix(name, "cpu"); ok {
-		n, err := strconv.ParseUint(number, 10, 32)
-		if err == nil && strconv.FormatUint(n, 10) == number && d.s.viewOf(ctx).cpus().Has(int(n)) {
-			return d.each[n], nil
-		}
-	}
-	return d.viewDir.Lookup(ctx, name)
-}
-
-// IterDirents implements kernfs.Inode.IterDirents.
-func (d *cpuDir) IterDirents(ctx context.Context, _ *vfs.Mount, callback vfs.IterDirentsCallback, offset, relOffset int64) (int64, error) {
-	at := int64(0)
-	var err error
-	d.s.viewOf(ctx).cpus().All(func(n int) bool {
-		if at++; at <= relOffset {
-			return true
-		}
-		err = callback.Handle(vfs.Dirent{
-			Name: fmt.Sprintf("cpu%d", n), Type: linux.DT_DIR, Ino: d.each[n].Ino(), NextOff: offset + 1,
-		})
-		if err == nil {
-			offset++
-		}
-		return err == nil
-	})
-	return offset, err
-}
-
-// cpuHex is a mask of CPUs, of all that there are, as the kernel prints them: words
-// of 32 bits, the highest first.
-func cpuHex(all, cpus smp.Set) string {
-	top := 0
-	all.All(func(cpu int) bool {
-		top = cpu
-		return true
-	})
-	words := make([]string, 0, top/32+1)
-	for base := top / 32 * 32; base >= 0; base -= 32 {
-		var word uint32
-		for bit := range 32 {
-			if cpus.Has(base + bit) {
-				word |= 1 << bit
-			}
-		}
-		width := 8
-		if len(words) == 0 {
-			width = (min(top-base, 31) + 4) / 4
-		}
-		words = append(words, fmt.Sprintf("%0*x", width, word))
-	}
-	return strings.Join(words, ",")
 }

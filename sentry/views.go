@@ -3,9 +3,7 @@ package sentry
 import (
 	"bytes"
 	"fmt"
-	"strings"
 	"sync/atomic"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
@@ -17,7 +15,6 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 
 	"aios.dev/aios/account"
-	"aios.dev/aios/sentry/irq"
 	"aios.dev/aios/sentry/sched"
 	"aios.dev/aios/sentry/smp"
 )
@@ -119,6 +116,8 @@ var procViews = map[string]viewText{
 	},
 	"meminfo": (*view).meminfo,
 	"stat":    (*view).stat,
+	"loadavg": (*view).loadavg,
+	"uptime":  (*view).uptime,
 	// gVisor has none.
 	procInterrupts: (*view).interrupts,
 	// By this some programs tell that cgroups are of version 2.
@@ -142,39 +141,6 @@ func (v *view) meminfo(buf *bytes.Buffer) {
 	} {
 		fmt.Fprintf(buf, "%-16s%8d kB\n", line.name+":", line.bytes>>10)
 	}
-}
-
-func (v *view) stat(buf *bytes.Buffer) {
-	use, cpus := v.cpuUse(), v.cpus()
-	n := int64(cpus.Len())
-	uptime := v.s.k.MonotonicClock().Now().Nanoseconds()
-	user, system := int64(linux.ClockTFromDuration(use.User)), int64(linux.ClockTFromDuration(use.System))
-	idle := max(0, int64(linux.ClockTFromDuration(time.Duration(uptime)))*n-user-system)
-	line := func(name string, of int64) {
-		fmt.Fprintf(buf, "%s %d 0 %d %d 0 0 0 0 0 0\n", name, user/of, system/of, idle/of)
-	}
-	line("cpu ", 1)
-	cpus.All(func(cpu int) bool {
-		line(fmt.Sprintf("cpu%d", cpu), n) // Which of them ran is not known.
-		return true
-	})
-	running := 0
-	tasks := v.tasks()
-	for _, t := range tasks {
-		if st := t.TaskGoroutineState(); st == kernel.TaskGoroutineRunningApp || st == kernel.TaskGoroutineRunningSys {
-			running++
-		}
-	}
-	var counts strings.Builder
-	sum := uint64(0)
-	for _, l := range irq.Lines() {
-		all := irq.Fold(v.s.sourceOf(v.a).Counts(l.Line), 1)[0]
-		if sum += all; l.Linux == "" {
-			fmt.Fprintf(&counts, " %d", all)
-		}
-	}
-	fmt.Fprintf(buf, "intr %d%s\nctxt 0\nbtime %d\nprocesses %d\nprocs_running %d\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n",
-		sum, counts.String(), v.s.k.Timekeeper().BootTime().Seconds(), len(tasks), running)
 }
 
 // viewCalls wraps the system calls that tell of the machine. It must run
@@ -221,6 +187,9 @@ func (s *Kernel) viewCalls(table *kernel.SyscallTable) {
 	table.Table[sysSchedSetaffinity] = affinity
 }
 
+// sysinfoLoadShift is how many bits of a load are behind the point there.
+const sysinfoLoadShift = 16
+
 // sysinfo implements sysinfo(2).
 func (s *Kernel) sysinfo(t *kernel.Task, _ uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
 	v := s.viewOf(t)
@@ -228,6 +197,9 @@ func (s *Kernel) sysinfo(t *kernel.Task, _ uintptr, args arch.SyscallArguments) 
 	si := linux.Sysinfo{
 		Procs: uint16(min(len(v.tasks()), 1<<16-1)), Uptime: s.k.MonotonicClock().Now().Seconds(),
 		TotalRAM: total, FreeRAM: total - used, SharedRAM: kinds.Tmpfs, Unit: 1,
+	}
+	for i, avg := range v.load().Averages() {
+		si.Loads[i] = avg << (sysinfoLoadShift - smp.LoadShift)
 	}
 	_, err := si.CopyOut(t, args[0].Pointer())
 	return 0, nil, err

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -223,6 +224,79 @@ func TestCPUsChange(t *testing.T) {
 		}
 		if got := in.cpus(t).Domains[0]; got.Allowed != text {
 			t.Errorf("in the end: %+v", got)
+		}
+	})
+}
+
+// countCPUs has programs print how many CPUs there are, each in its own way. What
+// a program needs that the host lacks is "-".
+const countCPUs = `
+nproc
+getconf _NPROCESSORS_ONLN
+grep -c ^processor /proc/cpuinfo
+grep -c '^cpu[0-9]' /proc/stat
+ls -d /sys/devices/system/cpu/cpu[0-9]* | wc -l
+if command -v python3 >/dev/null; then python3 -c 'import os; print(os.cpu_count()); print(len(os.sched_getaffinity(0)))'; else echo -; echo -; fi
+if command -v lscpu >/dev/null; then lscpu -p=CPU,CORE | grep -c '^[0-9]'; else echo -; fi
+if command -v node >/dev/null; then node -p 'require("os").cpus().length'; else echo -; fi
+if command -v java >/dev/null; then java -XshowSettings:system -version 2>&1 | sed -n 's/.*Effective CPU Count: //p'; else echo -; fi
+/d/ncpu
+`
+
+// TestProgramsCountCPUs asks real programs how many CPUs there are, in agents with
+// a quota and without.
+func TestProgramsCountCPUs(t *testing.T) {
+	_, allowed := allowedCPUs(t)
+	onEach(t, func(t *testing.T, in *install) {
+		dir := in.share(t, map[string][]byte{"ncpu.go": []byte("package main\n\nimport \"runtime\"\n\nfunc main() { println(runtime.NumCPU()) }\n")})
+		build := exec.Command("go", "build", "-o", filepath.Join(dir, "ncpu"), filepath.Join(dir, "ncpu.go"))
+		build.Env = append(build.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		for _, c := range []struct {
+			limit string
+			want  int
+		}{{"0.5", 1}, {"1", 1}, {"1.5", min(2, len(allowed))}, {"", len(allowed)}} {
+			flags := []string{"--mount", dir + ":/d"}
+			if c.limit != "" {
+				flags = append(flags, "--limit", "cpu="+c.limit)
+			}
+			out := in.sh(t, "exec 2>&1;"+countCPUs, flags...)
+			lines := strings.Split(strings.TrimSpace(out), "\n")
+			for i, line := range lines {
+				if line != "-" && line != strconv.Itoa(c.want) {
+					t.Errorf("with cpu=%s, way %d to count CPUs gives %q, want %d", c.limit, i, line, c.want)
+				}
+			}
+			if len(lines) != 11 {
+				t.Errorf("with cpu=%s: %q", c.limit, out)
+			}
+		}
+	})
+}
+
+// TestLoad has an agent spin, and one sleep: what uptime and top say in each is
+// its own.
+func TestLoad(t *testing.T) {
+	onEach(t, func(t *testing.T, in *install) {
+		in.spawn(t, "--name", "busy", "--", "sh", "-c", "while :; do :; done")
+		in.spawn(t, "--name", "quiet", "--", "sleep", "1000")
+		load := func(agent string) float64 {
+			text, _, _ := strings.Cut(string(in.ok(t, "exec", agent, "--", "cat", "/proc/loadavg")), " ")
+			avg, err := strconv.ParseFloat(text, 64)
+			must(t, err)
+			return avg
+		}
+		eventually(t, "the load grows", 30*time.Second, func() (bool, string) {
+			got := load("busy")
+			return got >= 0.1, fmt.Sprint(got)
+		})
+		if got := load("quiet"); got > 0.1 {
+			t.Errorf("an agent that sleeps has a load of %v", got)
+		}
+		if out := string(in.ok(t, "exec", "busy", "--", "uptime")); !strings.Contains(out, "load average: 0.") || strings.Contains(out, "load average: 0.0") {
+			t.Errorf("uptime: %s", out)
 		}
 	})
 }
