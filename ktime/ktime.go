@@ -1,6 +1,10 @@
 // Package ktime is where AIOS reads the clock. Everything that waits, stamps
 // or measures takes a Clock, so that tests own time; no other package calls
 // time.Now (test/arch enforces it).
+//
+// A Clock has timers of its own, each of which it allocates. Who has many puts
+// them into a set: Wheel for time-outs, which may end late, Exact for what has
+// to end on time. The locks of both are leaves, but for that of the Clock.
 package ktime
 
 import (
