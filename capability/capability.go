@@ -57,6 +57,7 @@ import (
 
 	"aios.dev/aios/abi"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/ktime"
 )
 
 // ID names a capability over all domains: "c" and twelve hexadecimal digits.
@@ -125,8 +126,7 @@ type Capability struct {
 	expiry int64
 	moved  bool // it has left the table; its heir is a child
 	dead   bool
-	// heapIndex is where it is among the leases, -1 if not there.
-	heapIndex int
+	lease  *ktime.ExactTimer // nil if it never had one of its own
 
 	firstChild *Capability
 	lastChild  *Capability

@@ -1,10 +1,10 @@
 package capability
 
 import (
-	"container/heap"
 	"time"
 
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/ktime"
 )
 
 // later returns when d after now is, which is never forever.
@@ -15,63 +15,43 @@ func later(now int64, d time.Duration) int64 {
 	return now + int64(d)
 }
 
-// lease puts c among the leases if it has one of its own; one that it has by
-// what is above it ends with that.
+// lease has c end with its lease if it has one of its own; one that it has by
+// what is above it ends with that. Of what ends at the same moment what is
+// highest in the tree comes first, and takes the rest along.
 //
 // +checklocks:s.mu
 func (s *Space) lease(c *Capability) {
 	if c.own == forever {
 		return
 	}
-	if c.heapIndex < 0 {
-		heap.Push(&s.leases, c)
-	} else {
-		heap.Fix(&s.leases, c.heapIndex)
+	if c.lease == nil {
+		c.lease = new(ktime.ExactTimer)
+		c.lease.Init(s.leases, c.depth, func() { s.expire(c) })
 	}
-	s.arm()
+	c.lease.ResetAt(time.Duration(c.own))
 }
 
 // +checklocks:s.mu
 func (s *Space) unlease(c *Capability) {
-	if c.heapIndex >= 0 {
-		heap.Remove(&s.leases, c.heapIndex)
+	if c.lease != nil {
+		c.lease.Stop()
 	}
 }
 
-// closedWake is earlier than every lease, so that no timer is set.
-const closedWake = -1
-
-// arm sees to it that the timer goes off no later than the first lease ends.
-// One that goes off too early sets the next.
-//
-// +checklocks:s.mu
-func (s *Space) arm() {
-	if len(s.leases) == 0 || s.timer != nil && s.wake <= s.leases[0].own || s.wake == closedWake {
-		return
-	}
-	if s.timer != nil {
-		s.timer.Stop()
-	}
-	s.wake = s.leases[0].own
-	s.timer = s.clock.AfterFunc(time.Duration(max(1, s.wake-s.now())), s.expire)
-}
-
-// expire ends what has outlived its lease.
-func (s *Space) expire() {
+// expire ends c, which has outlived its lease.
+func (s *Space) expire(c *Capability) {
 	s.mu.Lock()
-	s.timer = nil
-	now := s.now()
-	by := Actor{Name: "kernel", Privileged: true}
-	if len(s.leases) == 0 || s.leases[0].own > now {
-		s.arm()
+	if c.dead {
 		s.mu.Unlock()
 		return
 	}
-	b := s.newBatch(func(n *Capability) bool { return n.expiry <= now })
-	for len(s.leases) != 0 && s.leases[0].own <= now {
-		s.fell(b, s.leases[0], Record{Op: OpExpire, Reason: "lease expired"}, by)
+	if c.own > s.now() { // It was renewed, or the clock was set back.
+		s.lease(c)
+		s.mu.Unlock()
+		return
 	}
-	s.arm()
+	b := s.newBatch(func(n *Capability) bool { return n == c })
+	s.fell(b, c, Record{Op: OpExpire, Reason: "lease expired"}, Actor{Name: "kernel", Privileged: true})
 	s.mu.Unlock()
 	s.finish(b)
 }
@@ -138,37 +118,4 @@ func (s *Space) setLease(c *Capability, own int64, d time.Duration) {
 			n.table.version.Add(1)
 		}
 	}
-}
-
-// leaseHeap has the lease on top that ends first, and of those that end at
-// the same time the one that is highest in the tree.
-type leaseHeap []*Capability
-
-func (h leaseHeap) Len() int { return len(h) }
-func (h leaseHeap) Less(i, j int) bool {
-	if h[i].own != h[j].own {
-		return h[i].own < h[j].own
-	}
-	return h[i].depth < h[j].depth
-}
-func (h leaseHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].heapIndex, h[j].heapIndex = i, j
-}
-
-// Push is for container/heap.
-func (h *leaseHeap) Push(x any) {
-	c := x.(*Capability)
-	c.heapIndex = len(*h)
-	*h = append(*h, c)
-}
-
-// Pop is for container/heap.
-func (h *leaseHeap) Pop() any {
-	last := len(*h) - 1
-	c := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	c.heapIndex = -1
-	return c
 }

@@ -63,7 +63,6 @@ func (s *Space) insert(c *Capability, spec Spec, by Actor) error {
 		c.id, c.number = newID()
 	}
 	c.spec.Store(&spec)
-	c.heapIndex = -1
 	c.own, c.expiry = forever, forever
 	if p := c.parent; p != nil {
 		c.depth, c.expiry = p.depth+1, p.expiry

@@ -3,7 +3,6 @@ package capability
 import (
 	"slices"
 	"sync"
-	"time"
 
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/ktime"
@@ -43,8 +42,7 @@ type Actor struct {
 
 // Space is the tree of one kernel process and the tables of its agents.
 type Space struct {
-	clock   ktime.Clock
-	epoch   time.Time
+	leases  *ktime.Exact // its time is that of the Space
 	audit   func(Record)
 	changed func(string)
 
@@ -59,9 +57,6 @@ type Space struct {
 	byID      map[uint64]*Capability // by the number of the ID; +checklocks:mu
 	firstRoot *Capability            // +checklocks:mu
 	lastRoot  *Capability            // +checklocks:mu
-	leases    leaseHeap              // +checklocks:mu
-	timer     ktime.Timer            // +checklocks:mu
-	wake      int64                  // +checklocks:mu
 	pending   []Record               // +checklocks:mu
 	active    map[*batch]struct{}    // +checklocks:mu
 
@@ -81,7 +76,7 @@ func NewSpace(o Options) *Space {
 		return n
 	}
 	return &Space{
-		clock: o.Clock, epoch: o.Clock.Now(), audit: o.Audit, changed: o.Changed,
+		leases: ktime.NewExact(o.Clock), audit: o.Audit, changed: o.Changed,
 		maxPerHolder: orElse(o.MaxPerHolder, 4096),
 		maxNodes:     orElse(o.MaxNodes, 262144),
 		maxDepth:     orElse(o.MaxDepth, 64),
@@ -92,7 +87,7 @@ func NewSpace(o Options) *Space {
 }
 
 // now is the time since the Space began, in nanoseconds.
-func (s *Space) now() int64 { return int64(s.clock.Since(s.epoch)) }
+func (s *Space) now() int64 { return int64(s.leases.Now()) }
 
 // before reports whether t is yet to come. Kept out of line, so that Live,
 // which seldom asks, is not.
@@ -211,11 +206,5 @@ func (s *Space) Children(c *Capability) []*Capability {
 // Close stops the timer of the leases. They end on time nevertheless, but
 // nobody is told.
 func (s *Space) Close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.timer != nil {
-		s.timer.Stop()
-		s.timer = nil
-	}
-	s.wake = closedWake
+	s.leases.Close()
 }
