@@ -34,6 +34,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/ktime"
 	"aios.dev/aios/sentry/irq"
 )
 
@@ -44,6 +45,8 @@ const loopbackName = "lo"
 // inet.NetworkStackCreator.
 type Creator struct {
 	Clock tcpip.Clock
+	// Wheel has the timers of all stacks.
+	Wheel *ktime.Wheel
 	IDs   uniqueid.Provider
 	// OnPacket, unless nil, hears of samples of packets while Tap is on. It is
 	// called with locks of the stack held.

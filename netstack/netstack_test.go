@@ -17,6 +17,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"aios.dev/aios/ktime"
 )
 
 type ids struct{ last atomic.Uint64 }
@@ -25,7 +27,7 @@ func (i *ids) UniqueID() uint64 { return i.last.Add(1) }
 
 func newStack(t testing.TB) *stack.Stack {
 	t.Helper()
-	c := &Creator{Clock: tcpip.NewStdClock(), IDs: &ids{}}
+	c := &Creator{Clock: tcpip.NewStdClock(), Wheel: ktime.NewWheel(ktime.Real, time.Millisecond), IDs: &ids{}}
 	s, err := c.CreateStack()
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +49,7 @@ func at(ip net.IP, port uint16) tcpip.FullAddress {
 }
 
 func TestOnlyLoopback(t *testing.T) {
-	c := &Creator{Clock: tcpip.NewStdClock(), IDs: &ids{}}
+	c := &Creator{Clock: tcpip.NewStdClock(), Wheel: ktime.NewWheel(ktime.Real, time.Millisecond), IDs: &ids{}}
 	is, err := c.CreateStack()
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +192,7 @@ func BenchmarkCreateStack(b *testing.B) {
 // TestCutEndsEveryFlow checks that connections, listeners and datagram sockets
 // fail, also for whoever waits on them, and that new ones work.
 func TestCutEndsEveryFlow(t *testing.T) {
-	c := Creator{Clock: tcpip.NewStdClock(), IDs: new(ids)}
+	c := Creator{Clock: tcpip.NewStdClock(), Wheel: ktime.NewWheel(ktime.Real, time.Millisecond), IDs: new(ids)}
 	is, err := c.CreateStack()
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/link/nested"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"aios.dev/aios/ktime"
 	"aios.dev/aios/sentry/irq"
 )
 
@@ -168,10 +169,27 @@ type portClock struct {
 	p *port
 }
 
-// AfterFunc implements tcpip.Clock. A timer that expires is an interrupt.
+// portTimer is a timer of a stack. Most are stopped before they end: they time
+// out what comes.
+type portTimer struct {
+	ktime.WheelTimer
+	p *port
+	f func()
+}
+
+// AfterFunc implements tcpip.Clock.
 func (c portClock) AfterFunc(d time.Duration, f func()) tcpip.Timer {
-	return c.Clock.AfterFunc(d, func() {
-		c.p.src.Load().Raise(irq.Timer)
-		f()
-	})
+	t := &portTimer{p: c.p, f: f}
+	t.Init(c.p.c.Wheel, t.ended)
+	t.Reset(d)
+	return t
+}
+
+// ended is called by the wheel, which must not wait for locks of a stack.
+func (t *portTimer) ended() { go t.call() }
+
+// call does what the timer is for: its end is an interrupt.
+func (t *portTimer) call() {
+	t.p.src.Load().Raise(irq.Timer)
+	t.f()
 }

@@ -18,6 +18,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"aios.dev/aios/ktime"
 	"aios.dev/aios/sentry/irq"
 )
 
@@ -34,7 +35,7 @@ type network struct {
 func newNetwork(t testing.TB) *network {
 	t.Helper()
 	n := &network{lines: irq.New(irq.Config{CPUs: 2})}
-	n.c = &Creator{Clock: tcpip.NewStdClock(), IDs: &ids{}, OnPacket: func(_ *irq.Source, p Packet) {
+	n.c = &Creator{Clock: tcpip.NewStdClock(), Wheel: ktime.NewWheel(ktime.Real, time.Millisecond), IDs: &ids{}, OnPacket: func(_ *irq.Source, p Packet) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.packets = append(n.packets, p)

@@ -200,6 +200,8 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 		irq:   s.irq.NewSource(req.ID),
 	}
 	a.crowd.Interrupts(a.irq)
+	a.stops.timer.Init(a.s.wheel, a.tellStops)
+	a.orph.timer.Init(a.s.wheel, func() { go a.sweep() })
 	netstack.Interrupts(a.stack, a.irq)
 	a.ctx = s.context(a.ns, s.creds, a.memID)
 	a.openAccount(req.DiskBytes)

@@ -82,6 +82,7 @@ type Kernel struct {
 	cfg     Config
 	k       *kernel.Kernel
 	creds   *auth.Credentials // root of the domain, for setting agents up
+	wheel   *ktime.Wheel      // of timers that agents have many of
 	started time.Time
 	pause   *pauseTask
 	stacks  *netstack.Creator
@@ -134,6 +135,9 @@ type Kernel struct {
 	closing bool   // +checklocks:mu
 }
 
+// wheelTick is how exact coarse timers are at best: as those of Linux.
+const wheelTick = time.Millisecond
+
 // Boot makes a kernel with no agents. It may be called once per process:
 // gVisor keeps parts of a kernel in package variables. What it needs from the
 // host it has opened when it returns, so the caller can close the box.
@@ -150,6 +154,7 @@ func Boot(cfg Config) (*Kernel, error) {
 	s := &Kernel{
 		cfg:     cfg,
 		log:     newKernelLog(cfg.Log),
+		wheel:   ktime.NewWheel(cfg.Clock, wheelTick),
 		started: cfg.Clock.Now(),
 		mounts:  make(map[string]*vfs.Mount),
 		agents:  make(map[string]*Agent),
@@ -249,7 +254,7 @@ func (s *Kernel) bootKernel() error {
 
 	userns := auth.NewRootUserNamespace()
 	s.creds = auth.NewRootCredentials(userns)
-	stacks := &netstack.Creator{Clock: tk, IDs: s.k, OnPacket: s.packetSeen}
+	stacks := &netstack.Creator{Clock: tk, Wheel: s.wheel, IDs: s.k, OnPacket: s.packetSeen}
 	s.stacks = stacks
 	rootStack, err := stacks.CreateStack()
 	if err != nil {

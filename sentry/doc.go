@@ -30,7 +30,7 @@
 //
 // Leaves, under which no other lock of this package is taken: shellPool.mu,
 // memoryWatch.mu, orphans.mu, output.mu, agentLog.mu, lazyProcRoot.mu,
-// denials.mu, clearing.mu.
+// denials.mu, clearing.mu. Those of timers, in package ktime, are below all.
 //
 // No lock of this package is held across a read or write of a stream, and
 // of them only leaves are taken by code that gVisor calls with its own locks

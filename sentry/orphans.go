@@ -24,8 +24,9 @@ type orphans struct {
 	kids map[*kernel.ThreadGroup]time.Time // +checklocks:mu
 	// How many of kids have ended.
 	dead int // +checklocks:mu
-	// Nil while no sweep is due.
-	timer ktime.Timer // +checklocks:mu
+	// Whether a sweep is due.
+	due   bool // +checklocks:mu
+	timer ktime.WheelTimer
 }
 
 const orphanGrace = time.Second
@@ -114,8 +115,9 @@ func (a *Agent) noteEndLocked(tg *kernel.ThreadGroup) {
 //
 // +checklocks:a.orph.mu
 func (a *Agent) armLocked() {
-	if a.orph.dead > 0 && a.orph.timer == nil {
-		a.orph.timer = a.s.cfg.Clock.AfterFunc(orphanGrace, a.sweep)
+	if a.orph.dead > 0 && !a.orph.due {
+		a.orph.due = true
+		a.orph.timer.Reset(orphanGrace)
 	}
 }
 
@@ -126,7 +128,7 @@ func (a *Agent) sweep() {
 	now := a.s.cfg.Clock.Now()
 	var old []*kernel.ThreadGroup
 	o.mu.Lock()
-	o.timer = nil
+	o.due = false
 	again := false
 	for tg, ended := range o.kids {
 		switch {

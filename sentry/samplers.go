@@ -102,7 +102,8 @@ func (s *Kernel) packetSeen(src *irq.Source, p netstack.Packet) {
 // stops is what was told of an agent's quota of CPU.
 type stops struct {
 	// told is set while something is to be told.
-	told atomic.Bool
+	told  atomic.Bool
+	timer ktime.WheelTimer
 	// Until when it was told, and of what: they belong to who set told.
 	since time.Time
 	total time.Duration
@@ -121,7 +122,7 @@ func (s *Kernel) schedNotice(g *sched.Group, n sched.Notice) {
 func (a *Agent) quotaUsedUp() {
 	if a.stops.told.CompareAndSwap(false, true) {
 		a.stops.since = a.s.cfg.Clock.Now()
-		a.s.cfg.Clock.AfterFunc(throttleSoon, a.tellStops)
+		a.stops.timer.Reset(throttleSoon)
 	}
 }
 
@@ -139,5 +140,5 @@ func (a *Agent) tellStops() {
 		Throttled: int64(total - st.total), ThrottledTotal: int64(total), Interval: int64(now.Sub(st.since)), Quota: a.crowd.Group().Quota(),
 	})
 	st.since, st.total = now, total
-	a.s.cfg.Clock.AfterFunc(throttleEvery, a.tellStops)
+	st.timer.Reset(throttleEvery)
 }
