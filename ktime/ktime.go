@@ -63,6 +63,9 @@ func (w *watched) AfterFunc(d time.Duration, f func()) Timer {
 	return w.Clock.AfterFunc(d, report(w.Clock, d, w.fired, f))
 }
 
+// Beneath returns the clock that w is, but for timers.
+func (w *watched) Beneath() Clock { return w.Clock }
+
 func (w *watchedReal) AfterFunc(d time.Duration, f func()) Timer {
 	return w.realClock.AfterFunc(d, report(w.realClock, d, w.fired, f))
 }
