@@ -94,6 +94,8 @@ const (
 	BreakerOpen       Code = "BREAKER_OPEN"
 	SinkFailed        Code = "SINK_FAILED"
 	SinkRefused       Code = "SINK_REFUSED"
+	TimeServer        Code = "TIME_SERVER_FAILED"
+	TimeUnsure        Code = "TIME_UNSURE"
 	ProtocolVersion   Code = "PROTOCOL_VERSION_MISMATCH"
 	Protocol          Code = "PROTOCOL_ERROR"
 	ProfileNotFound   Code = "PROFILE_NOT_FOUND"
