@@ -12,6 +12,7 @@ import (
 	"aios.dev/aios/event/journal"
 	"aios.dev/aios/event/sink"
 	"aios.dev/aios/klog"
+	"aios.dev/aios/ktime/sntp"
 )
 
 // configVersion is that of the schema below. A file names the one it was
@@ -25,6 +26,7 @@ type Config struct {
 	Journal JournalConfig  `yaml:"journal"`
 	Sinks   []sink.Config  `yaml:"sinks"`
 	Alerts  []alert.Config `yaml:"alerts"`
+	Time    *sntp.Config   `yaml:"time"`
 }
 
 // LogConfig is how the daemon and its kernel processes log, unless the
@@ -53,6 +55,7 @@ type settings struct {
 	exists bool // there is a file
 	sinks  []*sink.Spec
 	alerts []*alert.Rule
+	time   *sntp.Spec // nil: no servers
 }
 
 // CheckConfig reads the configuration file as a daemon does, and says what is
@@ -109,7 +112,10 @@ func (s *settings) examine(doc *config.Document) error {
 	if err := s.compileSinks(doc); err != nil {
 		return err
 	}
-	return s.compileAlerts(doc)
+	if err := s.compileAlerts(doc); err != nil {
+		return err
+	}
+	return s.compileTime(doc)
 }
 
 // logging is how to log: what the environment says counts before the file.

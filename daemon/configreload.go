@@ -78,6 +78,7 @@ func (d *System) reload(by control.Actor) ([]config.Change, error) {
 	d.health.Remove(componentConfig)
 	d.applySinks(next.sinks)
 	d.applyAlerts(next.alerts)
+	d.applyTime(next.time)
 	d.tellConfig(changes, by)
 	return changes, nil
 }

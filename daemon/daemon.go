@@ -75,6 +75,7 @@ type System struct {
 	paths    config.Paths
 	instance string // tells this state directory from others on the host
 	clock    ktime.Clock
+	time     timekeeping
 	klog     *klog.Log
 	log      *slog.Logger
 	logging  config.Log
@@ -132,20 +133,20 @@ func Run(paths config.Paths) error {
 		return err
 	}
 	defer lock.Close()
-	store, err := images.OpenStore(paths.Images, ktime.Real)
+	clock := ktime.NewDisciplined(chaosClock())
+	store, err := images.OpenStore(paths.Images, clock)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	clock := chaosClock()
 	dogs := newDaemonDogs(recovery.WatchdogConfig{Clock: clock, Tick: dogTick})
 	defer dogs.set.Close()
-	trail, err := audit.Open(paths.Audit, audit.Options{KeyFile: paths.AuditKey, SetAside: true, Busy: busy(dogs.trail)})
+	trail, err := audit.Open(paths.Audit, audit.Options{Clock: clock, KeyFile: paths.AuditKey, SetAside: true, Busy: busy(dogs.trail)})
 	if err != nil {
 		return err
 	}
 	defer trail.Close()
-	crashes, err := crash.OpenStore(paths.Crashes, ktime.Real, crash.DefaultLimits)
+	crashes, err := crash.OpenStore(paths.Crashes, clock, crash.DefaultLimits)
 	if err != nil {
 		return err
 	}
@@ -158,13 +159,15 @@ func Run(paths config.Paths) error {
 
 	d := &System{
 		crashes: crashes, dogs: dogs,
-		trail: trail, recent: errdefs.NewRecorder(recentErrors, ktime.Real.Now),
+		trail: trail, recent: errdefs.NewRecorder(recentErrors, clock.Now),
 		paths: paths, instance: instanceOf(paths.StateDir), clock: clock, images: store,
-		started: ktime.Real.Now(),
+		time:    timekeeping{wall: clock},
+		started: clock.Now(),
 		domains: make(map[string]*domain),
 		agents:  make(map[string]*record),
 		names:   make(map[string]*record),
 	}
+	d.openTime(conf.time)
 	d.configured.set(conf, d.clock.Now())
 	if d.logging, err = conf.logging(config.ThisHost()); err != nil {
 		return err
@@ -187,6 +190,8 @@ func Run(paths config.Paths) error {
 	d.alerts.recovered()
 	d.applySinks(conf.sinks)
 	defer d.stopSinks()
+	d.applyTime(conf.time)
+	defer d.stopTime()
 	watching, unwatch := context.WithCancel(context.Background())
 	defer unwatch()
 	go d.watchHealth(watching)
@@ -206,6 +211,7 @@ func Run(paths config.Paths) error {
 	apiv1.RegisterConfigurationServer(server, d)
 	apiv1.RegisterSinksServer(server, d)
 	apiv1.RegisterAlertsServer(server, d)
+	apiv1.RegisterClockServer(server, clockService{d: d})
 	apiv1.RegisterKernelServer(server, &kernelService{d: d})
 	apiv1.RegisterInterruptsServer(server, &interruptsService{d: d})
 	apiv1.RegisterSchedulingServer(server, &schedulingService{d: d})

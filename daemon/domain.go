@@ -234,6 +234,7 @@ func (dom *domain) connect(ctx context.Context, info domainInfo) error {
 		<-client.Done()
 		dom.disconnected(info)
 	}()
+	dom.tellClock()
 	dom.notify(control.MethodAuditPull, struct{}{}) // What an earlier daemon did not write.
 	dom.joinEvents()
 	return nil

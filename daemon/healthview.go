@@ -102,6 +102,11 @@ func (d *System) Health(context.Context, *apiv1.HealthRequest) (*apiv1.HealthRes
 	for _, s := range d.sinks.list() {
 		resp.Breakers = append(resp.Breakers, breakerProto(s.Status().Breaker))
 	}
+	if s := d.time.current(); s != nil {
+		for _, v := range s.Status().Servers {
+			resp.Breakers = append(resp.Breakers, breakerProto(v.Breaker))
+		}
+	}
 	for _, b := range d.alerts.breakers() {
 		resp.Breakers = append(resp.Breakers, breakerProto(b))
 	}

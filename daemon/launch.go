@@ -91,6 +91,7 @@ func (d *System) launch(name string, choice platform.Choice, spec *apiv1.SpawnRe
 		statusR.Close()
 		return nil, failed(err)
 	}
+	cfg.Clock = d.steering()
 	cfg.LogLevels, cfg.LogJSON = d.logging.Levels, d.logging.JSON
 	if ring := d.newRing(name); ring != nil {
 		cfg.RingFD = extra(cmd, all.add(ring, nil))

@@ -101,6 +101,9 @@ var methods = map[string]method{
 	apiv1.Configuration_ConfigStatus_FullMethodName: {op: token.OpDaemon},
 	apiv1.Sinks_SinkList_FullMethodName:             {op: token.OpDaemon},
 	apiv1.Alerts_AlertList_FullMethodName:           {op: token.OpDaemon},
+	apiv1.Clock_TimeStatus_FullMethodName:           {op: token.OpDaemon},
+	// Servers may mind being asked often.
+	apiv1.Clock_TimeSync_FullMethodName: {op: token.OpDaemon, check: operatorOnly},
 	// Whoever silences an alert keeps it from holding agents in bounds.
 	apiv1.Alerts_AlertSilence_FullMethodName:   {op: token.OpDaemon, check: operatorOnly},
 	apiv1.Alerts_AlertUnsilence_FullMethodName: {op: token.OpDaemon, check: operatorOnly},

@@ -72,6 +72,9 @@ const (
 	BreakerClose
 	WatchdogExpired
 	ConfigChanged
+	ClockSynced
+	ClockLost
+	ClockStepped
 	BusLost
 	BusSubscribe
 	BusUnsubscribe
@@ -154,6 +157,9 @@ var table = [typeCount]TypeInfo{
 	BreakerClose:        {Topic: "breaker.close", Severity: Notice, Payload: (*eventv1.Breaker)(nil), Doc: "Calls to something outside are made again."},
 	WatchdogExpired:     {Topic: "watchdog.expired", Severity: Error, Payload: (*eventv1.WatchdogExpired)(nil), Doc: "Something that should have reported did not."},
 	ConfigChanged:       {Topic: "config.changed", Severity: Notice, Payload: (*eventv1.ConfigChanged)(nil), Doc: "A setting has another value."},
+	ClockSynced:         {Topic: "clock.synced", Severity: Notice, Payload: (*eventv1.Clock)(nil), Doc: "Time servers agree, and AIOS's clock follows them."},
+	ClockLost:           {Topic: "clock.lost", Severity: Warning, Payload: (*eventv1.Clock)(nil), Doc: "Time servers do not agree or do not answer; AIOS's clock goes on as it went."},
+	ClockStepped:        {Topic: "clock.stepped", Severity: Warning, Payload: (*eventv1.Clock)(nil), Doc: "AIOS's clock was set: times before and after do not compare."},
 	BusLost:             {Topic: "bus.lost", Severity: Warning, Payload: (*eventv1.BusLost)(nil), Doc: "Events were lost; this says how many."},
 	BusSubscribe:        {Topic: "bus.subscribe", Severity: Info, Payload: (*eventv1.BusSubscription)(nil), Doc: "Somebody began to listen."},
 	BusUnsubscribe:      {Topic: "bus.unsubscribe", Severity: Info, Payload: (*eventv1.BusSubscription)(nil), Doc: "Somebody ceased to listen."},

@@ -63,6 +63,8 @@ type Config struct {
 	Log *klog.Log
 	// Clock stamps what the kernel reports.
 	Clock ktime.Clock
+	// Steer, unless nil, changes what Clock adds to the host's clock.
+	Steer func(now, then time.Duration)
 	// OnExit is called for every process that ends, on its own goroutine.
 	OnExit func(control.ExitEvent)
 	// OnLimit, unless nil, is called when an agent reaches a soft or a hard
@@ -154,12 +156,12 @@ func Boot(cfg Config) (*Kernel, error) {
 	s := &Kernel{
 		cfg:     cfg,
 		log:     newKernelLog(cfg.Log),
-		wheel:   ktime.NewWheel(cfg.Clock, wheelTick),
 		started: cfg.Clock.Now(),
 		mounts:  make(map[string]*vfs.Mount),
 		agents:  make(map[string]*Agent),
 	}
 	s.bootInterrupts()
+	s.wheel = ktime.NewWheel(s.cfg.Clock, wheelTick) // Its ends are interrupts, too.
 	s.sched = sched.New(sched.Config{CPUs: cfg.CPUs, Clock: s.cfg.Clock, Notify: s.schedNotice})
 	for _, step := range []struct {
 		op string

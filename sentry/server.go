@@ -75,6 +75,12 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodEventsWant: control.Handle(func(r control.EventsWant) (struct{}, error) {
 			return none, s.outbox.want(r.Topics)
 		}),
+		control.MethodSteer: control.Handle(func(r control.Steer) (struct{}, error) {
+			if s.cfg.Steer != nil {
+				s.cfg.Steer(r.Now, r.Then)
+			}
+			return none, nil
+		}),
 		control.MethodKlogLevels:    control.Handle(s.KlogLevels),
 		control.MethodInterrupts:    control.Handle(s.Interrupts),
 		control.MethodSetInterrupts: control.Handle(s.SetInterrupts),

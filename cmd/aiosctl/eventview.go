@@ -86,12 +86,12 @@ func payloadWords(m protoreflect.Message) []string {
 }
 
 // durations are fields of nanoseconds.
-var durations = []string{"took", "lifetime", "delay", "interval", "lasted", "held", "late", "timeout", "retry_in", "paused_for", "cpu_time"}
+var durations = []string{"took", "lifetime", "delay", "interval", "lasted", "held", "late", "timeout", "retry_in", "paused_for", "cpu_time", "offset", "step", "jitter"}
 
 // roughly rounds a duration to three digits or so.
 func roughly(d time.Duration) string {
 	for unit := time.Second; unit >= time.Microsecond; unit /= 1000 {
-		if d >= unit {
+		if d.Abs() >= unit {
 			return d.Round(unit / 100).String()
 		}
 	}

@@ -185,7 +185,7 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 	add("authority", a.capCmd(), a.profileCmd(), a.auditCmd(), a.tokenCmd())
 	add("objects", a.imageCmd(), a.domainCmd())
 	add("debugging", a.eventsCmd(), a.sinkCmd(), a.alertCmd(), a.klogCmd(), a.irqCmd(), a.crashCmd(), a.debugCmd())
-	add("system", a.healthCmd(), a.doctorCmd(), a.cpusCmd(), a.errorsCmd(), a.daemonCmd(), a.versionCmd(), a.completionCmd())
+	add("system", a.healthCmd(), a.timeCmd(), a.doctorCmd(), a.cpusCmd(), a.errorsCmd(), a.daemonCmd(), a.versionCmd(), a.completionCmd())
 	root.SetHelpCommandGroupID("system")
 	root.SetHelpCommand(a.helpCmd())
 	return root

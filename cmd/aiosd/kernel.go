@@ -52,7 +52,9 @@ func bootKernel() (*kernelProcess, error) {
 	if err != nil {
 		return nil, err
 	}
-	logs, err := openLog(cfg)
+	wall := ktime.NewDisciplined(ktime.Real)
+	wall.Steer(cfg.Clock.Now, cfg.Clock.Then)
+	logs, err := openLog(cfg, wall)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +75,7 @@ func bootKernel() (*kernelProcess, error) {
 		device = fd.New(cfg.DeviceFD)
 	}
 	p := &kernelProcess{listener: l}
-	chaos, clock := os.Getenv(abi.ChaosEnv) == "1", ktime.Real
+	chaos, clock := os.Getenv(abi.ChaosEnv) == "1", ktime.Clock(wall)
 	if chaos {
 		clock = ktime.NewJumping(clock)
 	}
@@ -82,8 +84,8 @@ func bootKernel() (*kernelProcess, error) {
 		CPUs: cfg.CPUs.Len(), Topology: &cfg.CPUs, MemoryBytes: cfg.MemoryBytes, ImagesOnly: cfg.ImagesOnly,
 		OnExit:  func(e control.ExitEvent) { p.server.Push(control.EventExit, e) },
 		Push:    func(event string, body any) int { return p.server.Push(event, body) },
-		OnLimit: p.limits(),
-		Chaos:   chaos, Clock: clock,
+		OnLimit: p.limits(clock),
+		Chaos:   chaos, Clock: clock, Steer: wall.Steer,
 	})
 	if err != nil {
 		return nil, err
@@ -121,7 +123,7 @@ const limitQueue = 64
 
 // limits returns what tells the daemon of limits that are reached, without
 // holding up the task that reached one.
-func (p *kernelProcess) limits() func(string, account.Crossing) {
+func (p *kernelProcess) limits(clock ktime.Clock) func(string, account.Crossing) {
 	queue := make(chan control.LimitEvent, limitQueue)
 	go func() {
 		for e := range queue {
@@ -130,7 +132,7 @@ func (p *kernelProcess) limits() func(string, account.Crossing) {
 	}()
 	return func(agent string, c account.Crossing) {
 		e := control.LimitEvent{
-			ID: agent, Resource: c.Resource.String(), Level: c.Level.String(), Used: c.Used, Limit: c.Limit, Time: ktime.Real.Now(),
+			ID: agent, Resource: c.Resource.String(), Level: c.Level.String(), Used: c.Used, Limit: c.Limit, Time: clock.Now(),
 		}
 		select {
 		case queue <- e:

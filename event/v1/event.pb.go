@@ -177,6 +177,7 @@ type Event struct {
 	//	*Event_Breaker
 	//	*Event_WatchdogExpired
 	//	*Event_ConfigChanged
+	//	*Event_Clock
 	//	*Event_BusLost
 	//	*Event_BusSubscription
 	//	*Event_Sink
@@ -773,6 +774,15 @@ func (x *Event) GetConfigChanged() *ConfigChanged {
 	return nil
 }
 
+func (x *Event) GetClock() *Clock {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_Clock); ok {
+			return x.Clock
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetBusLost() *BusLost {
 	if x != nil {
 		if x, ok := x.Payload.(*Event_BusLost); ok {
@@ -1038,6 +1048,10 @@ type Event_ConfigChanged struct {
 	ConfigChanged *ConfigChanged `protobuf:"bytes,114,opt,name=config_changed,json=configChanged,proto3,oneof"`
 }
 
+type Event_Clock struct {
+	Clock *Clock `protobuf:"bytes,115,opt,name=clock,proto3,oneof"`
+}
+
 type Event_BusLost struct {
 	BusLost *BusLost `protobuf:"bytes,120,opt,name=bus_lost,json=busLost,proto3,oneof"`
 }
@@ -1165,6 +1179,8 @@ func (*Event_Breaker) isEvent_Payload() {}
 func (*Event_WatchdogExpired) isEvent_Payload() {}
 
 func (*Event_ConfigChanged) isEvent_Payload() {}
+
+func (*Event_Clock) isEvent_Payload() {}
 
 func (*Event_BusLost) isEvent_Payload() {}
 
@@ -5719,6 +5735,120 @@ func (x *ConfigChanged) GetBy() string {
 	return ""
 }
 
+// Clock: how well AIOS knows the time, or that its clock was set.
+type Clock struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "synchronised" or "lost".
+	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// What the clock is ahead of the host's.
+	Offset int64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	// By how much it was set.
+	Step    int64  `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
+	Jitter  int64  `protobuf:"varint,4,opt,name=jitter,proto3" json:"jitter,omitempty"`
+	Stratum uint32 `protobuf:"varint,5,opt,name=stratum,proto3" json:"stratum,omitempty"`
+	// The time server that counts most.
+	Reference string `protobuf:"bytes,6,opt,name=reference,proto3" json:"reference,omitempty"`
+	// How many servers are configured, and how many of them agree.
+	Servers       uint32 `protobuf:"varint,7,opt,name=servers,proto3" json:"servers,omitempty"`
+	Agree         uint32 `protobuf:"varint,8,opt,name=agree,proto3" json:"agree,omitempty"`
+	Reason        string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Clock) Reset() {
+	*x = Clock{}
+	mi := &file_event_v1_event_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Clock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Clock) ProtoMessage() {}
+
+func (x *Clock) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Clock.ProtoReflect.Descriptor instead.
+func (*Clock) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *Clock) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Clock) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Clock) GetStep() int64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *Clock) GetJitter() int64 {
+	if x != nil {
+		return x.Jitter
+	}
+	return 0
+}
+
+func (x *Clock) GetStratum() uint32 {
+	if x != nil {
+		return x.Stratum
+	}
+	return 0
+}
+
+func (x *Clock) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *Clock) GetServers() uint32 {
+	if x != nil {
+		return x.Servers
+	}
+	return 0
+}
+
+func (x *Clock) GetAgree() uint32 {
+	if x != nil {
+		return x.Agree
+	}
+	return 0
+}
+
+func (x *Clock) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // BusLost: events were lost. The bus never loses any without one of these.
 type BusLost struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -5739,7 +5869,7 @@ type BusLost struct {
 
 func (x *BusLost) Reset() {
 	*x = BusLost{}
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5751,7 +5881,7 @@ func (x *BusLost) String() string {
 func (*BusLost) ProtoMessage() {}
 
 func (x *BusLost) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5764,7 +5894,7 @@ func (x *BusLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusLost.ProtoReflect.Descriptor instead.
 func (*BusLost) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *BusLost) GetWhere() string {
@@ -5836,7 +5966,7 @@ type BusSubscription struct {
 
 func (x *BusSubscription) Reset() {
 	*x = BusSubscription{}
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5848,7 +5978,7 @@ func (x *BusSubscription) String() string {
 func (*BusSubscription) ProtoMessage() {}
 
 func (x *BusSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5861,7 +5991,7 @@ func (x *BusSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusSubscription.ProtoReflect.Descriptor instead.
 func (*BusSubscription) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *BusSubscription) GetName() string {
@@ -5938,7 +6068,7 @@ type Sink struct {
 
 func (x *Sink) Reset() {
 	*x = Sink{}
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5950,7 +6080,7 @@ func (x *Sink) String() string {
 func (*Sink) ProtoMessage() {}
 
 func (x *Sink) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5963,7 +6093,7 @@ func (x *Sink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sink.ProtoReflect.Descriptor instead.
 func (*Sink) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Sink) GetName() string {
@@ -6031,7 +6161,7 @@ type DaemonStart struct {
 
 func (x *DaemonStart) Reset() {
 	*x = DaemonStart{}
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6043,7 +6173,7 @@ func (x *DaemonStart) String() string {
 func (*DaemonStart) ProtoMessage() {}
 
 func (x *DaemonStart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6056,7 +6186,7 @@ func (x *DaemonStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStart.ProtoReflect.Descriptor instead.
 func (*DaemonStart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *DaemonStart) GetPid() int32 {
@@ -6106,7 +6236,7 @@ type DaemonStop struct {
 
 func (x *DaemonStop) Reset() {
 	*x = DaemonStop{}
-	mi := &file_event_v1_event_proto_msgTypes[61]
+	mi := &file_event_v1_event_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6118,7 +6248,7 @@ func (x *DaemonStop) String() string {
 func (*DaemonStop) ProtoMessage() {}
 
 func (x *DaemonStop) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[61]
+	mi := &file_event_v1_event_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6131,7 +6261,7 @@ func (x *DaemonStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStop.ProtoReflect.Descriptor instead.
 func (*DaemonStop) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{61}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *DaemonStop) GetReason() string {
@@ -6166,7 +6296,7 @@ type ConfigChanged_Change struct {
 
 func (x *ConfigChanged_Change) Reset() {
 	*x = ConfigChanged_Change{}
-	mi := &file_event_v1_event_proto_msgTypes[63]
+	mi := &file_event_v1_event_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6178,7 +6308,7 @@ func (x *ConfigChanged_Change) String() string {
 func (*ConfigChanged_Change) ProtoMessage() {}
 
 func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[63]
+	mi := &file_event_v1_event_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6219,7 +6349,7 @@ var File_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x14event/v1/event.proto\x12\raios.event.v1\"\x81\x1f\n" +
+	"\x14event/v1/event.proto\x12\raios.event.v1\"\xaf\x1f\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x12\n" +
@@ -6310,7 +6440,8 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\x06health\x18o \x01(\v2\x15.aios.event.v1.HealthH\x00R\x06health\x122\n" +
 	"\abreaker\x18p \x01(\v2\x16.aios.event.v1.BreakerH\x00R\abreaker\x12K\n" +
 	"\x10watchdog_expired\x18q \x01(\v2\x1e.aios.event.v1.WatchdogExpiredH\x00R\x0fwatchdogExpired\x12E\n" +
-	"\x0econfig_changed\x18r \x01(\v2\x1c.aios.event.v1.ConfigChangedH\x00R\rconfigChanged\x123\n" +
+	"\x0econfig_changed\x18r \x01(\v2\x1c.aios.event.v1.ConfigChangedH\x00R\rconfigChanged\x12,\n" +
+	"\x05clock\x18s \x01(\v2\x14.aios.event.v1.ClockH\x00R\x05clock\x123\n" +
 	"\bbus_lost\x18x \x01(\v2\x16.aios.event.v1.BusLostH\x00R\abusLost\x12K\n" +
 	"\x10bus_subscription\x18y \x01(\v2\x1e.aios.event.v1.BusSubscriptionH\x00R\x0fbusSubscription\x12)\n" +
 	"\x04sink\x18z \x01(\v2\x13.aios.event.v1.SinkH\x00R\x04sink\x12@\n" +
@@ -6708,7 +6839,17 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\x06Change\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
-	"\x05after\x18\x03 \x01(\tR\x05after\"\xaa\x02\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\"\xe1\x01\n" +
+	"\x05Clock\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n" +
+	"\x04step\x18\x03 \x01(\x03R\x04step\x12\x16\n" +
+	"\x06jitter\x18\x04 \x01(\x03R\x06jitter\x12\x18\n" +
+	"\astratum\x18\x05 \x01(\rR\astratum\x12\x1c\n" +
+	"\treference\x18\x06 \x01(\tR\treference\x12\x18\n" +
+	"\aservers\x18\a \x01(\rR\aservers\x12\x14\n" +
+	"\x05agree\x18\b \x01(\rR\x05agree\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\"\xaa\x02\n" +
 	"\aBusLost\x12\x14\n" +
 	"\x05where\x18\x01 \x01(\tR\x05where\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -6773,7 +6914,7 @@ func file_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_event_v1_event_proto_goTypes = []any{
 	(Severity)(0),                // 0: aios.event.v1.Severity
 	(*Event)(nil),                // 1: aios.event.v1.Event
@@ -6833,14 +6974,15 @@ var file_event_v1_event_proto_goTypes = []any{
 	(*Breaker)(nil),              // 55: aios.event.v1.Breaker
 	(*WatchdogExpired)(nil),      // 56: aios.event.v1.WatchdogExpired
 	(*ConfigChanged)(nil),        // 57: aios.event.v1.ConfigChanged
-	(*BusLost)(nil),              // 58: aios.event.v1.BusLost
-	(*BusSubscription)(nil),      // 59: aios.event.v1.BusSubscription
-	(*Sink)(nil),                 // 60: aios.event.v1.Sink
-	(*DaemonStart)(nil),          // 61: aios.event.v1.DaemonStart
-	(*DaemonStop)(nil),           // 62: aios.event.v1.DaemonStop
-	nil,                          // 63: aios.event.v1.KernelLog.FieldsEntry
-	(*ConfigChanged_Change)(nil), // 64: aios.event.v1.ConfigChanged.Change
-	nil,                          // 65: aios.event.v1.BusLost.BySeverityEntry
+	(*Clock)(nil),                // 58: aios.event.v1.Clock
+	(*BusLost)(nil),              // 59: aios.event.v1.BusLost
+	(*BusSubscription)(nil),      // 60: aios.event.v1.BusSubscription
+	(*Sink)(nil),                 // 61: aios.event.v1.Sink
+	(*DaemonStart)(nil),          // 62: aios.event.v1.DaemonStart
+	(*DaemonStop)(nil),           // 63: aios.event.v1.DaemonStop
+	nil,                          // 64: aios.event.v1.KernelLog.FieldsEntry
+	(*ConfigChanged_Change)(nil), // 65: aios.event.v1.ConfigChanged.Change
+	nil,                          // 66: aios.event.v1.BusLost.BySeverityEntry
 }
 var file_event_v1_event_proto_depIdxs = []int32{
 	0,  // 0: aios.event.v1.Event.severity:type_name -> aios.event.v1.Severity
@@ -6898,40 +7040,41 @@ var file_event_v1_event_proto_depIdxs = []int32{
 	55, // 52: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
 	56, // 53: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
 	57, // 54: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
-	58, // 55: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
-	59, // 56: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
-	60, // 57: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
-	61, // 58: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
-	62, // 59: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
-	1,  // 60: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
-	3,  // 61: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
-	3,  // 62: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
-	3,  // 63: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
-	3,  // 64: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
-	3,  // 65: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
-	3,  // 66: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
-	3,  // 67: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
-	3,  // 68: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
-	3,  // 69: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
-	3,  // 70: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
-	3,  // 71: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
-	3,  // 72: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
-	3,  // 73: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
-	3,  // 74: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
-	3,  // 75: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
-	3,  // 76: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
-	3,  // 77: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
-	3,  // 78: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
-	3,  // 79: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
-	63, // 80: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
-	3,  // 81: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
-	64, // 82: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
-	65, // 83: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
-	84, // [84:84] is the sub-list for method output_type
-	84, // [84:84] is the sub-list for method input_type
-	84, // [84:84] is the sub-list for extension type_name
-	84, // [84:84] is the sub-list for extension extendee
-	0,  // [0:84] is the sub-list for field type_name
+	58, // 55: aios.event.v1.Event.clock:type_name -> aios.event.v1.Clock
+	59, // 56: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
+	60, // 57: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
+	61, // 58: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
+	62, // 59: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
+	63, // 60: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
+	1,  // 61: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
+	3,  // 62: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
+	3,  // 63: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
+	3,  // 64: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
+	3,  // 65: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
+	3,  // 66: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
+	3,  // 67: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
+	3,  // 68: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
+	3,  // 69: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
+	3,  // 70: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
+	3,  // 71: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
+	3,  // 72: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
+	3,  // 73: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
+	3,  // 74: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
+	3,  // 75: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
+	3,  // 76: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
+	3,  // 77: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
+	3,  // 78: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
+	3,  // 79: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
+	3,  // 80: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
+	64, // 81: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
+	3,  // 82: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
+	65, // 83: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
+	66, // 84: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
+	85, // [85:85] is the sub-list for method output_type
+	85, // [85:85] is the sub-list for method input_type
+	85, // [85:85] is the sub-list for extension type_name
+	85, // [85:85] is the sub-list for extension extendee
+	0,  // [0:85] is the sub-list for field type_name
 }
 
 func init() { file_event_v1_event_proto_init() }
@@ -6994,6 +7137,7 @@ func file_event_v1_event_proto_init() {
 		(*Event_Breaker)(nil),
 		(*Event_WatchdogExpired)(nil),
 		(*Event_ConfigChanged)(nil),
+		(*Event_Clock)(nil),
 		(*Event_BusLost)(nil),
 		(*Event_BusSubscription)(nil),
 		(*Event_Sink)(nil),
@@ -7006,7 +7150,7 @@ func file_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_event_v1_event_proto_rawDesc), len(file_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   65,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

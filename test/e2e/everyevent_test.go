@@ -20,13 +20,15 @@ import (
 	"aios.dev/aios/client"
 	"aios.dev/aios/config"
 	"aios.dev/aios/event"
+	"aios.dev/aios/ktime"
 	"aios.dev/aios/test/natsserver"
+	"aios.dev/aios/test/ntpserver"
 )
 
 // ofDaemon are what the daemon publishes itself: no kernel process has them, so
 // they are not seen inside.
 var ofDaemon = []string{
-	"agent.restart", "agent.lost", "domain.*", "kernel.dump", "health.*", "breaker.*", "config.changed", "sink.*", "daemon.*", "alert.*",
+	"agent.restart", "agent.lost", "domain.*", "kernel.dump", "health.*", "breaker.*", "config.changed", "clock.*", "sink.*", "daemon.*", "alert.*",
 }
 
 // doors are the ways to events, each with the topics that were seen there.
@@ -400,6 +402,17 @@ func (in *install) causeOfDaemon(t *testing.T, web *webReceiver, sinks string) {
 	web.up()
 	in.published(t, "breaker.close")
 	in.published(t, "sink.restored")
+	clock := ntpserver.Start(t, ktime.Real)
+	clock.Set(ntpserver.Behaviour{Offset: time.Second})
+	in.config(t, sinks+"time: {servers: ['"+clock.Addr+"']}\n")
+	in.ok(t, "daemon", "reload")
+	in.published(t, "clock.synced")
+	in.published(t, "clock.stepped")
+	clock.Set(ntpserver.Behaviour{Kiss: "DENY"})
+	for range 3 {
+		in.ok(t, "time", "sync")
+	}
 	in.ok(t, "daemon", "stop")
 	in.ok(t, "daemon", "start")
+	in.published(t, "clock.lost")
 }
