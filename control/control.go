@@ -136,6 +136,8 @@ type SpawnRequest struct {
 	Root     Root    `json:"root"`
 	Grants   []Grant `json:"grants"`
 	Process  Process `json:"process"`
+	// Zone is the agent's time zone; nil: the image's.
+	Zone *Zone `json:"zone,omitempty"`
 	// DiskBytes bounds what the agent may write to its own files; 0: no limit.
 	DiskBytes uint64 `json:"disk_bytes,omitempty"`
 	// Seccomp is a profile in the form of OCI, which the kernel applies to
@@ -152,6 +154,12 @@ type SpawnRequest struct {
 	Actor      Actor  `json:"actor"`
 	// LogBytes is what the log holds already, of an agent that is started again.
 	LogBytes int64 `json:"log_bytes,omitempty"`
+}
+
+// Zone is a time zone: its name in the IANA database, and what programs read of it.
+type Zone struct {
+	Name string `json:"name"`
+	Data []byte `json:"data"`
 }
 
 // ExecRequest starts a further process in a running agent. File 0, when

@@ -134,7 +134,7 @@ func (a *attachment) exec(req *apiv1.ExecRequest, theirs *os.File) error {
 		return err
 	}
 	img.Entrypoint = nil // It wraps the agent's first process only.
-	p, err := process(req.GetProcess(), img)
+	p, err := process(req.GetProcess(), img, r.spec.GetTimeZone())
 	if err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func TestProcessIsCompletedByTheImage(t *testing.T) {
 		"a terminal":         {&apiv1.Process{Argv: []string{"a"}, Tty: true}, bare, "[a]", []string{"TERM=xterm"}, "/", ""},
 		"a terminal of mine": {&apiv1.Process{Argv: []string{"a"}, Tty: true, Env: []string{"TERM=vt100"}}, bare, "[a]", []string{"TERM=vt100"}, "/", ""},
 	} {
-		p, err := process(test.req, test.img)
+		p, err := process(test.req, test.img, "")
 		if err != nil || fmt.Sprint(p.Argv) != test.argv || p.Cwd != test.cwd || p.User != test.user {
 			t.Errorf("%s: %+v, %v", name, p, err)
 		}
@@ -45,7 +45,14 @@ func TestProcessIsCompletedByTheImage(t *testing.T) {
 			}
 		}
 	}
-	if _, err := process(&apiv1.Process{}, bare); errdefs.CodeOf(err) != errdefs.InvalidArgument {
+	zoned := images.Config{Env: []string{"TZ=Mars/Phobos", "TZDIR=/z"}}
+	for tz, n := range map[string]int{"": 1, "UTC": 0} {
+		p, err := process(&apiv1.Process{Argv: []string{"a"}}, zoned, tz)
+		if err != nil || count(p.Env, "TZ=Mars/Phobos") != n || count(p.Env, "TZDIR=/z") != 1 || len(zoned.Env) != 2 {
+			t.Errorf("with the zone %q: %q, %v", tz, p.Env, err)
+		}
+	}
+	if _, err := process(&apiv1.Process{}, bare, ""); errdefs.CodeOf(err) != errdefs.InvalidArgument {
 		t.Errorf("no program at all: %v", err)
 	}
 }

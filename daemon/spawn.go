@@ -19,6 +19,7 @@ import (
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/images"
+	"aios.dev/aios/ktime/zone"
 	"aios.dev/aios/seccomp"
 	"aios.dev/aios/sentry/trap"
 )
@@ -206,6 +207,11 @@ func checkSpawn(req *apiv1.SpawnRequest) error {
 	case req.GetHostname() != "" && !abi.ValidName(req.GetHostname()):
 		return bad(strconv.Quote(req.GetHostname())+" cannot be a host name", nameRule)
 	}
+	if z := req.GetTimeZone(); z != "" {
+		if _, err := zone.Load(z); err != nil {
+			return errdefs.Wrap(err, errdefs.InvalidArgument, "spawn agent")
+		}
+	}
 	if mem := req.GetLimits().GetMemoryBytes(); mem != 0 && mem < leastMemory {
 		return bad(fmt.Sprintf("no program runs in %d bytes of memory", mem), "give at least 1M; a number without a unit is bytes")
 	}
@@ -348,14 +354,21 @@ func (dom *domain) prepare(ctx context.Context, id string, req *apiv1.SpawnReque
 		return k, "", err
 	}
 	k.Root = root
-	if k.Process, err = process(req.GetProcess(), img.Config); err != nil {
+	if k.Process, err = process(req.GetProcess(), img.Config, req.GetTimeZone()); err != nil {
 		return k, "", err
+	}
+	if z := req.GetTimeZone(); z != "" {
+		k.Zone = &control.Zone{Name: z}
+		if k.Zone.Data, err = zone.Load(z); err != nil {
+			return k, "", err
+		}
 	}
 	return k, img.Digest, nil
 }
 
-// process completes a request with what the image says.
-func process(p *apiv1.Process, img images.Config) (control.Process, error) {
+// process completes a request with what the image says, but for the time zone if
+// the agent has one of its own.
+func process(p *apiv1.Process, img images.Config, tz string) (control.Process, error) {
 	argv := p.GetArgv()
 	switch {
 	case len(argv) == 0:
@@ -368,6 +381,9 @@ func process(p *apiv1.Process, img images.Config) (control.Process, error) {
 			errdefs.Op("spawn agent"), errdefs.Fix("append -- PROGRAM [ARGUMENT...]"))
 	}
 	env := img.Env
+	if tz != "" {
+		env = slices.DeleteFunc(slices.Clone(env), func(e string) bool { return strings.HasPrefix(e, "TZ=") })
+	}
 	if p.GetTty() {
 		env = merge(env, []string{"TERM=xterm"})
 	}

@@ -27,22 +27,22 @@ import (
 
 // Agent is a process tree with namespaces of its own.
 type Agent struct {
-	s      *Kernel
-	id     string
-	name   string // or ""
-	memID  uint32 // under which gVisor accounts its memory
-	log    *agentLog
-	ctx    context.Context // for setting things up in it
-	ns     *namespaces     // pid is immutable, the rest guarded by lifeMu
-	orph   orphans
-	crowd  *platform.Crowd // of its tasks
+	s     *Kernel
+	id    string
+	name  string // or ""
+	memID uint32 // under which gVisor accounts its memory
+	log   *agentLog
+	ctx   context.Context // for setting things up in it
+	ns    *namespaces     // pid is immutable, the rest guarded by lifeMu
+	orph  orphans
+	crowd *platform.Crowd // of its tasks
 	// unscheduled has tasks that begin from now on run as if there were no
 	// scheduler, for a benchmark of what that costs.
 	unscheduled atomic.Bool
-	irq    *irq.Source     // what it interrupts with
-	gate   agentGate
-	faults agentFaults
-	dog    agentDog
+	irq         *irq.Source // what it interrupts with
+	gate        agentGate
+	faults      agentFaults
+	dog         agentDog
 	// debugger is who debugs it, or nil.
 	debugger atomic.Pointer[debugger]
 	dmesg    dmesg // what of the kernel's log is about it
@@ -114,6 +114,7 @@ type Agent struct {
 	exit  *control.Exit // +checklocks:mu
 	ended time.Time     // +checklocks:mu
 
+	zone string // of TZ, unless a process is given another; set before the first
 	born time.Time
 	told chan struct{} // closed when its end has been reported
 }
@@ -215,6 +216,10 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 func (a *Agent) boot(req control.SpawnRequest, stream *os.File) error {
 	s := a.s
 	a.ns.uts.SetHostName(a.ctx, req.Hostname)
+	if err := a.setZone(req.Zone); err != nil {
+		closeFile(stream)
+		return err
+	}
 	by := s.actor(req.Actor)
 	by.Privileged = true // The daemon has decided.
 	if err := a.endow(req.Grants, by); err != nil {
@@ -256,6 +261,9 @@ func (a *Agent) start(spec control.Process, stream *os.File) (*process, error) {
 		return nil, err
 	}
 	env := withDefault(spec.Env, "HOME", home)
+	if a.zone != "" {
+		env = withDefault(env, "TZ", a.zone)
+	}
 	cwd := spec.Cwd
 	if cwd == "" {
 		cwd = "/"

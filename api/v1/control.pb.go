@@ -711,6 +711,7 @@ type SpawnRequest struct {
 	OnViolation   []string        `protobuf:"bytes,17,rep,name=on_violation,json=onViolation,proto3" json:"on_violation,omitempty"`
 	Restart       *RestartPolicy  `protobuf:"bytes,18,opt,name=restart,proto3" json:"restart,omitempty"`
 	Watchdog      *WatchdogPolicy `protobuf:"bytes,19,opt,name=watchdog,proto3" json:"watchdog,omitempty"`
+	TimeZone      string          `protobuf:"bytes,25,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"` // of the IANA database, such as Europe/Berlin; "": the image's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -876,6 +877,13 @@ func (x *SpawnRequest) GetWatchdog() *WatchdogPolicy {
 		return x.Watchdog
 	}
 	return nil
+}
+
+func (x *SpawnRequest) GetTimeZone() string {
+	if x != nil {
+		return x.TimeZone
+	}
+	return ""
 }
 
 // WatchdogPolicy is what an agent's owner wants of its watchdog.
@@ -6202,7 +6210,7 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"disk_bytes\x18\x03 \x01(\x04R\tdiskBytes\x12\x1b\n" +
 	"\tmilli_cpu\x18\x04 \x01(\x04R\bmilliCpu\x12'\n" +
 	"\x10io_bytes_per_sec\x18\x05 \x01(\x04R\rioBytesPerSec\x12#\n" +
-	"\x0eio_ops_per_sec\x18\x06 \x01(\x04R\vioOpsPerSec\"\xb8\x05\n" +
+	"\x0eio_ops_per_sec\x18\x06 \x01(\x04R\vioOpsPerSec\"\xd5\x05\n" +
 	"\fSpawnRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x1a\n" +
@@ -6223,7 +6231,8 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\bon_fault\x18\x10 \x03(\tR\aonFault\x12!\n" +
 	"\fon_violation\x18\x11 \x03(\tR\vonViolation\x120\n" +
 	"\arestart\x18\x12 \x01(\v2\x16.aios.v1.RestartPolicyR\arestart\x123\n" +
-	"\bwatchdog\x18\x13 \x01(\v2\x17.aios.v1.WatchdogPolicyR\bwatchdog\x1a9\n" +
+	"\bwatchdog\x18\x13 \x01(\v2\x17.aios.v1.WatchdogPolicyR\bwatchdog\x12\x1b\n" +
+	"\ttime_zone\x18\x19 \x01(\tR\btimeZone\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"R\n" +

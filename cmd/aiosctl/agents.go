@@ -153,6 +153,7 @@ func (a *app) printInspect(r *apiv1.InspectResponse) error {
 	f.add("Ended", a.when(g.GetEndedUnixNano()))
 	f.add("Image", strings.TrimSpace(g.GetImage()+" "+r.GetImageDigest()))
 	f.add("Hostname", s.GetHostname())
+	f.add("Time zone", s.GetTimeZone())
 	f.add("User", p.GetUser())
 	f.add("Directory", p.GetCwd())
 	f.add("Terminal", yes(p.GetTty()))

@@ -21,15 +21,15 @@ type agentFlags struct {
 	process processFlags
 	grants  grantFlags
 
-	name, domain, image, hostname string
-	isolated                      bool
-	mounts, labels                []string
-	restart                       string
-	memory                        string
-	pids                          uint32
-	platform                      string
-	strict                        bool
-	remove, keep                  bool
+	name, domain, image, hostname, tz string
+	isolated                          bool
+	mounts, labels                    []string
+	restart                           string
+	memory                            string
+	pids                              uint32
+	platform                          string
+	strict                            bool
+	remove, keep                      bool
 }
 
 func (f *agentFlags) register(a *app, cmd *cobra.Command) {
@@ -40,6 +40,7 @@ func (f *agentFlags) register(a *app, cmd *cobra.Command) {
 	fs.BoolVar(&f.isolated, "isolated", false, "run in a domain of its own, which ends with the agent")
 	fs.StringVar(&f.image, "image", "", "root file system: an `IMAGE`'s name (default \"host\": this host's programs, without its secrets)")
 	fs.StringVar(&f.hostname, "hostname", "", "host `NAME` inside (default: the agent's name, else its ID)")
+	fs.StringVar(&f.tz, "tz", "", "time `ZONE` inside, such as Europe/Berlin (default: the image's)")
 	fs.StringArrayVar(&f.mounts, "mount", nil, "grant a host directory at another path: `SRC:DST[:ro|rw]` (default ro)")
 	fs.StringVar(&f.memory, "memory", "", "the same as --limit memory=`SIZE`")
 	fs.Uint32Var(&f.pids, "pids", 0, "the same as --limit pids=`N`")
@@ -92,7 +93,7 @@ func (f *agentFlags) request(a *app, argv []string, joined bool) (*apiv1.SpawnRe
 		return nil, err
 	}
 	r := &apiv1.SpawnRequest{
-		Name: f.name, Domain: f.domain, Isolated: f.isolated, Image: f.image, Hostname: f.hostname,
+		Name: f.name, Domain: f.domain, Isolated: f.isolated, Image: f.image, Hostname: f.hostname, TimeZone: f.tz,
 		Process: p, Labels: labels, Platform: f.platform, Strict: f.strict,
 		Remove: f.remove || joined && !f.keep,
 	}

@@ -52,6 +52,7 @@ type mountView struct {
 
 type specView struct {
 	Hostname    string      `json:"hostname,omitempty"`
+	TimeZone    string      `json:"time_zone,omitempty"`
 	Env         []string    `json:"env,omitempty"`
 	Cwd         string      `json:"cwd,omitempty"`
 	User        string      `json:"user,omitempty"`
@@ -188,7 +189,7 @@ func viewInspect(r *apiv1.InspectResponse) inspectView {
 		agentView: viewAgent(r.GetAgent()), Processes: []processView{},
 		LogPath: r.GetLogPath(), ImageDigest: r.GetImageDigest(), Tokens: r.GetTokens(),
 		Spec: specView{
-			Hostname: s.GetHostname(), Env: p.GetEnv(), Cwd: p.GetCwd(), User: p.GetUser(), TTY: p.GetTty(), Stdin: p.GetStdin(),
+			Hostname: s.GetHostname(), TimeZone: s.GetTimeZone(), Env: p.GetEnv(), Cwd: p.GetCwd(), User: p.GetUser(), TTY: p.GetTty(), Stdin: p.GetStdin(),
 			Isolated: s.GetIsolated(), Strict: s.GetStrict(), Remove: s.GetRemove(), Platform: s.GetPlatform(),
 			MemoryLimit: s.GetLimits().GetMemoryBytes(), PidsLimit: s.GetLimits().GetProcesses(),
 		},
