@@ -120,10 +120,27 @@ func (d *Disciplined) Since(t time.Time) time.Duration {
 	return d.Clock.Since(t.Add(-s.at(time.Duration(shown))))
 }
 
-// steady is the clock by which c measures time that passes: one that nobody sets.
-func steady(c Clock) Clock {
-	if d, ok := c.(interface{ Beneath() Clock }); ok {
-		return steady(d.Beneath())
+// Steady returns c without what it is ahead of the clock beneath: for those who
+// measure all the time, and stamp nothing that is seen. Its timers are those of c.
+func Steady(c Clock) Clock {
+	beneath := c
+	for {
+		d, ok := beneath.(interface{ Beneath() Clock })
+		if !ok {
+			break
+		}
+		beneath = d.Beneath()
 	}
-	return c
+	if beneath == c {
+		return c
+	}
+	return steady{beneath, c}
 }
+
+type steady struct {
+	Clock
+	timers Clock
+}
+
+// AfterFunc implements Clock.AfterFunc.
+func (s steady) AfterFunc(d time.Duration, f func()) Timer { return s.timers.AfterFunc(d, f) }

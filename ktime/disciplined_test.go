@@ -124,7 +124,8 @@ func TestDisciplinedForLong(t *testing.T) {
 func TestSetsOfTimersGoByTheClockBeneath(t *testing.T) {
 	host := NewFake(time.Unix(1_700_000_000, 0))
 	c := NewDisciplined(host)
-	watched := Watched(c, func(time.Duration) {})
+	heard := 0
+	watched := Watched(c, func(time.Duration) { heard++ })
 	e, w := NewExact(watched), NewWheel(watched, time.Millisecond)
 	ended := 0
 	var exact ExactTimer
@@ -141,9 +142,12 @@ func TestSetsOfTimersGoByTheClockBeneath(t *testing.T) {
 	if now := e.Now(); now != time.Second {
 		t.Errorf("%v have passed", now)
 	}
+	if now := Steady(watched).Now(); now != host.Now() || Steady(host) != Clock(host) {
+		t.Errorf("the steady clock is %v ahead", now.Sub(host.Now()))
+	}
 	c.Step(-time.Hour)
 	host.Advance(59 * time.Second)
-	if ended != 2 {
-		t.Errorf("after a minute %d timers have ended, not 2", ended)
+	if ended != 2 || heard != 2 {
+		t.Errorf("after a minute %d timers have ended, not 2, and %d were heard of", ended, heard)
 	}
 }

@@ -11,21 +11,20 @@ const never = math.MaxInt64
 // driver wakes a set of timers, in nanoseconds since the set was made. The set's
 // lock guards it.
 type driver struct {
-	clock  Clock
-	steady Clock // by which time passes; clock may be set
-	epoch  time.Time
-	run    func()
+	clock Clock
+	epoch time.Time
+	run   func()
 
 	timer Timer // nil while none is set
 	wake  int64 // when timer goes off; never while none is set
 }
 
 func (d *driver) init(clock Clock, run func()) {
-	s := steady(clock)
-	*d = driver{clock: clock, steady: s, epoch: s.Now(), run: run, wake: never}
+	clock = Steady(clock)
+	*d = driver{clock: clock, epoch: clock.Now(), run: run, wake: never}
 }
 
-func (d *driver) now() int64 { return max(0, int64(d.steady.Since(d.epoch))) }
+func (d *driver) now() int64 { return max(0, int64(d.clock.Since(d.epoch))) }
 
 // arm sees to it that the set runs no later than at. One that runs too early,
 // since what it was to run for is gone, arms anew.

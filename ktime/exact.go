@@ -44,7 +44,7 @@ func NewExact(clock Clock) *Exact {
 
 // Now returns the time that has passed since the set was made, by which its
 // timers go.
-func (e *Exact) Now() time.Duration { return e.drv.steady.Since(e.drv.epoch) }
+func (e *Exact) Now() time.Duration { return e.drv.clock.Since(e.drv.epoch) }
 
 // Init has t be a timer of e that calls f when it ends. Of timers that end at
 // the same moment those of the lowest rank come first, and among these the one

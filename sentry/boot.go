@@ -162,7 +162,7 @@ func Boot(cfg Config) (*Kernel, error) {
 	}
 	s.bootInterrupts()
 	s.wheel = ktime.NewWheel(s.cfg.Clock, wheelTick) // Its ends are interrupts, too.
-	s.sched = sched.New(sched.Config{CPUs: cfg.CPUs, Clock: s.cfg.Clock, Notify: s.schedNotice})
+	s.sched = sched.New(sched.Config{CPUs: cfg.CPUs, Clock: ktime.Steady(s.cfg.Clock), Notify: s.schedNotice})
 	for _, step := range []struct {
 		op string
 		do func() error

@@ -50,7 +50,7 @@ type interrupts struct {
 // bootInterrupts makes the lines, and has the kernel's clock count.
 func (s *Kernel) bootInterrupts() {
 	s.irq.Controller = irq.New(irq.Config{
-		CPUs: s.cfg.CPUs, Clock: s.cfg.Clock, CPU: func() int { return int(hostcpu.GetCPU()) },
+		CPUs: s.cfg.CPUs, Clock: ktime.Steady(s.cfg.Clock), CPU: func() int { return int(hostcpu.GetCPU()) },
 		OnStorm: s.stormBegan, OnThrottle: s.throttled,
 	})
 	domain := s.irq.NewSource("")
