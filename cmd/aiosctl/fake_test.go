@@ -217,6 +217,7 @@ type bench struct {
 	*recorder
 	health      fakeHealth
 	sched       fakeSched
+	time        fakeClock
 	app         *app
 	out, errOut bytes.Buffer
 	started     int // times a command was ready to start a daemon
@@ -239,6 +240,7 @@ func newBench(t *testing.T) *bench {
 	apiv1.RegisterControlServer(s, b.recorder)
 	apiv1.RegisterHealthServer(s, &b.health)
 	apiv1.RegisterSchedulingServer(s, &b.sched)
+	apiv1.RegisterClockServer(s, &b.time)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Serve(l) })
 	t.Cleanup(func() { s.Stop(); wg.Wait() })

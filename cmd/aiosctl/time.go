@@ -138,12 +138,14 @@ func (a *app) printTime(s *apiv1.TimeStatusResponse) error {
 		line("state", "the host's clock; no time servers are configured")
 		return nil
 	}
-	line("state", "%s for %s", s.GetState(), a.age(s.GetSinceUnixNano()))
-	offset := span(s.GetOffsetNano())
+	// By the clock that is shown, not by that of this host.
+	since := func(nano int64) string { return shortDuration(time.Duration(max(0, s.GetNowUnixNano()-nano))) }
+	line("state", "%s for %s", s.GetState(), since(s.GetSinceUnixNano()))
+	offset := span(s.GetOffsetNano()) + " to the host's clock"
 	if s.GetTargetNano() != s.GetOffsetNano() {
 		offset += ", slewed to " + span(s.GetTargetNano())
 	}
-	line("offset", "%s to the host's clock", offset)
+	line("offset", "%s", offset)
 	if s.GetLastSyncUnixNano() != 0 {
 		line("jitter", "%s", span(s.GetJitterNano()))
 		line("stratum", "%d, by %s", s.GetStratum(), printable(s.GetReference()))
@@ -160,7 +162,7 @@ func (a *app) printTime(s *apiv1.TimeStatusResponse) error {
 		if v.GetLastAnswerUnixNano() != 0 {
 			copy(row[2:], []string{
 				span(v.GetOffsetNano()), span(v.GetDelayNano()), span(v.GetUncertaintyNano()), span(v.GetJitterNano()),
-				strconv.Itoa(int(v.GetStratum())), shortDuration(time.Duration(max(0, s.GetNowUnixNano()-v.GetLastAnswerUnixNano()))),
+				strconv.Itoa(int(v.GetStratum())), since(v.GetLastAnswerUnixNano()),
 			})
 		}
 		rows = append(rows, row)
@@ -172,7 +174,7 @@ func (a *app) printTime(s *apiv1.TimeStatusResponse) error {
 		if v.GetError() == "" || v.GetState() == "agrees" {
 			continue
 		}
-		fmt.Fprintf(a.stdout, "\n%s, %s ago: %s\n", v.GetName(), shortDuration(time.Duration(max(0, s.GetNowUnixNano()-v.GetErrorUnixNano()))), printable(v.GetError()))
+		fmt.Fprintf(a.stdout, "\n%s, %s ago: %s\n", v.GetName(), since(v.GetErrorUnixNano()), printable(v.GetError()))
 		if v.GetFix() != "" {
 			fmt.Fprintf(a.stdout, "fix: %s\n", printable(v.GetFix()))
 		}
