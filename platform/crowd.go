@@ -100,7 +100,9 @@ func (g *Crowd) enter(c *taskContext) {
 		p.kick.Store(0)
 	}
 	p.inApp.Store(true)
-	p.task.Enters()
+	if p.task.Enters() {
+		c.Context.Interrupt() // It returns at once.
+	}
 }
 
 // exit is the return from application code.

@@ -33,6 +33,7 @@ func (s *Kernel) watchCPUs() error {
 	}
 	s.processors.watch = w
 	s.onCPUs(s.showCPUs)
+	s.onCPUs(s.scheduleOn)
 	before := w.Allowed()
 	w.OnChange(func(allowed smp.Set) {
 		if allowed != before {
@@ -71,6 +72,13 @@ func (s *Kernel) showCPUs(usable smp.Set) {
 		}
 		a.authMu.Unlock()
 	}
+}
+
+// scheduleOn has tasks run on those CPUs that can be used, and returns when none
+// executes on others.
+func (s *Kernel) scheduleOn(usable smp.Set) {
+	s.sched.SetOnline(usable)
+	s.sched.Flush(smp.First(s.cfg.CPUs).Minus(usable))
 }
 
 func (s *Kernel) tellCPUs(before, allowed smp.Set) {

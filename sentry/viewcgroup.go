@@ -35,7 +35,7 @@ var cgroupViews = map[string]viewText{
 
 	"cpu.max":        (*view).cpuMax,
 	"cpu.max.burst":  constant("0"),
-	"cpu.weight":     constant("100"), // Tasks share evenly.
+	"cpu.weight":     (*view).cpuWeight,
 	"cpu.stat":       (*view).cpuStat,
 	"memory.current": func(v *view, buf *bytes.Buffer) { _, used := v.ownMemory(); fmt.Fprintln(buf, used) },
 	"memory.peak": func(v *view, buf *bytes.Buffer) {
@@ -105,6 +105,14 @@ func (v *view) cpuMax(buf *bytes.Buffer) {
 		return
 	}
 	fmt.Fprintf(buf, "%d %d\n", p.MilliCPU*uint64(period)/1000, period)
+}
+
+func (v *view) cpuWeight(buf *bytes.Buffer) {
+	p := sched.Defaults()
+	if v.a != nil {
+		p = v.a.crowd.Group().Params()
+	}
+	fmt.Fprintf(buf, "%d\n", p.Weight)
 }
 
 func (v *view) cpuStat(buf *bytes.Buffer) {

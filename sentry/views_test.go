@@ -159,6 +159,14 @@ func TestAccount(t *testing.T) {
 	}
 }
 
+// TestWeightIsSeen reads what an agent was given.
+func TestWeightIsSeen(t *testing.T) {
+	s := spawn(t, []string{"sleep", "1000"}, instead("cpu:self,weight=250,cpu=0.5,period=20ms"))
+	if got := mustRun(t, s, "cat /sys/fs/cgroup/cpu.weight /sys/fs/cgroup/cpu.max"); got != "250\n10000 20000\n" {
+		t.Errorf("%q", got)
+	}
+}
+
 // setQuota gives an agent a quota as a grant would.
 func setQuota(a *Agent, milli uint64) {
 	a.authMu.Lock()

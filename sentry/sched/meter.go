@@ -25,11 +25,26 @@ type meter struct {
 	user, system atomic.Int64 // nanoseconds
 }
 
-// Enters says that the task, which has a CPU, runs application code from now on.
-func (t *Task) Enters() { t.meterTo(inApp) }
+// Enters says that the task runs application code from now on, on the CPU that it
+// has, if it has one. It reports whether it must return at once, because it was
+// told to ask again meanwhile.
+func (t *Task) Enters() (again bool) {
+	if t.cpu >= 0 {
+		t.s.calls.Enter(t.cpu)
+		t.entered = t.cpu + 1
+	}
+	t.meterTo(inApp)
+	return t.yield.Load()
+}
 
 // Returns says that the kernel works for it from now on.
-func (t *Task) Returns() { t.meterTo(inKernel) }
+func (t *Task) Returns() {
+	t.meterTo(inKernel)
+	if t.entered > 0 {
+		t.s.calls.Leave(t.entered - 1)
+		t.entered = 0
+	}
+}
 
 func (t *Task) meterTo(next int64) {
 	now := t.s.Now()

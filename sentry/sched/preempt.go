@@ -18,6 +18,7 @@ func (s *Scheduler) wakeKick(t *Task, now int64) {
 		}
 	}
 	if worst != nil {
+		worst.next = t
 		s.kick(worst, now, &s.counts.WakeKicks)
 	}
 }

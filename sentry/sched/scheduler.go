@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"aios.dev/aios/ktime"
-	"aios.dev/aios/observe"
 	"aios.dev/aios/sentry/smp"
 )
 
@@ -63,6 +62,7 @@ type Scheduler struct {
 	epoch  time.Time
 	near   func(a, b int) int
 	notify func(*Group, Notice)
+	calls  *smp.Calls
 
 	mu     sync.Mutex
 	cpus   []cpu
@@ -78,7 +78,7 @@ type Scheduler struct {
 	total   int      // tasks that compete
 	timer   ktime.Timer
 	timerAt int64 // noTime: none
-	kicks   []*Task
+	kicks   []int // CPUs whose tasks must leave them
 	tracer  *tracer
 	traces  uint32 // so far
 	counts  Counts
@@ -110,14 +110,14 @@ type cpu struct {
 	got, since int64
 	// over says that a request of the task is fulfilled.
 	over bool
-	// kicked is when the task was told to leave, 0 if it was not.
+	// kicked is when the task was told to leave, 0 if it was not; next for whom,
+	// if for somebody who woke.
 	kicked int64
+	next   *Task
 	bound  [levels]tree // groups with tasks that may run here and not everywhere
 
 	busy     int64
 	switches uint64
-	kicksN   uint64
-	late     observe.Histogram // from Preempt to the return
 }
 
 // Counts is what has happened so far.
@@ -136,6 +136,7 @@ func New(cfg Config) *Scheduler {
 		clock: cfg.Clock, epoch: cfg.Clock.Now(), near: cfg.Near, notify: cfg.Notify,
 		cpus: make([]cpu, n), online: smp.First(n), nOn: n, idle: n, timerAt: noTime,
 	}
+	s.calls = smp.NewCalls(n, cfg.Clock, s)
 	if s.notify == nil {
 		s.notify = func(*Group, Notice) {}
 	}
@@ -160,15 +161,28 @@ func (s *Scheduler) unlock() {
 		s.mu.Unlock()
 		return
 	}
-	var few [8]*Task
+	var few [8]int
 	kicks := append(few[:0], s.kicks...)
-	clear(s.kicks)
 	s.kicks = s.kicks[:0]
 	s.mu.Unlock()
-	for _, t := range kicks {
+	for _, cpu := range kicks {
+		s.calls.Kick(cpu, smp.Resched) // Who executes nothing looks before it does.
+	}
+}
+
+// Poke implements smp.Poker.
+func (s *Scheduler) Poke(cpu int) {
+	s.mu.Lock()
+	t := s.cpus[cpu].task
+	s.mu.Unlock()
+	if t != nil {
 		t.r.Preempt()
 	}
 }
+
+// Flush returns when every CPU of a set has been out of application code since it
+// was called. It must not be called by a task that executes any.
+func (s *Scheduler) Flush(cpus smp.Set) { s.calls.Run(cpus, smp.Flush, func(int) {}) }
 
 // kick has the task of c ask again.
 func (s *Scheduler) kick(c *cpu, now int64, count *uint64) {
@@ -176,10 +190,9 @@ func (s *Scheduler) kick(c *cpu, now int64, count *uint64) {
 		return
 	}
 	c.kicked = max(now, 1)
-	c.kicksN++
 	*count++
 	c.task.yield.Store(true)
-	s.kicks = append(s.kicks, c.task)
+	s.kicks = append(s.kicks, c.id)
 }
 
 // slice is what a task that computes asks for at once.
@@ -256,7 +269,6 @@ func (s *Scheduler) vacate(c *cpu, now int64) {
 	told := int64(0)
 	if c.kicked != 0 {
 		told = max(now-c.kicked, 1)
-		c.late.Add(now - c.kicked)
 	}
 	s.trace(TraceLeave, t, now, told)
 	if c.server != nil {
@@ -280,13 +292,34 @@ func (s *Scheduler) serve(c *cpu, now int64) *Task {
 	if !c.on || s.waiting == 0 || c.task != nil {
 		return nil
 	}
-	t, sv := s.pick(c, now)
+	t, sv := s.successor(c)
+	if t == nil {
+		t, sv = s.pick(c, now)
+	}
 	if t == nil {
 		return nil
 	}
 	s.dequeue(t)
 	s.dispatch(c, t, sv, now)
 	return t
+}
+
+// successor returns for whom the CPU was taken from its last task, if that one
+// still waits and nobody has a better right to it by now. Chosen anew, the last
+// task itself could come first: its request may be due before.
+func (s *Scheduler) successor(c *cpu) (*Task, *server) {
+	t := c.next
+	c.next = nil
+	if t == nil || t.state != queued || t.g.quota.stopped || !t.mayRun(c.id) {
+		return nil, nil
+	}
+	if sv := t.readyServer(); sv != nil {
+		return nil, nil // The earliest deadline comes first anyway.
+	}
+	if u, _ := s.pickReserved(c); u != nil || t.g.class != fair {
+		return nil, nil
+	}
+	return t, nil
 }
 
 // fill serves all CPUs that have no task. The task asks, if it is not nil, and is

@@ -203,7 +203,9 @@ func (s *Scheduler) State() State {
 	for i := range s.cpus {
 		c := &s.cpus[i]
 		s.charge(c, now)
-		v := CPUState{ID: i, Online: c.on, Task: c.task, Busy: duration(c.busy), Switches: c.switches, Kicks: c.kicksN, Late: c.late.Latency()}
+		v := CPUState{ID: i, Online: c.on, Task: c.task, Busy: duration(c.busy), Switches: c.switches}
+		kicks := s.calls.Stats(i, smp.Resched)
+		v.Kicks, v.Late = kicks.Pokes, kicks.Latency
 		if c.task != nil {
 			v.Group, v.Has = c.task.g.name, c.task.id
 		}

@@ -42,6 +42,9 @@ type Task struct {
 	// yield says that it is to ask again. The platform looks at it without the
 	// lock.
 	yield atomic.Bool
+	// entered is one more than the CPU on which it executes application code; 0
+	// while it does not. It belongs to the task.
+	entered int
 	meter
 }
 

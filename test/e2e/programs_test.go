@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -231,6 +232,25 @@ func TestStress(t *testing.T) {
 				}
 			}
 		}
+	})
+}
+
+// TestStressInClasses runs stress-ng's stressors of the scheduler in agents of
+// each class at once, beside each other.
+func TestStressInClasses(t *testing.T) {
+	need(t, "stress-ng")
+	onEach(t, func(t *testing.T, in *install) {
+		var wg sync.WaitGroup
+		for _, cpu := range []string{"weight=200", "class=idle,weight=50", "deadline=10ms/50ms", "quota=0.5,period=20ms", "cpus=0"} {
+			wg.Go(func() {
+				r := in.agent(t, "--cpu", cpu, "--", "stress-ng", "--timeout", "3", "--verify", "--temp-path", "/tmp",
+					"--cpu", "1", "--switch", "1", "--mutex", "1", "--yield", "1", "--nanosleep", "1")
+				if all := string(r.stdout) + string(r.stderr); r.status != 0 || !strings.Contains(all, "successful run completed") {
+					t.Errorf("%s: %s", cpu, r)
+				}
+			})
+		}
+		wg.Wait()
 	})
 }
 

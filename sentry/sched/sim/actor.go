@@ -100,12 +100,11 @@ func (a *Actor) begin() {
 		a.Late = append(a.Late, time.Duration(a.w.clock.now-a.woke))
 	}
 	if a.T.Must() { // It was told again before it began.
-		a.since = a.w.clock.now
-		a.pause()
 		a.ask()
 		return
 	}
 	a.since = a.w.clock.now
+	a.T.Enters()
 	a.done = a.w.after(a.left, a.finish)
 }
 
@@ -113,6 +112,7 @@ func (a *Actor) begin() {
 func (a *Actor) pause() {
 	d := a.w.clock.now - a.since
 	a.since = -1
+	a.T.Returns()
 	a.left -= d
 	a.Got += time.Duration(d)
 	if a.done != nil {
