@@ -10,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 
+	"aios.dev/aios/ktime"
 	"aios.dev/aios/sentry/irq"
 	"aios.dev/aios/sentry/smp"
 )
@@ -155,13 +156,12 @@ func (v *view) loadavg(buf *bytes.Buffer) {
 
 // tellLoads tells the loads how many tasks want a CPU, now and then.
 func (s *Kernel) tellLoads() {
-	now := s.cfg.Clock.Now()
-	p := &s.processors
+	clock, p := ktime.Steady(s.cfg.Clock), &s.processors
 	n := 1
 	if !p.told.IsZero() { // Timers are late, and the process may have been stopped.
-		n = int((now.Sub(p.told) + smp.LoadEvery/2) / smp.LoadEvery)
+		n = int((clock.Since(p.told) + smp.LoadEvery/2) / smp.LoadEvery)
 	}
-	p.told = now
+	p.told = clock.Now()
 	s.tickLoads(n)
 	s.cfg.Clock.AfterFunc(smp.LoadEvery, s.tellLoads)
 }
