@@ -32,12 +32,14 @@ how long its tasks waited, and where each of them is now. Counts and sums are si
 					return a.suggest(ctx, c, err, args[0])
 				}
 				for _, d := range resp.GetDomains() {
-					for _, g := range d.GetAgents() {
-						if asJSON {
-							return a.printJSON(viewSchedAgent(d.GetDomain(), g))
-						}
-						return a.printSched(d.GetDomain(), g)
+					if len(d.GetAgents()) == 0 {
+						continue
 					}
+					g := d.GetAgents()[0] // There is one.
+					if asJSON {
+						return a.printJSON(viewSchedAgent(d.GetDomain(), g))
+					}
+					return a.printSched(d.GetDomain(), g)
 				}
 				return nil
 			})

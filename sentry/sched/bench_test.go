@@ -8,7 +8,7 @@ import (
 )
 
 // ready is a task of a benchmark, which is always where it should be.
-type ready struct{ t *Task }
+type ready struct{}
 
 func (ready) Granted() {}
 func (ready) Preempt() {}
