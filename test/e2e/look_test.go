@@ -56,7 +56,7 @@ type looked struct {
 	}
 	Queues []struct {
 		Agent            string
-		Places           int
+		Weight           int
 		Running, Waiting []int
 		Quota            int `json:"quota_millicpu"`
 	}
@@ -129,7 +129,7 @@ func TestLook(t *testing.T) {
 		if out, err := exec.Command("addr2line", "-f", "-e", program, l.Tasks[2].Registers["rip"]).CombinedOutput(); err == nil && !strings.HasPrefix(string(out), "compute\n") {
 			t.Errorf("the thread that computes is in %s", out)
 		}
-		if q := l.Queues; len(q) != 1 || q[0].Agent != id || q[0].Places < 1 || q[0].Quota != 800 {
+		if q := l.Queues; len(q) != 1 || q[0].Agent != id || q[0].Weight != 100 || q[0].Quota != 800 {
 			t.Errorf("queues: %+v", q)
 		}
 		if len(l.Locks.Kernel) < 5 || l.Locks.Kernel[0].Held {
