@@ -117,6 +117,8 @@ type Agent struct {
 	zone string // of TZ, unless a process is given another; set before the first
 	born time.Time
 	told chan struct{} // closed when its end has been reported
+	// gone is closed when what it held is dropped, after told.
+	gone chan struct{}
 }
 
 // process is a program that the daemon asked for.
@@ -196,6 +198,7 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 		procs: make(map[int32]*process),
 		ns:    ns,
 		told:  make(chan struct{}),
+		gone:  make(chan struct{}),
 		born:  s.cfg.Clock.Now(),
 		crowd: platform.NewCrowd(s.sched.NewGroup(req.ID)),
 		irq:   s.irq.NewSource(req.ID),
@@ -395,10 +398,11 @@ func (a *Agent) waitFirst(p *process) {
 		a.report(0, exit)
 		close(a.told)
 	})
-	// Nobody waits for the rest.
+	// Only who wants to use its ID again waits for the rest.
 	a.lifeMu.Lock()
 	a.release()
 	a.lifeMu.Unlock()
+	close(a.gone)
 	a.s.shells.refill()
 }
 

@@ -164,6 +164,7 @@ func (s *Kernel) Forget(req control.AgentRequest) (struct{}, error) {
 	if a.mustBe(abi.StateExited) != nil {
 		return none, errdefs.New(errdefs.AgentRunning, "the agent has not ended", errdefs.Resource("%s", a.id))
 	}
+	<-a.gone // An agent that is started again has the same ID.
 	s.mu.Lock()
 	delete(s.agents, req.ID)
 	s.mu.Unlock()

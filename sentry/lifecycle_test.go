@@ -2,6 +2,9 @@ package sentry
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -295,6 +298,34 @@ func TestStoppedAgentsAreReportedFirst(t *testing.T) {
 		}
 		if exit.Signal != 9 || exit.Reason != "a test" {
 			t.Errorf("ended with %+v", exit)
+		}
+	}
+}
+
+// TestSameIDAgain starts an agent anew as soon as its end is known and it can be
+// forgotten, as a restart does: nothing of the one before is in the way.
+func TestSameIDAgain(t *testing.T) {
+	id := string(abi.NewAgentID())
+	for n := range 60 {
+		log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := theKernel.Spawn(control.SpawnRequest{
+			ID: id, Hostname: "box", Root: control.Root{Base: "busybox"}, Grants: grants(everyGrant...),
+			Process: control.Process{Argv: []string{"true"}, Env: []string{"PATH=/bin"}},
+		}, []*os.File{log}); err != nil {
+			t.Fatalf("the agent was not started for the %dth time: %v", n+1, err)
+		}
+		for {
+			_, err := theKernel.Forget(control.AgentRequest{ID: id})
+			if err == nil {
+				break
+			}
+			if errdefs.CodeOf(err) != errdefs.AgentRunning {
+				t.Fatal(err)
+			}
+			runtime.Gosched()
 		}
 	}
 }
