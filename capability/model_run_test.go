@@ -129,7 +129,11 @@ var names = map[abi.Class][]string{
 func drawLimits(t *rapid.T, c abi.Class, top uint64) Limits {
 	var l Limits
 	for _, k := range kindsOf(c) {
-		l.Set(k, rapid.Uint64Range(0, top).Draw(t, "limit"))
+		most := top
+		if k == KindIdle { // It is or it is not.
+			most = min(top, 1)
+		}
+		l.Set(k, rapid.Uint64Range(0, most).Draw(t, "limit"))
 	}
 	return l
 }

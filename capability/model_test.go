@@ -196,7 +196,7 @@ func kindsOf(c abi.Class) []Kind {
 	return map[abi.Class][]Kind{
 		abi.ClassFS:   {KindBytes, KindCount},
 		abi.ClassMem:  {KindBytes, KindCount},
-		abi.ClassCPU:  {KindMilliCPU, KindWeight, KindPeriod, KindBurst, KindReserve, KindEvery, KindPriority},
+		abi.ClassCPU:  {KindMilliCPU, KindWeight, KindPeriod, KindBurst, KindReserve, KindEvery, KindPriority, KindIdle},
 		abi.ClassIO:   {KindBytesPerSec, KindOpsPerSec},
 		abi.ClassProc: {KindCount},
 	}[c]
