@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/sentry/smp"
 )
 
 // Line is a line of interrupts, by its number.
@@ -112,39 +113,21 @@ func ParseLine(text string) (Line, error) {
 		errdefs.Fix("the lines are: %s", strings.Join(names, ", ")))
 }
 
-// maxCPUs bounds what ParseCPUs accepts.
-const maxCPUs = 4096
-
 // ParseCPUs reads a list of CPUs such as "0-1,3"; "all", or none at all, is nil,
 // which stands for any CPU.
 func ParseCPUs(text string) ([]int, error) {
 	if text == "all" || text == "" {
 		return nil, nil
 	}
-	set := make(map[int]bool)
-	last := 0
-	for part := range strings.SplitSeq(text, ",") {
-		from, to, isRange := strings.Cut(part, "-")
-		if !isRange {
-			to = from
-		}
-		a, err1 := strconv.ParseUint(from, 10, 16)
-		b, err2 := strconv.ParseUint(to, 10, 16)
-		if err1 != nil || err2 != nil || a > b || b >= maxCPUs {
-			return nil, errdefs.New(errdefs.InvalidArgument, "it is no list of CPUs", errdefs.Resource("%q", text),
-				errdefs.Fix("write numbers and ranges such as 0-1,3, or all"))
-		}
-		for n := a; n <= b; n++ {
-			set[int(n)] = true
-		}
-		last = max(last, int(b))
+	set, err := smp.Parse(text)
+	if err != nil {
+		return nil, err
 	}
 	var cpus []int
-	for n := 0; n <= last; n++ {
-		if set[n] {
-			cpus = append(cpus, n)
-		}
-	}
+	set.All(func(cpu int) bool {
+		cpus = append(cpus, cpu)
+		return true
+	})
 	return cpus, nil
 }
 
@@ -153,21 +136,5 @@ func FormatCPUs(cpus []int) string {
 	if cpus == nil {
 		return "all"
 	}
-	var b strings.Builder
-	for i := 0; i < len(cpus); {
-		j := i
-		for j+1 < len(cpus) && cpus[j+1] == cpus[j]+1 {
-			j++
-		}
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteString(strconv.Itoa(cpus[i]))
-		if j > i {
-			b.WriteByte('-')
-			b.WriteString(strconv.Itoa(cpus[j]))
-		}
-		i = j + 1
-	}
-	return b.String()
+	return smp.Of(cpus...).String()
 }
