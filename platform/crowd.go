@@ -154,14 +154,11 @@ func (c *taskContext) Preempt() {
 	c.Context.Interrupt()
 }
 
-// contextOf returns what the first Switch of a scheduler's task was given.
-func contextOf(t *sched.Task) context.Context { return t.ID().(context.Context) }
-
 // Contexts returns what the first Switch of each task was given.
 func Contexts(tasks []*sched.Task) []context.Context {
 	out := make([]context.Context, len(tasks))
 	for i, t := range tasks {
-		out[i] = contextOf(t)
+		out[i] = t.ID().(context.Context)
 	}
 	return out
 }

@@ -74,6 +74,15 @@ func scheduler(n int) *sched.Scheduler {
 // alone returns a crowd that has n CPUs for itself.
 func alone(n int) *Crowd { return NewCrowd(scheduler(n).NewGroup("alone")) }
 
+// setQuota changes a crowd's quota, and nothing else.
+func setQuota(g *Crowd, milli uint64) {
+	p := g.Group().Params()
+	p.MilliCPU = milli
+	if err := g.Group().SetParams(p); err != nil {
+		panic(err)
+	}
+}
+
 // crowded returns n contexts of one crowd.
 func crowded(s *spinner, g *Crowd, n int) []*taskContext {
 	p := Wrap(s, Hooks{FirstSwitch: func(context.Context) *Crowd { return g }})
@@ -109,7 +118,7 @@ func spin(g *Crowd, n int) (cs []*taskContext, stop func()) {
 		for _, c := range cs {
 			close(c.Context.(*spinning).done)
 		}
-		g.Group().SetQuota(sched.Unlimited)
+		setQuota(g, sched.Unlimited)
 		wg.Wait()
 	}
 }
@@ -254,13 +263,13 @@ func TestAnyOrder(t *testing.T) {
 			})
 		}
 		for _, q := range quotas {
-			g.Group().SetQuota(q)
+			setQuota(g, q)
 			time.Sleep(100 * time.Microsecond)
 			if u := g.Group().Usage(); u.User < 0 || u.System < 0 || u.Stopped < 0 {
 				t.Fatalf("%+v", u)
 			}
 		}
-		g.Group().SetQuota(sched.Unlimited)
+		setQuota(g, sched.Unlimited)
 		wg.Wait()
 		settled(t, sc)
 	})
@@ -277,7 +286,7 @@ func TestQuotaHolds(t *testing.T) {
 		t.Run(fmt.Sprint(tc.tasks, "tasks", tc.want, "CPUs"), func(t *testing.T) {
 			t.Parallel()
 			g := alone(4)
-			g.Group().SetQuota(tc.milli)
+			setQuota(g, tc.milli)
 			_, stop := spin(g, tc.tasks)
 			defer stop()
 			time.Sleep(time.Second)
@@ -300,7 +309,7 @@ func TestQuotaHolds(t *testing.T) {
 // once, and does not run.
 func TestInterruptEndsAStop(t *testing.T) {
 	g := alone(2)
-	g.Group().SetQuota(0)
+	setQuota(g, 0)
 	c := crowded(&spinner{}, g, 1)[0]
 	for range 3 {
 		returned := make(chan error)

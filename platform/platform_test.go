@@ -139,7 +139,7 @@ func TestSwitchPassesResultsThrough(t *testing.T) {
 
 func TestSwitchAllocatesNothing(t *testing.T) {
 	limited := alone(2)
-	limited.Group().SetQuota(1000)
+	setQuota(limited, 1000)
 	crowd := alone(2)
 	for name, hooks := range map[string]Hooks{
 		"no hooks": {},
@@ -169,7 +169,7 @@ func BenchmarkSwitch(b *testing.B) {
 		}}).NewContext(nil),
 		"with a quota": Wrap(inner, Hooks{FirstSwitch: func(context.Context) *Crowd {
 			g := alone(2)
-			g.Group().SetQuota(2000)
+			setQuota(g, 2000)
 			return g
 		}}).NewContext(nil),
 	} {

@@ -162,7 +162,8 @@ func Boot(cfg Config) (*Kernel, error) {
 	}
 	s.bootInterrupts()
 	s.wheel = ktime.NewWheel(s.cfg.Clock, wheelTick) // Its ends are interrupts, too.
-	s.sched = sched.New(sched.Config{CPUs: cfg.CPUs, Clock: ktime.Steady(s.cfg.Clock), Notify: s.schedNotice})
+	s.sched = sched.New(sched.Config{CPUs: cfg.CPUs, Clock: ktime.Steady(s.cfg.Clock), Notify: s.schedNotice,
+		Near: func(a, b int) int { return -int(cfg.Topology.Share(a, b)) }})
 	for _, step := range []struct {
 		op string
 		do func() error

@@ -65,6 +65,13 @@ class Files(unittest.TestCase):
             call()
             self.assertEqual(dog.read_text(), want)
 
+    def test_hint(self):
+        hint = pathlib.Path(self.dir.name, "self", "hint")
+        hint.write_text("none\n")
+        self.assertEqual(aios.hint(), "none")
+        self.assertEqual(aios.hint("batch"), "batch")
+        self.assertEqual(hint.read_text(), "batch")
+
     def test_outside(self):
         aios.ROOT = os.path.join(self.dir.name, "missing")
         for call in (aios.caps, lambda: aios.command("list")):

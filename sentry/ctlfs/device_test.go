@@ -93,6 +93,15 @@ func TestDeviceCalls(t *testing.T) {
 		t.Errorf("explain answers %d, %q", explain.Allowed, abi.DeviceString(explain.Text[:]))
 	}
 
+	for _, c := range []struct{ say, want string }{{"batch", "batch"}, {"", "batch"}} {
+		hint := &abi.DeviceText{}
+		abi.SetDeviceString(hint.Text[:], c.say)
+		call(abi.DeviceCallHint, hint)
+		if got := abi.DeviceString(hint.Text[:]); got != c.want {
+			t.Errorf("hint %q answers %q", c.say, got)
+		}
+	}
+
 	revoke := &abi.DeviceRef{Handle: 1, Flags: abi.DeviceChildrenOnly}
 	call(abi.DeviceCallRevoke, revoke)
 	if revoke.Count != 1 || w.cat(bob, "/self/caps") != "" {
@@ -166,6 +175,7 @@ func TestDeviceRefuses(t *testing.T) {
 		"revoke a forged ID":         {abi.DeviceCallRevoke, withID(abi.DeviceRef{}, "c0123456789ab"), linuxerr.EBADF},
 		"revoke no ID":               {abi.DeviceCallRevoke, withID(abi.DeviceRef{}, "nonsense"), linuxerr.EINVAL},
 		"explain nothing":            {abi.DeviceCallExplain, &abi.DeviceText{}, linuxerr.EINVAL},
+		"hint that is none":          {abi.DeviceCallHint, hintOf("fast"), linuxerr.EINVAL},
 	} {
 		if err := w.ioctl(alice, fd, tc.nr, tc.arg); err != tc.want {
 			t.Errorf("%s: %v, want %v", what, err, tc.want)
@@ -327,4 +337,10 @@ func (w *world) refill() {
 	w.mint(alice, "fs:/data:rw,quota=1G")
 	w.mint(alice, "agent:*")
 	w.mint(alice, "mem:self,bytes=64M")
+}
+
+func hintOf(text string) *abi.DeviceText {
+	a := &abi.DeviceText{}
+	abi.SetDeviceString(a.Text[:], text)
+	return a
 }

@@ -48,7 +48,8 @@
 // leaves may be saved up to a burst.
 //
 // Lock order: Scheduler.mu is a leaf, taken with locks of the kernel held.
-// Runner.Granted is called with it held, Runner.Preempt without.
+// Runner.Granted is called with it held, Runner.Preempt without. A task is told
+// through a call to its CPU (smp.Calls), whose locks are not held while it is.
 //
 // Times are nanoseconds since the scheduler was made.
 package sched

@@ -83,7 +83,7 @@ func (l *timeline) now() int64 {
 		return l.base
 	}
 	d := l.sum / l.load
-	if d < -1<<40 || d > 1<<40 { // Keep sum small.
+	if l.sum < -1<<58 || l.sum > 1<<58 { // Keep it from going round.
 		l.base += d
 		l.sum -= d * l.load
 		d = 0

@@ -81,7 +81,7 @@ func (g *Group) SetParams(p Params) error {
 	s.mu.Lock()
 	defer s.unlock()
 	now := s.Now()
-	if err := g.reserve(p.Reserved); err != nil {
+	if err := g.reserve(p.Reserved, p.CPUs); err != nil {
 		return err
 	}
 	s.setQuota(g, p.MilliCPU, p.Period, p.Burst, now)
@@ -104,18 +104,6 @@ func (g *Group) Name() string { return g.name }
 
 // Quota returns the quota, in thousandths of a CPU.
 func (g *Group) Quota() uint64 { return g.Params().MilliCPU }
-
-// SetQuota changes the quota, and nothing else.
-func (g *Group) SetQuota(milli uint64) {
-	s := g.s
-	s.mu.Lock()
-	defer s.unlock()
-	now := s.Now()
-	q := &g.quota
-	s.setQuota(g, milli, duration(q.period), duration(q.burst), now)
-	s.fill(now, nil)
-	s.arm(now)
-}
 
 // SetHint changes the group's hint.
 func (g *Group) SetHint(h Hint) {
@@ -198,7 +186,7 @@ func (t *Task) proceed(now int64) {
 	}
 	if sv := t.serverFor(now); sv != nil && sv.state != svSpent {
 		c.server = sv
-		sv.start(c)
+		sv.start()
 	} else if t.on != nil { // Spent: it must wait.
 		s.kick(c, now, &s.counts.SliceKicks)
 	}
@@ -207,8 +195,8 @@ func (t *Task) proceed(now int64) {
 	}
 }
 
-// reserve sets what the group is promised.
-func (g *Group) reserve(r Reservation) error {
+// reserve sets what the group is promised, on which CPUs.
+func (g *Group) reserve(r Reservation, on smp.Set) error {
 	s := g.s
 	taken := g.taken()
 	if r.density() < taken-1e-9 {
@@ -216,8 +204,8 @@ func (g *Group) reserve(r Reservation) error {
 			errdefs.Resource("%.3g of a CPU, of which tasks have %.3g", r.density(), taken),
 			errdefs.Fix("have the tasks give up their reservations first, or end them"))
 	}
-	if r.density() > g.params.Reserved.density() {
-		if err := s.admit(g, r); err != nil {
+	if r.density() > g.params.Reserved.density() || r.Runtime > 0 && on != g.params.CPUs {
+		if err := s.admit(g, r, on); err != nil {
 			return err
 		}
 	}
@@ -275,8 +263,8 @@ type Policy uint8
 // Policies.
 const (
 	Normal   Policy = iota // by its niceness
-	Batch                  // the same, with longer turns
-	Idle                   // only what nobody else of the group wants, nearly
+	Batch                  // the same, but it takes nobody's CPU when it wakes
+	Idle                   // so, and only what nobody else of the group wants, nearly
 	Deadline               // on a reservation of its own
 )
 

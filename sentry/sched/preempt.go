@@ -41,6 +41,9 @@ func (s *Scheduler) outranks(t *Task, c *cpu, now int64) bool {
 	case sv != nil:
 		return sv.due < c.server.due
 	}
+	if t.attr.Policy != Normal && t.g.class == fair {
+		return false // It can wait for the end of a turn.
+	}
 	quick := t.g.hint.params().quick
 	if !quick && now-c.got < granule {
 		return false

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/sentry/smp"
 )
 
 // Reservation is CPU time that is promised: runtime in every period, within
@@ -154,7 +155,7 @@ func (sv *server) unqueue() {
 }
 
 // start is the beginning of a run on it.
-func (sv *server) start(*cpu) {
+func (sv *server) start() {
 	sv.unqueue()
 	sv.state = svRunning
 }
@@ -190,7 +191,7 @@ func (sv *server) exhaust() {
 }
 
 // forfeit gives up what is left of the runtime.
-func (sv *server) forfeit(int64) {
+func (sv *server) forfeit() {
 	if sv.state != svSpent {
 		sv.left = min(sv.left, 0)
 		sv.exhaust()
@@ -335,20 +336,51 @@ func (s *Scheduler) nextReserved(now int64) int64 {
 	return at
 }
 
-// admit reports whether a group can be promised r, instead of what it has.
-func (s *Scheduler) admit(g *Group, r Reservation) error {
-	sum, most := r.density(), r.density()
-	for _, sv := range s.rsv.all {
-		if sv.g != g {
-			sum += sv.density()
-			most = max(most, sv.density())
+// admit reports whether a group can be promised r on some CPUs, instead of what it
+// has. Every set of CPUs that somebody is bound to must hold what is promised on it
+// and on parts of it; for one set that is what the test guarantees, for several
+// that overlap it is only what cannot do without.
+func (s *Scheduler) admit(g *Group, r Reservation, on smp.Set) error {
+	type promise struct {
+		density float64
+		on      smp.Set
+	}
+	where := func(set smp.Set) smp.Set {
+		if set = set.And(s.online); set.Empty() {
+			return s.online
+		}
+		return set
+	}
+	all := []promise{{r.density(), where(on)}}
+	for _, o := range s.groups {
+		if o != g && o.params.Reserved.Runtime > 0 {
+			all = append(all, promise{o.params.Reserved.density(), where(o.params.CPUs)})
 		}
 	}
-	m := float64(s.nOn)
-	if room := min(m*reservedMost, m-(m-1)*most); sum > room+1e-9 {
-		return errdefs.New(errdefs.CPULimit, "the CPUs cannot promise as much",
-			errdefs.Op("reserve CPU time"), errdefs.Resource("%.3g of a CPU, %.3g with what is promised to others", r.density(), sum),
-			errdefs.Fix("ask for %.3g of a CPU at most: %d CPUs promise %.3g where the largest reservation takes %.3g", max(room-sum+r.density(), 0), s.nOn, room, most))
+	fits := func(set smp.Set) error {
+		sum, most := 0.0, 0.0
+		for _, p := range all {
+			if p.on.Minus(set).Empty() {
+				sum, most = sum+p.density, max(most, p.density)
+			}
+		}
+		m := float64(set.Len())
+		if room := min(m*reservedMost, m-(m-1)*most); sum > room+1e-9 {
+			return errdefs.New(errdefs.CPULimit, "the CPUs cannot promise as much",
+				errdefs.Op("reserve CPU time"), errdefs.Resource("%.3g of a CPU, %.3g with what is promised to others", r.density(), sum),
+				errdefs.Fix("ask for %.3g of a CPU at most: the CPUs %s promise %.3g where the largest reservation takes %.3g", max(room-sum+r.density(), 0), set, room, most))
+		}
+		return nil
+	}
+	if err := fits(s.online); err != nil {
+		return err
+	}
+	for _, p := range all {
+		if all[0].on.Minus(p.on).Empty() { // What is new counts there.
+			if err := fits(p.on); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -19,6 +19,10 @@ const (
 	requestMin = 200 * int64(time.Microsecond)
 	// granule is the least that a task runs before a waking one takes its CPU.
 	granule = 200 * int64(time.Microsecond)
+	// chargeMost bounds what counts against a share at once. Who has a CPU for
+	// longer without a look at it has no competitor, and virtual time, which is
+	// far finer than nanoseconds, no end.
+	chargeMost = int64(time.Minute)
 	// look is the least time between two looks at what goes on.
 	look = 100 * int64(time.Microsecond)
 )
@@ -38,7 +42,7 @@ type Config struct {
 	// CPUs is how many tasks may run at once, at least 1.
 	CPUs  int
 	Clock ktime.Clock
-	// Near says how near two CPUs are: 0 is nearest. nil: all are alike.
+	// Near says how near two CPUs are: the less, the nearer. nil: all are alike.
 	Near func(a, b int) int
 	// Notify hears of what happens to groups. It is called with locks held: it
 	// must not block, or call the scheduler. May be nil.
@@ -220,6 +224,7 @@ func (s *Scheduler) charge(c *cpu, now int64) {
 	if p == nil { // On a reservation of its own.
 		return
 	}
+	d = min(d, chargeMost)
 	p.line.advance(&t.e, t.e.virtual(d))
 	if least := p.line.now() - t.e.virtual(sliceMax); p.waiting.empty() && t.e.v-least < 0 {
 		p.line.advance(&t.e, least-t.e.v) // It has all that it can use.
@@ -256,7 +261,7 @@ func (s *Scheduler) dispatch(c *cpu, t *Task, sv *server, now int64) {
 	t.yield.Store(false)
 	t.restart(now)
 	if sv != nil {
-		sv.start(c)
+		sv.start()
 	}
 	t.g.waits.Add(now - t.asked)
 	s.trace(TraceRun, t, now, now-t.asked)

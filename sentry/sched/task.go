@@ -229,7 +229,7 @@ func (t *Task) Leave() {
 }
 
 // Yield gives up what the present request has left, as sched_yield does: others
-// that wait come first.
+// of its group that wait come first, as far as they are owed time.
 func (t *Task) Yield() {
 	s := t.s
 	s.mu.Lock()
@@ -241,9 +241,9 @@ func (t *Task) Yield() {
 	c := &s.cpus[t.cpu]
 	s.charge(c, now)
 	if c.server != nil && c.server == t.on {
-		c.server.forfeit(now)
+		c.server.forfeit()
 	} else {
-		t.e.deadline += t.e.virtual(t.e.request)
+		t.e.deadline = t.e.v + t.e.virtual(2*t.e.request) // However often.
 	}
 	if s.waiting > 0 || c.server != nil {
 		t.yield.Store(true)

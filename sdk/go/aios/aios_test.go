@@ -262,6 +262,13 @@ func TestFiles(t *testing.T) {
 			t.Errorf("%q, %v, want %q", got, err, want)
 		}
 	}
+	if err := os.WriteFile(filepath.Join(root, "self", "hint"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := Hint("batch")
+	if got, _ := os.ReadFile(filepath.Join(root, "self", "hint")); err != nil || string(got) != "batch" {
+		t.Errorf("hint: %q, %v", got, err)
+	}
 	root = filepath.Join(root, "missing")
 	var e *Error
 	if _, err := Caps(); !errors.As(err, &e) || !errors.Is(err, syscall.ENOENT) || e.Fix == "" {

@@ -310,6 +310,27 @@ func TestAdmission(t *testing.T) {
 	if err := reserve(c, 50, 100); err != nil {
 		t.Errorf("what was given back cannot be promised: %v", err)
 	}
+	// Two that are bound to one CPU have no more than that.
+	w = New(2, 1, Costs{})
+	a, b = w.S.NewGroup("a"), w.S.NewGroup("b")
+	bound := func(g *sched.Group, runtime int64, cpu int) error {
+		p := sched.Defaults()
+		p.CPUs.Add(cpu)
+		p.Reserved = sched.Reservation{Runtime: runtime * ms, Deadline: 100 * ms, Period: 100 * ms}
+		return g.SetParams(p)
+	}
+	if err := bound(a, 50, 0); err != nil {
+		t.Error(err)
+	}
+	if err := bound(b, 55, 0); err == nil {
+		t.Error("1.05 of one CPU was promised")
+	}
+	if err := bound(b, 55, 1); err != nil {
+		t.Error(err)
+	}
+	if err := bound(b, 55, 0); err == nil {
+		t.Error("a reservation was moved to a CPU that cannot hold it")
+	}
 }
 
 // TestGaming has a group try to get more than its share.
