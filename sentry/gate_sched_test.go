@@ -205,7 +205,10 @@ func TestKillsAreNotDelayed(t *testing.T) {
 		s := schedules(t, "cpu:self", "spin", "1000", "16", "-")
 		time.Sleep(50 * time.Millisecond)
 		start := time.Now()
-		s.signal(9)
+		if _, err := theKernel.Signal(control.SignalRequest{ID: s.id, ExecID: s.exec, Signal: 9}); err != nil {
+			out, errout, exit := s.output()
+			t.Fatalf("%v: it printed %q and %q, %+v", err, out, errout, exit)
+		}
 		s.wait()
 		worst = max(worst, time.Since(start))
 	}

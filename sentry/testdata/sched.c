@@ -91,8 +91,13 @@ static int spin(double seconds, int threads, const char *trick) {
 		sched_setaffinity(0, sizeof set, &set);
 	}
 	end = now() + seconds;
-	for (int i = 0; i < threads; i++)
-		pthread_create(&ids[i], NULL, spinner, counts[i]);
+	for (int i = 0; i < threads; i++) {
+		int bad = pthread_create(&ids[i], NULL, spinner, counts[i]);
+		if (bad) {
+			fprintf(stderr, "thread %d: %s\n", i, strerrorname_np(bad));
+			return 4;
+		}
+	}
 	uint64_t sum = 0;
 	for (int i = 0; i < threads; i++) {
 		pthread_join(ids[i], NULL);
