@@ -287,6 +287,8 @@ func TestRevokeAllOfAnAgent(t *testing.T) {
 	_, key := racerDir(t)
 	s := idle(t)
 	give(t, s.id, "fs:/grant:rw", key)
+	// A program that is being loaded ends by itself, with 127.
+	s.want("until grep -q '^1 (sleep) S' /proc/1/stat; do :; done; echo up", "up [0]")
 	r, err := theKernel.CapRevoke(control.RevokeRequest{Agent: s.id, Reason: "test"})
 	if err != nil || r.Count == 0 {
 		t.Fatalf("%+v, %v", r, err)
