@@ -1,6 +1,7 @@
 package capability
 
 import (
+	"math"
 	"time"
 
 	"aios.dev/aios/abi"
@@ -21,6 +22,15 @@ type Limits struct {
 	Every       uint64 // cpu: nanoseconds in which they are
 	Priority    uint64 // cpu: 20 less the least niceness
 	Idle        uint64 // cpu: 1: only when nobody else wants them
+}
+
+// Promise has the limits reserve runtime in every period, rounded up; nothing if
+// the runtime is 0.
+func (l *Limits) Promise(runtime, period time.Duration) {
+	l.Reserve, l.Every = 0, 0
+	if runtime > 0 {
+		l.Reserve, l.Every = uint64(math.Ceil(float64(runtime)*1e6/float64(period))), uint64(period)
+	}
 }
 
 // Kind is one of the Limits.

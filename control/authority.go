@@ -214,13 +214,16 @@ type AuditAck struct {
 	Last uint64 `json:"last"`
 }
 
-// MethodSetCPU changes what an agent's own capability to CPU time says.
+// MethodSetCPU changes, or tells, what an agent's own capability to CPU time says.
 const MethodSetCPU = "cpu.set"
 
-// SetCPURequest is a grant of class cpu in the place of the agent's own.
+// SetCPURequest is a grant of class cpu in the place of the agent's own; without
+// one it asks what that is.
 type SetCPURequest struct {
-	ID    string `json:"id"`
-	Spec  string `json:"spec"`
+	ID   string `json:"id"`
+	Spec string `json:"spec,omitempty"`
+	// Was, unless it is empty, is what the capability must say before.
+	Was   string `json:"was,omitempty"`
 	Actor Actor  `json:"actor"`
 }
 
@@ -236,11 +239,13 @@ const MethodHint = "hint"
 
 // HintRequest names a hint, or none to ask for it.
 type HintRequest struct {
-	ID   string `json:"id"`
-	Hint string `json:"hint,omitempty"`
+	ID    string `json:"id"`
+	Hint  string `json:"hint,omitempty"`
+	Actor Actor  `json:"actor"`
 }
 
-// HintReply is the hint that holds.
+// HintReply is the hint that holds, and the one that held before.
 type HintReply struct {
 	Hint string `json:"hint"`
+	Was  string `json:"was"`
 }

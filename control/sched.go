@@ -67,6 +67,8 @@ type SchedAgent struct {
 	Period time.Duration `json:"period"`
 	Burst  time.Duration `json:"burst,omitempty"`
 	CPUs   string        `json:"cpus"` // where its tasks may run; "": anywhere
+	// Priority is how far its tasks may lower their niceness: to 20 less this.
+	Priority uint64 `json:"priority"`
 
 	Reserved SchedReservation `json:"reserved"`
 	Taken    float64          `json:"taken,omitempty"` // of that, by its tasks; CPUs

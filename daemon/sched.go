@@ -131,7 +131,7 @@ func toSchedAgent(a control.SchedAgent, name string) *apiv1.SchedAgent {
 		ServiceNano: int64(a.Service), UserNano: int64(a.User), SystemNano: int64(a.System), LagNano: int64(a.Lag), RequestNano: int64(a.Request),
 		Throttled: a.Throttled, LeftNano: int64(a.Left), Periods: a.Periods, Stops: a.Stops, StoppedNano: int64(a.Stopped),
 		Switches: a.Switches, Preempted: a.Preempted, Migrated: a.Migrated, Missed: a.Missed, Overruns: a.Overruns, Taken: a.Taken,
-		Waits: toLatency(a.Waits), WaitCounts: a.WaitCounts, ThreadsLeftOut: uint32(a.Cut),
+		Waits: toLatency(a.Waits), WaitCounts: a.WaitCounts, ThreadsLeftOut: uint32(a.Cut), Priority: a.Priority,
 	}
 	for _, t := range a.Threads {
 		out.Threads = append(out.Threads, &apiv1.SchedTask{

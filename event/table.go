@@ -41,6 +41,10 @@ const (
 	MemoryLimit
 	CPUThrottled
 	CPUChanged
+	CPUParams
+	CPUHint
+	CPUMissed
+	CPUOverrun
 	LimitSoft
 	LimitHard
 	CapabilityGrant
@@ -126,6 +130,10 @@ var table = [typeCount]TypeInfo{
 	MemoryLimit:         {Topic: "memory.limit", Severity: Info, Payload: (*eventv1.MemoryLimit)(nil), Doc: "How much memory an agent may have changed."},
 	CPUThrottled:        {Topic: "cpu.throttled", Severity: Notice, Payload: (*eventv1.CPUThrottled)(nil), Doc: "An agent used up its quota of CPU and had to wait."},
 	CPUChanged:          {Topic: "cpu.changed", Severity: Notice, Payload: (*eventv1.CPUChanged)(nil), Doc: "The host allows a domain other CPUs than before."},
+	CPUParams:           {Topic: "cpu.params", Severity: Notice, Payload: (*eventv1.CPUParams)(nil), Doc: "What an agent was given of CPU time was changed."},
+	CPUHint:             {Topic: "cpu.hint", Severity: Info, Payload: (*eventv1.CPUHint)(nil), Doc: "An agent is said to do something else than before."},
+	CPUMissed:           {Topic: "cpu.missed", Severity: Warning, Payload: (*eventv1.CPUPromise)(nil), Doc: "An agent did not get CPU time that it was promised before its deadline."},
+	CPUOverrun:          {Topic: "cpu.overrun", Severity: Info, Payload: (*eventv1.CPUPromise)(nil), Doc: "An agent wanted more CPU time than it was promised, and was held back."},
 	LimitSoft:           {Topic: "limit.soft", Severity: Notice, Payload: (*eventv1.Limit)(nil), Doc: "An agent reached a soft limit."},
 	LimitHard:           {Topic: "limit.hard", Severity: Warning, Payload: (*eventv1.Limit)(nil), Doc: "An agent was refused what is beyond a hard limit."},
 	CapabilityGrant:     {Topic: "capability.grant", Severity: Info, Payload: (*eventv1.Capability)(nil), Doc: "An agent was given a capability."},

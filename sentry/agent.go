@@ -46,7 +46,11 @@ type Agent struct {
 	// debugger is who debugs it, or nil.
 	debugger atomic.Pointer[debugger]
 	dmesg    dmesg // what of the kernel's log is about it
-	stops    stops // of its quota
+	tellings tellings
+	hinted   hinted
+	// cpuSetMu is held while what the agent was given of CPU time is changed. It
+	// is taken before authMu.
+	cpuSetMu sync.Mutex
 	// seccomp is set before the first process is made, nil without a profile.
 	seccomp *seccompFilter
 	// account is what it uses, and may use.
@@ -204,7 +208,8 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 		irq:   s.irq.NewSource(req.ID),
 	}
 	a.crowd.Interrupts(a.irq)
-	a.stops.timer.Init(a.s.wheel, a.tellStops)
+	a.initTellings()
+	a.hinted.timer.Init(a.s.wheel, a.tellHint)
 	a.orph.timer.Init(a.s.wheel, func() { go a.sweep() })
 	netstack.Interrupts(a.stack, a.irq)
 	a.ctx = s.context(a.ns, s.creds, a.memID)

@@ -27,6 +27,13 @@ const usualPriority = 20
 
 func (g *cpuGrants) add(c *capability.Capability) {
 	spec := c.Spec()
+	left, _ := c.Left(capability.KindReserve)
+	g.addSpec(&spec, left)
+}
+
+// addSpec adds a capability that says spec and has not handed on left of what it
+// reserves.
+func (g *cpuGrants) addSpec(spec *capability.Spec, left uint64) {
 	l := spec.Limits
 	g.some = true
 	g.busy = g.busy || l.Idle == 0
@@ -39,7 +46,7 @@ func (g *cpuGrants) add(c *capability.Capability) {
 	}
 	g.weight, g.priority = max(g.weight, weight), max(g.priority, priority)
 	g.period, g.burst = max(g.period, l.Period), max(g.burst, l.Burst)
-	if left, limited := c.Left(capability.KindReserve); limited && left > 0 {
+	if l.Reserve != 0 && left > 0 {
 		g.reserve += left
 		if every := l.Every; every != 0 && (g.every == 0 || every < g.every) {
 			g.every = every

@@ -26,8 +26,8 @@ type samplers struct {
 // Intervals of what is told of agents.
 const (
 	faultsEvery = time.Second
-	// throttleSoon is when an agent's first stop is told, throttleEvery how often
-	// while there are more.
+	// throttleSoon is when it is told that an agent was first held back, and
+	// throttleEvery how often while it is so again.
 	throttleSoon  = time.Second
 	throttleEvery = 10 * time.Second
 )
@@ -99,46 +99,83 @@ func (s *Kernel) packetSeen(src *irq.Source, p netstack.Packet) {
 	})
 }
 
-// stops is what was told of an agent's quota of CPU.
-type stops struct {
+// telling has something that happens often told soon, and then every while, until
+// it happens no more.
+type telling struct {
 	// told is set while something is to be told.
 	told  atomic.Bool
 	timer ktime.WheelTimer
 	// Until when it was told, and of what: they belong to who set told.
 	since time.Time
-	total time.Duration
+	total uint64
+}
+
+// soon says that it has happened.
+func (t *telling) soon(a *Agent) {
+	if t.told.CompareAndSwap(false, true) {
+		t.since = a.s.cfg.Clock.Now()
+		t.timer.Reset(throttleSoon)
+	}
+}
+
+// tell is what the timer does: total is all of it so far, and emit tells how much
+// there was in an interval.
+func (t *telling) tell(a *Agent, total func() uint64, emit func(more, interval uint64)) {
+	now, sum := a.s.cfg.Clock.Now(), total()
+	if sum == t.total {
+		t.told.Store(false)
+		if total() > sum { // Meanwhile.
+			t.soon(a)
+		}
+		return
+	}
+	emit(sum-t.total, uint64(now.Sub(t.since)))
+	t.since, t.total = now, sum
+	t.timer.Reset(throttleEvery)
+}
+
+// tellings is what is told of an agent's CPU time.
+type tellings struct {
+	stops, missed, overrun telling
+}
+
+func (a *Agent) initTellings() {
+	g := a.crowd.Group()
+	init := func(t *telling, total func() uint64, emit func(more, interval uint64)) {
+		t.timer.Init(a.s.wheel, func() { t.tell(a, total, emit) })
+	}
+	init(&a.tellings.stops, func() uint64 { return uint64(g.Usage().Stopped) }, func(more, interval uint64) {
+		a.s.emit(a, event.CPUThrottled, &eventv1.CPUThrottled{
+			Throttled: int64(more), ThrottledTotal: int64(a.tellings.stops.total + more), Interval: int64(interval), Quota: g.Quota(),
+		})
+	})
+	promise := func(typ event.Type, times uint64, total uint64, interval uint64, short time.Duration) {
+		r := g.Params().Reserved
+		a.s.emit(a, typ, &eventv1.CPUPromise{
+			Times: times, TimesTotal: total, Interval: int64(interval), Short: int64(short), Runtime: r.Runtime, Period: r.Period,
+		})
+	}
+	missed, overrun := &a.tellings.missed, &a.tellings.overrun
+	init(missed, func() uint64 { return g.Kept().Missed }, func(more, interval uint64) {
+		promise(event.CPUMissed, more, missed.total+more, interval, g.TakeShort())
+	})
+	init(overrun, func() uint64 { return g.Kept().Overruns }, func(more, interval uint64) {
+		promise(event.CPUOverrun, more, overrun.total+more, interval, 0)
+	})
 }
 
 // schedNotice is a hook of the scheduler, whose lock is held.
 func (s *Kernel) schedNotice(g *sched.Group, n sched.Notice) {
-	if n == sched.Throttled {
-		if a := s.findAgent(g.Name()); a != nil {
-			a.quotaUsedUp()
-		}
-	}
-}
-
-// quotaUsedUp has it told soon, and then every while until it happens no more.
-func (a *Agent) quotaUsedUp() {
-	if a.stops.told.CompareAndSwap(false, true) {
-		a.stops.since = a.s.cfg.Clock.Now()
-		a.stops.timer.Reset(throttleSoon)
-	}
-}
-
-func (a *Agent) tellStops() {
-	st := &a.stops
-	now, total := a.s.cfg.Clock.Now(), a.crowd.Group().Usage().Stopped
-	if total == st.total {
-		st.told.Store(false)
-		if a.crowd.Group().Usage().Stopped > total { // Meanwhile.
-			a.quotaUsedUp()
-		}
+	a := s.findAgent(g.Name())
+	if a == nil {
 		return
 	}
-	a.s.emit(a, event.CPUThrottled, &eventv1.CPUThrottled{
-		Throttled: int64(total - st.total), ThrottledTotal: int64(total), Interval: int64(now.Sub(st.since)), Quota: a.crowd.Group().Quota(),
-	})
-	st.since, st.total = now, total
-	st.timer.Reset(throttleEvery)
+	switch n {
+	case sched.Throttled:
+		a.tellings.stops.soon(a)
+	case sched.Missed:
+		a.tellings.missed.soon(a)
+	case sched.Overrun:
+		a.tellings.overrun.soon(a)
+	}
 }

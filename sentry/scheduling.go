@@ -101,7 +101,7 @@ func (a *Agent) schedState() control.SchedAgent {
 	st := a.crowd.Group().State()
 	p := st.Params
 	v := control.SchedAgent{
-		ID: a.id, At: st.At, Idle: p.Idle, Weight: p.Weight, Period: p.Period, Burst: p.Burst,
+		ID: a.id, At: st.At, Priority: uint64(a.priority.Load()), Idle: p.Idle, Weight: p.Weight, Period: p.Period, Burst: p.Burst,
 		Reserved: reservationOf(p.Reserved), Taken: st.Taken, Missed: st.Missed, Overruns: st.Overruns,
 		Hint: st.Hint.String(), Tasks: st.Tasks, Running: len(st.Running), Waiting: len(st.Waiting),
 		Service: st.Service, User: st.Usage.User, System: st.Usage.System, Lag: st.Lag, Request: st.Request,

@@ -25,6 +25,304 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// What is not there stays as it is.
+type SchedSetRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Agent      string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"` // ID or name
+	Weight     *uint64                `protobuf:"varint,2,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
+	QuotaMilli *uint64                `protobuf:"varint,3,opt,name=quota_milli,json=quotaMilli,proto3,oneof" json:"quota_milli,omitempty"` // 0: none
+	PeriodNano *int64                 `protobuf:"varint,4,opt,name=period_nano,json=periodNano,proto3,oneof" json:"period_nano,omitempty"` // of the quota
+	BurstNano  *int64                 `protobuf:"varint,5,opt,name=burst_nano,json=burstNano,proto3,oneof" json:"burst_nano,omitempty"`
+	Cpus       *string                `protobuf:"bytes,6,opt,name=cpus,proto3,oneof" json:"cpus,omitempty"`   // "": any
+	Reserved   *SchedReservation      `protobuf:"bytes,7,opt,name=reserved,proto3" json:"reserved,omitempty"` // runtime 0: nothing; the deadline is the period's end, 0 or the period
+	Priority   *uint64                `protobuf:"varint,8,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
+	Idle       *bool                  `protobuf:"varint,9,opt,name=idle,proto3,oneof" json:"idle,omitempty"`
+	// Unless it is "", what the capability must say before, as SchedSetResponse has it.
+	IfGrant       string `protobuf:"bytes,10,opt,name=if_grant,json=ifGrant,proto3" json:"if_grant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SchedSetRequest) Reset() {
+	*x = SchedSetRequest{}
+	mi := &file_api_v1_sched_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SchedSetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SchedSetRequest) ProtoMessage() {}
+
+func (x *SchedSetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_sched_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SchedSetRequest.ProtoReflect.Descriptor instead.
+func (*SchedSetRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *SchedSetRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *SchedSetRequest) GetWeight() uint64 {
+	if x != nil && x.Weight != nil {
+		return *x.Weight
+	}
+	return 0
+}
+
+func (x *SchedSetRequest) GetQuotaMilli() uint64 {
+	if x != nil && x.QuotaMilli != nil {
+		return *x.QuotaMilli
+	}
+	return 0
+}
+
+func (x *SchedSetRequest) GetPeriodNano() int64 {
+	if x != nil && x.PeriodNano != nil {
+		return *x.PeriodNano
+	}
+	return 0
+}
+
+func (x *SchedSetRequest) GetBurstNano() int64 {
+	if x != nil && x.BurstNano != nil {
+		return *x.BurstNano
+	}
+	return 0
+}
+
+func (x *SchedSetRequest) GetCpus() string {
+	if x != nil && x.Cpus != nil {
+		return *x.Cpus
+	}
+	return ""
+}
+
+func (x *SchedSetRequest) GetReserved() *SchedReservation {
+	if x != nil {
+		return x.Reserved
+	}
+	return nil
+}
+
+func (x *SchedSetRequest) GetPriority() uint64 {
+	if x != nil && x.Priority != nil {
+		return *x.Priority
+	}
+	return 0
+}
+
+func (x *SchedSetRequest) GetIdle() bool {
+	if x != nil && x.Idle != nil {
+		return *x.Idle
+	}
+	return false
+}
+
+func (x *SchedSetRequest) GetIfGrant() string {
+	if x != nil {
+		return x.IfGrant
+	}
+	return ""
+}
+
+type SchedSetResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Capability    string                 `protobuf:"bytes,1,opt,name=capability,proto3" json:"capability,omitempty"` // its ID
+	Was           string                 `protobuf:"bytes,2,opt,name=was,proto3" json:"was,omitempty"`               // the grant that it was
+	Grant         string                 `protobuf:"bytes,3,opt,name=grant,proto3" json:"grant,omitempty"`           // and is
+	Domain        string                 `protobuf:"bytes,4,opt,name=domain,proto3" json:"domain,omitempty"`
+	Agent         *SchedAgent            `protobuf:"bytes,5,opt,name=agent,proto3" json:"agent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SchedSetResponse) Reset() {
+	*x = SchedSetResponse{}
+	mi := &file_api_v1_sched_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SchedSetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SchedSetResponse) ProtoMessage() {}
+
+func (x *SchedSetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_sched_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SchedSetResponse.ProtoReflect.Descriptor instead.
+func (*SchedSetResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SchedSetResponse) GetCapability() string {
+	if x != nil {
+		return x.Capability
+	}
+	return ""
+}
+
+func (x *SchedSetResponse) GetWas() string {
+	if x != nil {
+		return x.Was
+	}
+	return ""
+}
+
+func (x *SchedSetResponse) GetGrant() string {
+	if x != nil {
+		return x.Grant
+	}
+	return ""
+}
+
+func (x *SchedSetResponse) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *SchedSetResponse) GetAgent() *SchedAgent {
+	if x != nil {
+		return x.Agent
+	}
+	return nil
+}
+
+type HintRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	Hint          string                 `protobuf:"bytes,2,opt,name=hint,proto3" json:"hint,omitempty"` // "": only ask
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HintRequest) Reset() {
+	*x = HintRequest{}
+	mi := &file_api_v1_sched_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HintRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HintRequest) ProtoMessage() {}
+
+func (x *HintRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_sched_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HintRequest.ProtoReflect.Descriptor instead.
+func (*HintRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *HintRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *HintRequest) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
+type HintResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hint          string                 `protobuf:"bytes,1,opt,name=hint,proto3" json:"hint,omitempty"` // that holds
+	Was           string                 `protobuf:"bytes,2,opt,name=was,proto3" json:"was,omitempty"`   // that held before
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HintResponse) Reset() {
+	*x = HintResponse{}
+	mi := &file_api_v1_sched_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HintResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HintResponse) ProtoMessage() {}
+
+func (x *HintResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_sched_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HintResponse.ProtoReflect.Descriptor instead.
+func (*HintResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *HintResponse) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
+func (x *HintResponse) GetWas() string {
+	if x != nil {
+		return x.Was
+	}
+	return ""
+}
+
 type SchedRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`   // ID or name: only this, and its tasks; "": all
@@ -35,7 +333,7 @@ type SchedRequest struct {
 
 func (x *SchedRequest) Reset() {
 	*x = SchedRequest{}
-	mi := &file_api_v1_sched_proto_msgTypes[0]
+	mi := &file_api_v1_sched_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -47,7 +345,7 @@ func (x *SchedRequest) String() string {
 func (*SchedRequest) ProtoMessage() {}
 
 func (x *SchedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_sched_proto_msgTypes[0]
+	mi := &file_api_v1_sched_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -60,7 +358,7 @@ func (x *SchedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchedRequest.ProtoReflect.Descriptor instead.
 func (*SchedRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_sched_proto_rawDescGZIP(), []int{0}
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SchedRequest) GetAgent() string {
@@ -86,7 +384,7 @@ type SchedResponse struct {
 
 func (x *SchedResponse) Reset() {
 	*x = SchedResponse{}
-	mi := &file_api_v1_sched_proto_msgTypes[1]
+	mi := &file_api_v1_sched_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -98,7 +396,7 @@ func (x *SchedResponse) String() string {
 func (*SchedResponse) ProtoMessage() {}
 
 func (x *SchedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_sched_proto_msgTypes[1]
+	mi := &file_api_v1_sched_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -111,7 +409,7 @@ func (x *SchedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchedResponse.ProtoReflect.Descriptor instead.
 func (*SchedResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_sched_proto_rawDescGZIP(), []int{1}
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SchedResponse) GetDomains() []*SchedDomain {
@@ -143,7 +441,7 @@ type SchedDomain struct {
 
 func (x *SchedDomain) Reset() {
 	*x = SchedDomain{}
-	mi := &file_api_v1_sched_proto_msgTypes[2]
+	mi := &file_api_v1_sched_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -155,7 +453,7 @@ func (x *SchedDomain) String() string {
 func (*SchedDomain) ProtoMessage() {}
 
 func (x *SchedDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_sched_proto_msgTypes[2]
+	mi := &file_api_v1_sched_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -168,7 +466,7 @@ func (x *SchedDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchedDomain.ProtoReflect.Descriptor instead.
 func (*SchedDomain) Descriptor() ([]byte, []int) {
-	return file_api_v1_sched_proto_rawDescGZIP(), []int{2}
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SchedDomain) GetDomain() string {
@@ -283,7 +581,7 @@ type SchedCpu struct {
 
 func (x *SchedCpu) Reset() {
 	*x = SchedCpu{}
-	mi := &file_api_v1_sched_proto_msgTypes[3]
+	mi := &file_api_v1_sched_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -295,7 +593,7 @@ func (x *SchedCpu) String() string {
 func (*SchedCpu) ProtoMessage() {}
 
 func (x *SchedCpu) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_sched_proto_msgTypes[3]
+	mi := &file_api_v1_sched_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -308,7 +606,7 @@ func (x *SchedCpu) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchedCpu.ProtoReflect.Descriptor instead.
 func (*SchedCpu) Descriptor() ([]byte, []int) {
-	return file_api_v1_sched_proto_rawDescGZIP(), []int{3}
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SchedCpu) GetCpu() uint32 {
@@ -400,7 +698,7 @@ type SchedLatency struct {
 
 func (x *SchedLatency) Reset() {
 	*x = SchedLatency{}
-	mi := &file_api_v1_sched_proto_msgTypes[4]
+	mi := &file_api_v1_sched_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +710,7 @@ func (x *SchedLatency) String() string {
 func (*SchedLatency) ProtoMessage() {}
 
 func (x *SchedLatency) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_sched_proto_msgTypes[4]
+	mi := &file_api_v1_sched_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +723,7 @@ func (x *SchedLatency) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchedLatency.ProtoReflect.Descriptor instead.
 func (*SchedLatency) Descriptor() ([]byte, []int) {
-	return file_api_v1_sched_proto_rawDescGZIP(), []int{4}
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SchedLatency) GetCount() uint64 {
@@ -468,7 +766,7 @@ type SchedReservation struct {
 
 func (x *SchedReservation) Reset() {
 	*x = SchedReservation{}
-	mi := &file_api_v1_sched_proto_msgTypes[5]
+	mi := &file_api_v1_sched_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -480,7 +778,7 @@ func (x *SchedReservation) String() string {
 func (*SchedReservation) ProtoMessage() {}
 
 func (x *SchedReservation) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_sched_proto_msgTypes[5]
+	mi := &file_api_v1_sched_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -493,7 +791,7 @@ func (x *SchedReservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchedReservation.ProtoReflect.Descriptor instead.
 func (*SchedReservation) Descriptor() ([]byte, []int) {
-	return file_api_v1_sched_proto_rawDescGZIP(), []int{5}
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SchedReservation) GetRuntimeNano() int64 {
@@ -565,13 +863,14 @@ type SchedAgent struct {
 	WaitCounts     []uint64      `protobuf:"varint,32,rep,packed,name=wait_counts,json=waitCounts,proto3" json:"wait_counts,omitempty"`
 	Threads        []*SchedTask  `protobuf:"bytes,33,rep,name=threads,proto3" json:"threads,omitempty"`
 	ThreadsLeftOut uint32        `protobuf:"varint,34,opt,name=threads_left_out,json=threadsLeftOut,proto3" json:"threads_left_out,omitempty"`
+	Priority       uint64        `protobuf:"varint,35,opt,name=priority,proto3" json:"priority,omitempty"` // its tasks may be as nice as 20 less this
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SchedAgent) Reset() {
 	*x = SchedAgent{}
-	mi := &file_api_v1_sched_proto_msgTypes[6]
+	mi := &file_api_v1_sched_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -583,7 +882,7 @@ func (x *SchedAgent) String() string {
 func (*SchedAgent) ProtoMessage() {}
 
 func (x *SchedAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_sched_proto_msgTypes[6]
+	mi := &file_api_v1_sched_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -596,7 +895,7 @@ func (x *SchedAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchedAgent.ProtoReflect.Descriptor instead.
 func (*SchedAgent) Descriptor() ([]byte, []int) {
-	return file_api_v1_sched_proto_rawDescGZIP(), []int{6}
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SchedAgent) GetAgent() string {
@@ -837,6 +1136,13 @@ func (x *SchedAgent) GetThreadsLeftOut() uint32 {
 	return 0
 }
 
+func (x *SchedAgent) GetPriority() uint64 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
 type SchedTask struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pid           int32                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
@@ -861,7 +1167,7 @@ type SchedTask struct {
 
 func (x *SchedTask) Reset() {
 	*x = SchedTask{}
-	mi := &file_api_v1_sched_proto_msgTypes[7]
+	mi := &file_api_v1_sched_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +1179,7 @@ func (x *SchedTask) String() string {
 func (*SchedTask) ProtoMessage() {}
 
 func (x *SchedTask) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_sched_proto_msgTypes[7]
+	mi := &file_api_v1_sched_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +1192,7 @@ func (x *SchedTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchedTask.ProtoReflect.Descriptor instead.
 func (*SchedTask) Descriptor() ([]byte, []int) {
-	return file_api_v1_sched_proto_rawDescGZIP(), []int{7}
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SchedTask) GetPid() int32 {
@@ -1005,7 +1311,43 @@ var File_api_v1_sched_proto protoreflect.FileDescriptor
 
 const file_api_v1_sched_proto_rawDesc = "" +
 	"\n" +
-	"\x12api/v1/sched.proto\x12\aaios.v1\"<\n" +
+	"\x12api/v1/sched.proto\x12\aaios.v1\"\xb2\x03\n" +
+	"\x0fSchedSetRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x1b\n" +
+	"\x06weight\x18\x02 \x01(\x04H\x00R\x06weight\x88\x01\x01\x12$\n" +
+	"\vquota_milli\x18\x03 \x01(\x04H\x01R\n" +
+	"quotaMilli\x88\x01\x01\x12$\n" +
+	"\vperiod_nano\x18\x04 \x01(\x03H\x02R\n" +
+	"periodNano\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"burst_nano\x18\x05 \x01(\x03H\x03R\tburstNano\x88\x01\x01\x12\x17\n" +
+	"\x04cpus\x18\x06 \x01(\tH\x04R\x04cpus\x88\x01\x01\x125\n" +
+	"\breserved\x18\a \x01(\v2\x19.aios.v1.SchedReservationR\breserved\x12\x1f\n" +
+	"\bpriority\x18\b \x01(\x04H\x05R\bpriority\x88\x01\x01\x12\x17\n" +
+	"\x04idle\x18\t \x01(\bH\x06R\x04idle\x88\x01\x01\x12\x19\n" +
+	"\bif_grant\x18\n" +
+	" \x01(\tR\aifGrantB\t\n" +
+	"\a_weightB\x0e\n" +
+	"\f_quota_milliB\x0e\n" +
+	"\f_period_nanoB\r\n" +
+	"\v_burst_nanoB\a\n" +
+	"\x05_cpusB\v\n" +
+	"\t_priorityB\a\n" +
+	"\x05_idle\"\x9d\x01\n" +
+	"\x10SchedSetResponse\x12\x1e\n" +
+	"\n" +
+	"capability\x18\x01 \x01(\tR\n" +
+	"capability\x12\x10\n" +
+	"\x03was\x18\x02 \x01(\tR\x03was\x12\x14\n" +
+	"\x05grant\x18\x03 \x01(\tR\x05grant\x12\x16\n" +
+	"\x06domain\x18\x04 \x01(\tR\x06domain\x12)\n" +
+	"\x05agent\x18\x05 \x01(\v2\x13.aios.v1.SchedAgentR\x05agent\"7\n" +
+	"\vHintRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x12\n" +
+	"\x04hint\x18\x02 \x01(\tR\x04hint\"4\n" +
+	"\fHintResponse\x12\x12\n" +
+	"\x04hint\x18\x01 \x01(\tR\x04hint\x12\x10\n" +
+	"\x03was\x18\x02 \x01(\tR\x03was\"<\n" +
 	"\fSchedRequest\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\"?\n" +
@@ -1052,7 +1394,7 @@ const file_api_v1_sched_proto_rawDesc = "" +
 	"\fruntime_nano\x18\x01 \x01(\x03R\vruntimeNano\x12#\n" +
 	"\rdeadline_nano\x18\x02 \x01(\x03R\fdeadlineNano\x12\x1f\n" +
 	"\vperiod_nano\x18\x03 \x01(\x03R\n" +
-	"periodNano\"\x8f\b\n" +
+	"periodNano\"\xab\b\n" +
 	"\n" +
 	"SchedAgent\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x12\n" +
@@ -1094,7 +1436,8 @@ const file_api_v1_sched_proto_rawDesc = "" +
 	"\vwait_counts\x18  \x03(\x04R\n" +
 	"waitCounts\x12,\n" +
 	"\athreads\x18! \x03(\v2\x12.aios.v1.SchedTaskR\athreads\x12(\n" +
-	"\x10threads_left_out\x18\" \x01(\rR\x0ethreadsLeftOutB\x0e\n" +
+	"\x10threads_left_out\x18\" \x01(\rR\x0ethreadsLeftOut\x12\x1a\n" +
+	"\bpriority\x18# \x01(\x04R\bpriorityB\x0e\n" +
 	"\f_quota_milli\"\xa6\x03\n" +
 	"\tSchedTask\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x10\n" +
@@ -1114,10 +1457,12 @@ const file_api_v1_sched_proto_rawDesc = "" +
 	"\fservice_nano\x18\x0e \x01(\x03R\vserviceNano\x12\x1b\n" +
 	"\tuser_nano\x18\x0f \x01(\x03R\buserNano\x12\x1f\n" +
 	"\vsystem_nano\x18\x10 \x01(\x03R\n" +
-	"systemNano2D\n" +
+	"systemNano2\xba\x01\n" +
 	"\n" +
 	"Scheduling\x126\n" +
-	"\x05Sched\x12\x15.aios.v1.SchedRequest\x1a\x16.aios.v1.SchedResponseB\x1cZ\x1aaios.dev/aios/api/v1;apiv1b\x06proto3"
+	"\x05Sched\x12\x15.aios.v1.SchedRequest\x1a\x16.aios.v1.SchedResponse\x12?\n" +
+	"\bSchedSet\x12\x18.aios.v1.SchedSetRequest\x1a\x19.aios.v1.SchedSetResponse\x123\n" +
+	"\x04Hint\x12\x14.aios.v1.HintRequest\x1a\x15.aios.v1.HintResponseB\x1cZ\x1aaios.dev/aios/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_sched_proto_rawDescOnce sync.Once
@@ -1131,33 +1476,43 @@ func file_api_v1_sched_proto_rawDescGZIP() []byte {
 	return file_api_v1_sched_proto_rawDescData
 }
 
-var file_api_v1_sched_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_api_v1_sched_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_api_v1_sched_proto_goTypes = []any{
-	(*SchedRequest)(nil),     // 0: aios.v1.SchedRequest
-	(*SchedResponse)(nil),    // 1: aios.v1.SchedResponse
-	(*SchedDomain)(nil),      // 2: aios.v1.SchedDomain
-	(*SchedCpu)(nil),         // 3: aios.v1.SchedCpu
-	(*SchedLatency)(nil),     // 4: aios.v1.SchedLatency
-	(*SchedReservation)(nil), // 5: aios.v1.SchedReservation
-	(*SchedAgent)(nil),       // 6: aios.v1.SchedAgent
-	(*SchedTask)(nil),        // 7: aios.v1.SchedTask
+	(*SchedSetRequest)(nil),  // 0: aios.v1.SchedSetRequest
+	(*SchedSetResponse)(nil), // 1: aios.v1.SchedSetResponse
+	(*HintRequest)(nil),      // 2: aios.v1.HintRequest
+	(*HintResponse)(nil),     // 3: aios.v1.HintResponse
+	(*SchedRequest)(nil),     // 4: aios.v1.SchedRequest
+	(*SchedResponse)(nil),    // 5: aios.v1.SchedResponse
+	(*SchedDomain)(nil),      // 6: aios.v1.SchedDomain
+	(*SchedCpu)(nil),         // 7: aios.v1.SchedCpu
+	(*SchedLatency)(nil),     // 8: aios.v1.SchedLatency
+	(*SchedReservation)(nil), // 9: aios.v1.SchedReservation
+	(*SchedAgent)(nil),       // 10: aios.v1.SchedAgent
+	(*SchedTask)(nil),        // 11: aios.v1.SchedTask
 }
 var file_api_v1_sched_proto_depIdxs = []int32{
-	2, // 0: aios.v1.SchedResponse.domains:type_name -> aios.v1.SchedDomain
-	3, // 1: aios.v1.SchedDomain.cpus:type_name -> aios.v1.SchedCpu
-	6, // 2: aios.v1.SchedDomain.agents:type_name -> aios.v1.SchedAgent
-	4, // 3: aios.v1.SchedCpu.late:type_name -> aios.v1.SchedLatency
-	5, // 4: aios.v1.SchedAgent.reserved:type_name -> aios.v1.SchedReservation
-	4, // 5: aios.v1.SchedAgent.waits:type_name -> aios.v1.SchedLatency
-	7, // 6: aios.v1.SchedAgent.threads:type_name -> aios.v1.SchedTask
-	5, // 7: aios.v1.SchedTask.reserved:type_name -> aios.v1.SchedReservation
-	0, // 8: aios.v1.Scheduling.Sched:input_type -> aios.v1.SchedRequest
-	1, // 9: aios.v1.Scheduling.Sched:output_type -> aios.v1.SchedResponse
-	9, // [9:10] is the sub-list for method output_type
-	8, // [8:9] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	9,  // 0: aios.v1.SchedSetRequest.reserved:type_name -> aios.v1.SchedReservation
+	10, // 1: aios.v1.SchedSetResponse.agent:type_name -> aios.v1.SchedAgent
+	6,  // 2: aios.v1.SchedResponse.domains:type_name -> aios.v1.SchedDomain
+	7,  // 3: aios.v1.SchedDomain.cpus:type_name -> aios.v1.SchedCpu
+	10, // 4: aios.v1.SchedDomain.agents:type_name -> aios.v1.SchedAgent
+	8,  // 5: aios.v1.SchedCpu.late:type_name -> aios.v1.SchedLatency
+	9,  // 6: aios.v1.SchedAgent.reserved:type_name -> aios.v1.SchedReservation
+	8,  // 7: aios.v1.SchedAgent.waits:type_name -> aios.v1.SchedLatency
+	11, // 8: aios.v1.SchedAgent.threads:type_name -> aios.v1.SchedTask
+	9,  // 9: aios.v1.SchedTask.reserved:type_name -> aios.v1.SchedReservation
+	4,  // 10: aios.v1.Scheduling.Sched:input_type -> aios.v1.SchedRequest
+	0,  // 11: aios.v1.Scheduling.SchedSet:input_type -> aios.v1.SchedSetRequest
+	2,  // 12: aios.v1.Scheduling.Hint:input_type -> aios.v1.HintRequest
+	5,  // 13: aios.v1.Scheduling.Sched:output_type -> aios.v1.SchedResponse
+	1,  // 14: aios.v1.Scheduling.SchedSet:output_type -> aios.v1.SchedSetResponse
+	3,  // 15: aios.v1.Scheduling.Hint:output_type -> aios.v1.HintResponse
+	13, // [13:16] is the sub-list for method output_type
+	10, // [10:13] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_sched_proto_init() }
@@ -1165,14 +1520,15 @@ func file_api_v1_sched_proto_init() {
 	if File_api_v1_sched_proto != nil {
 		return
 	}
-	file_api_v1_sched_proto_msgTypes[6].OneofWrappers = []any{}
+	file_api_v1_sched_proto_msgTypes[0].OneofWrappers = []any{}
+	file_api_v1_sched_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_sched_proto_rawDesc), len(file_api_v1_sched_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,7 +23,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Scheduling_Sched_FullMethodName = "/aios.v1.Scheduling/Sched"
+	Scheduling_Sched_FullMethodName    = "/aios.v1.Scheduling/Sched"
+	Scheduling_SchedSet_FullMethodName = "/aios.v1.Scheduling/SchedSet"
+	Scheduling_Hint_FullMethodName     = "/aios.v1.Scheduling/Hint"
 )
 
 // SchedulingClient is the client API for Scheduling service.
@@ -33,6 +35,12 @@ type SchedulingClient interface {
 	// Sched returns what the schedulers know. To see what goes on, ask twice and
 	// compare: counts and sums are since an agent, or its domain, began.
 	Sched(ctx context.Context, in *SchedRequest, opts ...grpc.CallOption) (*SchedResponse, error)
+	// SchedSet changes what an agent may use: all that the request names, or, with
+	// an error, nothing. It is what the agent's own capability to CPU time says,
+	// the one that it was started with, and holds until the agent ends.
+	SchedSet(ctx context.Context, in *SchedSetRequest, opts ...grpc.CallOption) (*SchedSetResponse, error)
+	// Hint says what an agent does, or asks what it is taken to do.
+	Hint(ctx context.Context, in *HintRequest, opts ...grpc.CallOption) (*HintResponse, error)
 }
 
 type schedulingClient struct {
@@ -53,6 +61,26 @@ func (c *schedulingClient) Sched(ctx context.Context, in *SchedRequest, opts ...
 	return out, nil
 }
 
+func (c *schedulingClient) SchedSet(ctx context.Context, in *SchedSetRequest, opts ...grpc.CallOption) (*SchedSetResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SchedSetResponse)
+	err := c.cc.Invoke(ctx, Scheduling_SchedSet_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *schedulingClient) Hint(ctx context.Context, in *HintRequest, opts ...grpc.CallOption) (*HintResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HintResponse)
+	err := c.cc.Invoke(ctx, Scheduling_Hint_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SchedulingServer is the server API for Scheduling service.
 // All implementations must embed UnimplementedSchedulingServer
 // for forward compatibility.
@@ -60,6 +88,12 @@ type SchedulingServer interface {
 	// Sched returns what the schedulers know. To see what goes on, ask twice and
 	// compare: counts and sums are since an agent, or its domain, began.
 	Sched(context.Context, *SchedRequest) (*SchedResponse, error)
+	// SchedSet changes what an agent may use: all that the request names, or, with
+	// an error, nothing. It is what the agent's own capability to CPU time says,
+	// the one that it was started with, and holds until the agent ends.
+	SchedSet(context.Context, *SchedSetRequest) (*SchedSetResponse, error)
+	// Hint says what an agent does, or asks what it is taken to do.
+	Hint(context.Context, *HintRequest) (*HintResponse, error)
 	mustEmbedUnimplementedSchedulingServer()
 }
 
@@ -72,6 +106,12 @@ type UnimplementedSchedulingServer struct{}
 
 func (UnimplementedSchedulingServer) Sched(context.Context, *SchedRequest) (*SchedResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Sched not implemented")
+}
+func (UnimplementedSchedulingServer) SchedSet(context.Context, *SchedSetRequest) (*SchedSetResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SchedSet not implemented")
+}
+func (UnimplementedSchedulingServer) Hint(context.Context, *HintRequest) (*HintResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Hint not implemented")
 }
 func (UnimplementedSchedulingServer) mustEmbedUnimplementedSchedulingServer() {}
 func (UnimplementedSchedulingServer) testEmbeddedByValue()                    {}
@@ -112,6 +152,42 @@ func _Scheduling_Sched_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Scheduling_SchedSet_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SchedSetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SchedulingServer).SchedSet(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Scheduling_SchedSet_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SchedulingServer).SchedSet(ctx, req.(*SchedSetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Scheduling_Hint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HintRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SchedulingServer).Hint(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Scheduling_Hint_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SchedulingServer).Hint(ctx, req.(*HintRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Scheduling_ServiceDesc is the grpc.ServiceDesc for Scheduling service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -122,6 +198,14 @@ var Scheduling_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Sched",
 			Handler:    _Scheduling_Sched_Handler,
+		},
+		{
+			MethodName: "SchedSet",
+			Handler:    _Scheduling_SchedSet_Handler,
+		},
+		{
+			MethodName: "Hint",
+			Handler:    _Scheduling_Hint_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

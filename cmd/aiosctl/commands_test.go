@@ -56,6 +56,15 @@ func TestFlagsBecomeRequests(t *testing.T) {
 		{"ps -a --domain lab", &apiv1.ListRequest{All: true, Domain: "lab"}},
 		{"ls", &apiv1.ListRequest{}},
 		{"logs -f --tail 5 --stderr web", &apiv1.LogsRequest{Agent: "web", Follow: true, TailLines: 5, Stderr: true}},
+		{"sched set web weight=300,quota=0.5 period=50ms,burst=20ms cpus=0-1+3 deadline=20ms/100ms,priority=25,class=idle", &apiv1.SchedSetRequest{
+			Agent: "web", Weight: new(uint64(300)), QuotaMilli: new(uint64(500)), PeriodNano: new(int64(50e6)), BurstNano: new(int64(20e6)), Cpus: new("0-1,3"),
+			Reserved: &apiv1.SchedReservation{RuntimeNano: 20e6, PeriodNano: 100e6}, Priority: new(uint64(25)), Idle: new(true)}},
+		{"sched set web quota=none burst=none,deadline=none,cpus=all class=fair", &apiv1.SchedSetRequest{
+			Agent: "web", QuotaMilli: new(uint64(0)), BurstNano: new(int64(0)), Cpus: new(""), Reserved: &apiv1.SchedReservation{}, Idle: new(false)}},
+		{"hint web", &apiv1.HintRequest{Agent: "web"}},
+		{"hint web interactive", &apiv1.HintRequest{Agent: "web", Hint: "interactive"}},
+		{"run --cpu weight=300,deadline=20ms/100ms,cpus=0+1 x", run(&apiv1.SpawnRequest{Remove: true, Process: withInput("x"), Grants: []string{
+			"cpu:0-1,weight=300,reserve=0.2,every=100ms"}})},
 		{"image import --replace alpine some/dir", &apiv1.ImageImportRequest{Name: "alpine", Source: filepath.Join(here, "some/dir"), Replace: true}},
 	} {
 		b := newBench(t)
@@ -112,6 +121,24 @@ func TestBadCommandLines(t *testing.T) {
 		"--state-dir":                          "flag needs an argument",
 		"wait -o wide web":                     "no such form",
 		"inspect nobody --output json --bogus": "unknown flag",
+		"sched set":                            "the agent is missing",
+		"sched set web":                        "what to change is missing",
+		"sched set web weight=0":               "not a number from 1 to 10000",
+		"sched set web speed=3":                "no such key",
+		"sched set web weight=1,weight=2":      "said twice",
+		"sched set web weight=1 weight=2":      "said twice",
+		"sched set web quota=all":              "not a number of CPUs",
+		"sched set web period=2s":              "not a time from 1ms to 1s",
+		"sched set web period=none":            "not a time",
+		"sched set web deadline=2s/1s":         "not a runtime and a period",
+		"sched set web cpus=x":                 "not CPUs",
+		"sched set web class=fast":             "not a class",
+		"sched set web weight=1,":              "no such key",
+		"run --cpu quota=none x":               "not a number of CPUs",
+		"run --cpu cpus=all x":                 "not CPUs",
+		"hint":                                 "the agent is missing",
+		"hint web fast":                        "there is no such hint",
+		"hint web batch x":                     `unexpected argument "x"`,
 	} {
 		b := newBench(t)
 		got := b.run(strings.Fields(line)...)

@@ -115,6 +115,22 @@ func find(name string) (*apiv1.Agent, error) {
 	return nil, errdefs.New(errdefs.AgentNotFound, "no such agent", errdefs.Op("find agent"), errdefs.Resource("%s", name))
 }
 
+func (f *fakeSched) SchedSet(_ context.Context, m *apiv1.SchedSetRequest) (*apiv1.SchedSetResponse, error) {
+	f.record(m)
+	g, err := find(m.Agent)
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.SchedSetResponse{Grant: "cpu:self,cpu=0.5", Domain: g.Domain, Agent: &apiv1.SchedAgent{
+		Agent: g.Id, Name: g.Name, Class: "fair", Weight: 100, QuotaMilli: new(uint64(500)), PeriodNano: 1e8, LeftNano: 3e7, Priority: 20, Hint: "none"}}, nil
+}
+
+func (f *fakeSched) Hint(_ context.Context, m *apiv1.HintRequest) (*apiv1.HintResponse, error) {
+	f.record(m)
+	_, err := find(m.Agent)
+	return &apiv1.HintResponse{Hint: "batch", Was: "none"}, err
+}
+
 func (r *recorder) Inspect(_ context.Context, m *apiv1.InspectRequest) (*apiv1.InspectResponse, error) {
 	g, err := find(m.Agent)
 	if err != nil {
@@ -239,6 +255,7 @@ func newBench(t *testing.T) *bench {
 	s := grpc.NewServer(api.ServerOptions()...)
 	apiv1.RegisterControlServer(s, b.recorder)
 	apiv1.RegisterHealthServer(s, &b.health)
+	b.sched.recorder = b.recorder
 	apiv1.RegisterSchedulingServer(s, &b.sched)
 	apiv1.RegisterClockServer(s, &b.time)
 	var wg sync.WaitGroup

@@ -16,10 +16,11 @@ func (a *app) schedCmd() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "sched [flags] AGENT",
-		Short: "Show how an agent gets its CPU time",
+		Short: "Show how an agent gets its CPU time, and change it",
 		Long: `Sched shows all that the scheduler of an agent's domain knows of it: what it may use, what it got,
-how long its tasks waited, and where each of them is now. Counts and sums are since the agent began.`,
-		Example: "  aiosctl sched web\n  aiosctl sched web -o json | jq .waits",
+how long its tasks waited, and where each of them is now. Counts and sums are since the agent began.
+An agent that is called as one of the commands below is shown by its ID.`,
+		Example: "  aiosctl sched web\n  aiosctl sched web -o json | jq .waits\n  aiosctl sched set web weight=300,quota=0.5",
 		Args:    exactly(1, "the agent"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			asJSON, err := a.wantsJSON(output)
@@ -47,6 +48,7 @@ how long its tasks waited, and where each of them is now. Counts and sums are si
 		ValidArgsFunction: a.completeFirst(a.runningAgents),
 	}
 	outputFlag(cmd, &output, "json")
+	cmd.AddCommand(a.schedSetCmd())
 	return cmd
 }
 
@@ -66,6 +68,7 @@ type schedAgentView struct {
 	Taken       float64           `json:"reserved_by_tasks"`
 	Missed      uint64            `json:"missed"`
 	Overruns    uint64            `json:"overruns"`
+	Priority    uint64            `json:"priority"`
 	Hint        string            `json:"hint"`
 	Tasks       uint32            `json:"tasks"`
 	Running     uint32            `json:"running"`
@@ -134,7 +137,7 @@ func viewSchedAgent(domain string, g *apiv1.SchedAgent) schedAgentView {
 	v := schedAgentView{
 		Agent: g.GetAgent(), Name: g.GetName(), Domain: domain, Class: g.GetClass(), Weight: g.GetWeight(), QuotaMilli: g.QuotaMilli,
 		Period: g.GetPeriodNano(), Burst: g.GetBurstNano(), CPUs: orElse(g.GetCpus(), "all"), Reservation: viewReservation(g.GetReserved()),
-		Taken: g.GetTaken(), Missed: g.GetMissed(), Overruns: g.GetOverruns(), Hint: g.GetHint(),
+		Taken: g.GetTaken(), Missed: g.GetMissed(), Overruns: g.GetOverruns(), Hint: g.GetHint(), Priority: g.GetPriority(),
 		Tasks: g.GetTasks(), Running: g.GetRunning(), Waiting: g.GetWaiting(), Service: g.GetServiceNano(), User: g.GetUserNano(), System: g.GetSystemNano(),
 		Lag: g.GetLagNano(), Request: g.GetRequestNano(), Throttled: g.GetThrottled(), Left: g.GetLeftNano(), Periods: g.GetPeriods(),
 		Stops: g.GetStops(), Stopped: g.GetStoppedNano(), Switches: g.GetSwitches(), Preempted: g.GetPreempted(), Migrated: g.GetMigrated(),
@@ -170,8 +173,8 @@ func cpuText(milli uint64) string {
 	return strconv.FormatFloat(float64(milli)/1000, 'g', -1, 64) + " CPU"
 }
 
-func (a *app) printSched(domain string, g *apiv1.SchedAgent) error {
-	count := func(n uint64) string { return strconv.FormatUint(n, 10) }
+// quotaText is what of its quota an agent has for people; "-" if there is none.
+func quotaText(g *apiv1.SchedAgent) string {
 	quota := "-"
 	if g.QuotaMilli != nil {
 		quota = fmt.Sprintf("%s, every %s", cpuText(g.GetQuotaMilli()), roundedTime(g.GetPeriodNano()))
@@ -184,10 +187,19 @@ func (a *app) printSched(domain string, g *apiv1.SchedAgent) error {
 			quota += "; " + roundedTime(g.GetLeftNano()) + " left"
 		}
 	}
+	return quota
+}
+
+// promiseText is what an agent is promised, and how that fared.
+func promiseText(g *apiv1.SchedAgent) string {
 	reserved := reservationText(g.GetReserved())
 	if g.GetReserved() != nil {
 		reserved += fmt.Sprintf("; %d missed, %d overrun; tasks have %.3g CPU of it", g.GetMissed(), g.GetOverruns(), g.GetTaken())
 	}
+	return reserved
+}
+
+func (a *app) printSched(domain string, g *apiv1.SchedAgent) error {
 	throttled := "-"
 	if g.QuotaMilli != nil || g.GetStops() > 0 {
 		throttled = fmt.Sprintf("%d of %d periods, %s", g.GetStops(), g.GetPeriods(), roundedTime(g.GetStoppedNano()))
@@ -197,8 +209,9 @@ func (a *app) printSched(domain string, g *apiv1.SchedAgent) error {
 		waits = fmt.Sprintf("%d times, p50 %s, p99 %s, max %s", w.GetCount(), roundedTime(w.GetP50Nano()), roundedTime(w.GetP99Nano()), roundedTime(w.GetMaxNano()))
 	}
 	rows := [][]string{
-		{"agent", orElse(g.GetName(), g.GetAgent())}, {"domain", domain}, {"class", g.GetClass()}, {"weight", count(g.GetWeight())},
-		{"quota", quota}, {"throttled", throttled}, {"reserved", reserved}, {"cpus", orElse(g.GetCpus(), "all")}, {"hint", g.GetHint()},
+		{"agent", orElse(g.GetName(), g.GetAgent())}, {"domain", domain}, {"class", g.GetClass()}, {"weight", strconv.FormatUint(g.GetWeight(), 10)},
+		{"quota", quotaText(g)}, {"throttled", throttled}, {"reserved", promiseText(g)}, {"cpus", orElse(g.GetCpus(), "all")},
+		{"priority", strconv.FormatUint(g.GetPriority(), 10)}, {"hint", g.GetHint()},
 		{"tasks", fmt.Sprintf("%d, %d running, %d waiting", g.GetTasks(), g.GetRunning(), g.GetWaiting())},
 		{"had a cpu", roundedTime(g.GetServiceNano())},
 		{"used", fmt.Sprintf("%s user, %s system", roundedTime(g.GetUserNano()), roundedTime(g.GetSystemNano()))},

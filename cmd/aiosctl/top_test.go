@@ -19,6 +19,7 @@ import (
 // fakeSched answers with one look after the other; the last stays.
 type fakeSched struct {
 	apiv1.UnimplementedSchedulingServer
+	*recorder
 	mu    sync.Mutex
 	looks []*apiv1.SchedResponse // guarded by mu
 }

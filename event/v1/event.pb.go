@@ -159,6 +159,9 @@ type Event struct {
 	//	*Event_CpuThrottled
 	//	*Event_Limit
 	//	*Event_CpuChanged
+	//	*Event_CpuParams
+	//	*Event_CpuHint
+	//	*Event_CpuPromise
 	//	*Event_Capability
 	//	*Event_CapabilityDeny
 	//	*Event_SecurityViolation
@@ -612,6 +615,33 @@ func (x *Event) GetCpuChanged() *CPUChanged {
 	return nil
 }
 
+func (x *Event) GetCpuParams() *CPUParams {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_CpuParams); ok {
+			return x.CpuParams
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetCpuHint() *CPUHint {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_CpuHint); ok {
+			return x.CpuHint
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetCpuPromise() *CPUPromise {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_CpuPromise); ok {
+			return x.CpuPromise
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetCapability() *Capability {
 	if x != nil {
 		if x, ok := x.Payload.(*Event_Capability); ok {
@@ -976,6 +1006,18 @@ type Event_CpuChanged struct {
 	CpuChanged *CPUChanged `protobuf:"bytes,76,opt,name=cpu_changed,json=cpuChanged,proto3,oneof"`
 }
 
+type Event_CpuParams struct {
+	CpuParams *CPUParams `protobuf:"bytes,77,opt,name=cpu_params,json=cpuParams,proto3,oneof"`
+}
+
+type Event_CpuHint struct {
+	CpuHint *CPUHint `protobuf:"bytes,78,opt,name=cpu_hint,json=cpuHint,proto3,oneof"`
+}
+
+type Event_CpuPromise struct {
+	CpuPromise *CPUPromise `protobuf:"bytes,79,opt,name=cpu_promise,json=cpuPromise,proto3,oneof"`
+}
+
 type Event_Capability struct {
 	Capability *Capability `protobuf:"bytes,80,opt,name=capability,proto3,oneof"`
 }
@@ -1143,6 +1185,12 @@ func (*Event_CpuThrottled) isEvent_Payload() {}
 func (*Event_Limit) isEvent_Payload() {}
 
 func (*Event_CpuChanged) isEvent_Payload() {}
+
+func (*Event_CpuParams) isEvent_Payload() {}
+
+func (*Event_CpuHint) isEvent_Payload() {}
+
+func (*Event_CpuPromise) isEvent_Payload() {}
 
 func (*Event_Capability) isEvent_Payload() {}
 
@@ -3861,6 +3909,237 @@ func (x *CPUThrottled) GetQuota() uint64 {
 	return 0
 }
 
+// CPUParams: what an agent was given of CPU time, when it began, was changed.
+type CPUParams struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	By         string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	Capability string                 `protobuf:"bytes,2,opt,name=capability,proto3" json:"capability,omitempty"`
+	// What the capability says, and said before.
+	Grant         string `protobuf:"bytes,3,opt,name=grant,proto3" json:"grant,omitempty"`
+	Was           string `protobuf:"bytes,4,opt,name=was,proto3" json:"was,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CPUParams) Reset() {
+	*x = CPUParams{}
+	mi := &file_event_v1_event_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CPUParams) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CPUParams) ProtoMessage() {}
+
+func (x *CPUParams) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CPUParams.ProtoReflect.Descriptor instead.
+func (*CPUParams) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *CPUParams) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *CPUParams) GetCapability() string {
+	if x != nil {
+		return x.Capability
+	}
+	return ""
+}
+
+func (x *CPUParams) GetGrant() string {
+	if x != nil {
+		return x.Grant
+	}
+	return ""
+}
+
+func (x *CPUParams) GetWas() string {
+	if x != nil {
+		return x.Was
+	}
+	return ""
+}
+
+// CPUHint: an agent is said to do something else than before.
+type CPUHint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Hint  string                 `protobuf:"bytes,1,opt,name=hint,proto3" json:"hint,omitempty"`
+	Was   string                 `protobuf:"bytes,2,opt,name=was,proto3" json:"was,omitempty"`
+	// Who said so: the agent itself, by its ID, or somebody outside.
+	By string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	// How often it was changed since this was told last.
+	Changes       uint64 `protobuf:"varint,4,opt,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CPUHint) Reset() {
+	*x = CPUHint{}
+	mi := &file_event_v1_event_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CPUHint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CPUHint) ProtoMessage() {}
+
+func (x *CPUHint) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CPUHint.ProtoReflect.Descriptor instead.
+func (*CPUHint) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *CPUHint) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
+func (x *CPUHint) GetWas() string {
+	if x != nil {
+		return x.Was
+	}
+	return ""
+}
+
+func (x *CPUHint) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *CPUHint) GetChanges() uint64 {
+	if x != nil {
+		return x.Changes
+	}
+	return 0
+}
+
+// CPUPromise: of reservations of CPU time, an agent's own and those of its
+// threads. A deadline passed before a task that wanted to run had its runtime; or
+// a task wanted more than its runtime, and has it no more until the next period.
+type CPUPromise struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How often in this interval, and since the agent began.
+	Times      uint64 `protobuf:"varint,1,opt,name=times,proto3" json:"times,omitempty"`
+	TimesTotal uint64 `protobuf:"varint,2,opt,name=times_total,json=timesTotal,proto3" json:"times_total,omitempty"`
+	Interval   int64  `protobuf:"varint,3,opt,name=interval,proto3" json:"interval,omitempty"`
+	// Of deadlines: the most of a runtime that was still to come then.
+	Short int64 `protobuf:"varint,4,opt,name=short,proto3" json:"short,omitempty"`
+	// What the agent is promised.
+	Runtime       int64 `protobuf:"varint,5,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	Period        int64 `protobuf:"varint,6,opt,name=period,proto3" json:"period,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CPUPromise) Reset() {
+	*x = CPUPromise{}
+	mi := &file_event_v1_event_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CPUPromise) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CPUPromise) ProtoMessage() {}
+
+func (x *CPUPromise) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CPUPromise.ProtoReflect.Descriptor instead.
+func (*CPUPromise) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *CPUPromise) GetTimes() uint64 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
+func (x *CPUPromise) GetTimesTotal() uint64 {
+	if x != nil {
+		return x.TimesTotal
+	}
+	return 0
+}
+
+func (x *CPUPromise) GetInterval() int64 {
+	if x != nil {
+		return x.Interval
+	}
+	return 0
+}
+
+func (x *CPUPromise) GetShort() int64 {
+	if x != nil {
+		return x.Short
+	}
+	return 0
+}
+
+func (x *CPUPromise) GetRuntime() int64 {
+	if x != nil {
+		return x.Runtime
+	}
+	return 0
+}
+
+func (x *CPUPromise) GetPeriod() int64 {
+	if x != nil {
+		return x.Period
+	}
+	return 0
+}
+
 // CPUChanged: the host allows a domain other CPUs than before.
 type CPUChanged struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3876,7 +4155,7 @@ type CPUChanged struct {
 
 func (x *CPUChanged) Reset() {
 	*x = CPUChanged{}
-	mi := &file_event_v1_event_proto_msgTypes[37]
+	mi := &file_event_v1_event_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3888,7 +4167,7 @@ func (x *CPUChanged) String() string {
 func (*CPUChanged) ProtoMessage() {}
 
 func (x *CPUChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[37]
+	mi := &file_event_v1_event_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3901,7 +4180,7 @@ func (x *CPUChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUChanged.ProtoReflect.Descriptor instead.
 func (*CPUChanged) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{37}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CPUChanged) GetAllowed() string {
@@ -3949,7 +4228,7 @@ type Limit struct {
 
 func (x *Limit) Reset() {
 	*x = Limit{}
-	mi := &file_event_v1_event_proto_msgTypes[38]
+	mi := &file_event_v1_event_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3961,7 +4240,7 @@ func (x *Limit) String() string {
 func (*Limit) ProtoMessage() {}
 
 func (x *Limit) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[38]
+	mi := &file_event_v1_event_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3974,7 +4253,7 @@ func (x *Limit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limit.ProtoReflect.Descriptor instead.
 func (*Limit) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{38}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Limit) GetResource() string {
@@ -4032,7 +4311,7 @@ type Capability struct {
 
 func (x *Capability) Reset() {
 	*x = Capability{}
-	mi := &file_event_v1_event_proto_msgTypes[39]
+	mi := &file_event_v1_event_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4044,7 +4323,7 @@ func (x *Capability) String() string {
 func (*Capability) ProtoMessage() {}
 
 func (x *Capability) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[39]
+	mi := &file_event_v1_event_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4057,7 +4336,7 @@ func (x *Capability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capability.ProtoReflect.Descriptor instead.
 func (*Capability) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{39}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Capability) GetId() string {
@@ -4127,7 +4406,7 @@ type CapabilityDeny struct {
 
 func (x *CapabilityDeny) Reset() {
 	*x = CapabilityDeny{}
-	mi := &file_event_v1_event_proto_msgTypes[40]
+	mi := &file_event_v1_event_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4139,7 +4418,7 @@ func (x *CapabilityDeny) String() string {
 func (*CapabilityDeny) ProtoMessage() {}
 
 func (x *CapabilityDeny) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[40]
+	mi := &file_event_v1_event_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4152,7 +4431,7 @@ func (x *CapabilityDeny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityDeny.ProtoReflect.Descriptor instead.
 func (*CapabilityDeny) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{40}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CapabilityDeny) GetOperation() string {
@@ -4217,7 +4496,7 @@ type SecurityViolation struct {
 
 func (x *SecurityViolation) Reset() {
 	*x = SecurityViolation{}
-	mi := &file_event_v1_event_proto_msgTypes[41]
+	mi := &file_event_v1_event_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4229,7 +4508,7 @@ func (x *SecurityViolation) String() string {
 func (*SecurityViolation) ProtoMessage() {}
 
 func (x *SecurityViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[41]
+	mi := &file_event_v1_event_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4242,7 +4521,7 @@ func (x *SecurityViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityViolation.ProtoReflect.Descriptor instead.
 func (*SecurityViolation) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{41}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SecurityViolation) GetKind() string {
@@ -4332,7 +4611,7 @@ type FaultException struct {
 
 func (x *FaultException) Reset() {
 	*x = FaultException{}
-	mi := &file_event_v1_event_proto_msgTypes[42]
+	mi := &file_event_v1_event_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4344,7 +4623,7 @@ func (x *FaultException) String() string {
 func (*FaultException) ProtoMessage() {}
 
 func (x *FaultException) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[42]
+	mi := &file_event_v1_event_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4357,7 +4636,7 @@ func (x *FaultException) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultException.ProtoReflect.Descriptor instead.
 func (*FaultException) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{42}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *FaultException) GetVector() uint32 {
@@ -4474,7 +4753,7 @@ type FaultStorm struct {
 
 func (x *FaultStorm) Reset() {
 	*x = FaultStorm{}
-	mi := &file_event_v1_event_proto_msgTypes[43]
+	mi := &file_event_v1_event_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4486,7 +4765,7 @@ func (x *FaultStorm) String() string {
 func (*FaultStorm) ProtoMessage() {}
 
 func (x *FaultStorm) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[43]
+	mi := &file_event_v1_event_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4499,7 +4778,7 @@ func (x *FaultStorm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultStorm.ProtoReflect.Descriptor instead.
 func (*FaultStorm) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{43}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *FaultStorm) GetVector() uint32 {
@@ -4576,7 +4855,7 @@ type FaultVerdict struct {
 
 func (x *FaultVerdict) Reset() {
 	*x = FaultVerdict{}
-	mi := &file_event_v1_event_proto_msgTypes[44]
+	mi := &file_event_v1_event_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4588,7 +4867,7 @@ func (x *FaultVerdict) String() string {
 func (*FaultVerdict) ProtoMessage() {}
 
 func (x *FaultVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[44]
+	mi := &file_event_v1_event_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4601,7 +4880,7 @@ func (x *FaultVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultVerdict.ProtoReflect.Descriptor instead.
 func (*FaultVerdict) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{44}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *FaultVerdict) GetScope() string {
@@ -4689,7 +4968,7 @@ type KernelPanic struct {
 
 func (x *KernelPanic) Reset() {
 	*x = KernelPanic{}
-	mi := &file_event_v1_event_proto_msgTypes[45]
+	mi := &file_event_v1_event_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4701,7 +4980,7 @@ func (x *KernelPanic) String() string {
 func (*KernelPanic) ProtoMessage() {}
 
 func (x *KernelPanic) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[45]
+	mi := &file_event_v1_event_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4714,7 +4993,7 @@ func (x *KernelPanic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelPanic.ProtoReflect.Descriptor instead.
 func (*KernelPanic) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{45}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *KernelPanic) GetCall() string {
@@ -4790,7 +5069,7 @@ type KernelLockup struct {
 
 func (x *KernelLockup) Reset() {
 	*x = KernelLockup{}
-	mi := &file_event_v1_event_proto_msgTypes[46]
+	mi := &file_event_v1_event_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4802,7 +5081,7 @@ func (x *KernelLockup) String() string {
 func (*KernelLockup) ProtoMessage() {}
 
 func (x *KernelLockup) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[46]
+	mi := &file_event_v1_event_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4815,7 +5094,7 @@ func (x *KernelLockup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelLockup.ProtoReflect.Descriptor instead.
 func (*KernelLockup) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{46}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *KernelLockup) GetKind() string {
@@ -4883,7 +5162,7 @@ type KernelLog struct {
 
 func (x *KernelLog) Reset() {
 	*x = KernelLog{}
-	mi := &file_event_v1_event_proto_msgTypes[47]
+	mi := &file_event_v1_event_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4895,7 +5174,7 @@ func (x *KernelLog) String() string {
 func (*KernelLog) ProtoMessage() {}
 
 func (x *KernelLog) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[47]
+	mi := &file_event_v1_event_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4908,7 +5187,7 @@ func (x *KernelLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelLog.ProtoReflect.Descriptor instead.
 func (*KernelLog) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{47}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *KernelLog) GetLevel() string {
@@ -4963,7 +5242,7 @@ type KernelDump struct {
 
 func (x *KernelDump) Reset() {
 	*x = KernelDump{}
-	mi := &file_event_v1_event_proto_msgTypes[48]
+	mi := &file_event_v1_event_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4975,7 +5254,7 @@ func (x *KernelDump) String() string {
 func (*KernelDump) ProtoMessage() {}
 
 func (x *KernelDump) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[48]
+	mi := &file_event_v1_event_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4988,7 +5267,7 @@ func (x *KernelDump) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelDump.ProtoReflect.Descriptor instead.
 func (*KernelDump) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{48}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *KernelDump) GetKind() string {
@@ -5054,7 +5333,7 @@ type IRQStorm struct {
 
 func (x *IRQStorm) Reset() {
 	*x = IRQStorm{}
-	mi := &file_event_v1_event_proto_msgTypes[49]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5066,7 +5345,7 @@ func (x *IRQStorm) String() string {
 func (*IRQStorm) ProtoMessage() {}
 
 func (x *IRQStorm) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[49]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5079,7 +5358,7 @@ func (x *IRQStorm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IRQStorm.ProtoReflect.Descriptor instead.
 func (*IRQStorm) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{49}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *IRQStorm) GetLine() uint32 {
@@ -5133,7 +5412,7 @@ type IRQThrottle struct {
 
 func (x *IRQThrottle) Reset() {
 	*x = IRQThrottle{}
-	mi := &file_event_v1_event_proto_msgTypes[50]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5145,7 +5424,7 @@ func (x *IRQThrottle) String() string {
 func (*IRQThrottle) ProtoMessage() {}
 
 func (x *IRQThrottle) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[50]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5158,7 +5437,7 @@ func (x *IRQThrottle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IRQThrottle.ProtoReflect.Descriptor instead.
 func (*IRQThrottle) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{50}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *IRQThrottle) GetLine() uint32 {
@@ -5218,7 +5497,7 @@ type DeviceOpen struct {
 
 func (x *DeviceOpen) Reset() {
 	*x = DeviceOpen{}
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5230,7 +5509,7 @@ func (x *DeviceOpen) String() string {
 func (*DeviceOpen) ProtoMessage() {}
 
 func (x *DeviceOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5243,7 +5522,7 @@ func (x *DeviceOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceOpen.ProtoReflect.Descriptor instead.
 func (*DeviceOpen) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DeviceOpen) GetProcess() *Process {
@@ -5317,7 +5596,7 @@ type Alert struct {
 
 func (x *Alert) Reset() {
 	*x = Alert{}
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5329,7 +5608,7 @@ func (x *Alert) String() string {
 func (*Alert) ProtoMessage() {}
 
 func (x *Alert) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5342,7 +5621,7 @@ func (x *Alert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alert.ProtoReflect.Descriptor instead.
 func (*Alert) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Alert) GetRule() string {
@@ -5440,7 +5719,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5452,7 +5731,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5465,7 +5744,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Health) GetComponent() string {
@@ -5527,7 +5806,7 @@ type Breaker struct {
 
 func (x *Breaker) Reset() {
 	*x = Breaker{}
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5539,7 +5818,7 @@ func (x *Breaker) String() string {
 func (*Breaker) ProtoMessage() {}
 
 func (x *Breaker) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5552,7 +5831,7 @@ func (x *Breaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker.ProtoReflect.Descriptor instead.
 func (*Breaker) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Breaker) GetName() string {
@@ -5611,7 +5890,7 @@ type WatchdogExpired struct {
 
 func (x *WatchdogExpired) Reset() {
 	*x = WatchdogExpired{}
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5623,7 +5902,7 @@ func (x *WatchdogExpired) String() string {
 func (*WatchdogExpired) ProtoMessage() {}
 
 func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5636,7 +5915,7 @@ func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchdogExpired.ProtoReflect.Descriptor instead.
 func (*WatchdogExpired) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *WatchdogExpired) GetName() string {
@@ -5686,7 +5965,7 @@ type ConfigChanged struct {
 
 func (x *ConfigChanged) Reset() {
 	*x = ConfigChanged{}
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5698,7 +5977,7 @@ func (x *ConfigChanged) String() string {
 func (*ConfigChanged) ProtoMessage() {}
 
 func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5711,7 +5990,7 @@ func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged.ProtoReflect.Descriptor instead.
 func (*ConfigChanged) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ConfigChanged) GetFile() string {
@@ -5758,7 +6037,7 @@ type Clock struct {
 
 func (x *Clock) Reset() {
 	*x = Clock{}
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5770,7 +6049,7 @@ func (x *Clock) String() string {
 func (*Clock) ProtoMessage() {}
 
 func (x *Clock) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5783,7 +6062,7 @@ func (x *Clock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clock.ProtoReflect.Descriptor instead.
 func (*Clock) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Clock) GetState() string {
@@ -5869,7 +6148,7 @@ type BusLost struct {
 
 func (x *BusLost) Reset() {
 	*x = BusLost{}
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5881,7 +6160,7 @@ func (x *BusLost) String() string {
 func (*BusLost) ProtoMessage() {}
 
 func (x *BusLost) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5894,7 +6173,7 @@ func (x *BusLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusLost.ProtoReflect.Descriptor instead.
 func (*BusLost) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *BusLost) GetWhere() string {
@@ -5966,7 +6245,7 @@ type BusSubscription struct {
 
 func (x *BusSubscription) Reset() {
 	*x = BusSubscription{}
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5978,7 +6257,7 @@ func (x *BusSubscription) String() string {
 func (*BusSubscription) ProtoMessage() {}
 
 func (x *BusSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5991,7 +6270,7 @@ func (x *BusSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusSubscription.ProtoReflect.Descriptor instead.
 func (*BusSubscription) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *BusSubscription) GetName() string {
@@ -6068,7 +6347,7 @@ type Sink struct {
 
 func (x *Sink) Reset() {
 	*x = Sink{}
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6080,7 +6359,7 @@ func (x *Sink) String() string {
 func (*Sink) ProtoMessage() {}
 
 func (x *Sink) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6093,7 +6372,7 @@ func (x *Sink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sink.ProtoReflect.Descriptor instead.
 func (*Sink) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Sink) GetName() string {
@@ -6161,7 +6440,7 @@ type DaemonStart struct {
 
 func (x *DaemonStart) Reset() {
 	*x = DaemonStart{}
-	mi := &file_event_v1_event_proto_msgTypes[61]
+	mi := &file_event_v1_event_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6173,7 +6452,7 @@ func (x *DaemonStart) String() string {
 func (*DaemonStart) ProtoMessage() {}
 
 func (x *DaemonStart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[61]
+	mi := &file_event_v1_event_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6186,7 +6465,7 @@ func (x *DaemonStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStart.ProtoReflect.Descriptor instead.
 func (*DaemonStart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{61}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *DaemonStart) GetPid() int32 {
@@ -6236,7 +6515,7 @@ type DaemonStop struct {
 
 func (x *DaemonStop) Reset() {
 	*x = DaemonStop{}
-	mi := &file_event_v1_event_proto_msgTypes[62]
+	mi := &file_event_v1_event_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6248,7 +6527,7 @@ func (x *DaemonStop) String() string {
 func (*DaemonStop) ProtoMessage() {}
 
 func (x *DaemonStop) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[62]
+	mi := &file_event_v1_event_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6261,7 +6540,7 @@ func (x *DaemonStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStop.ProtoReflect.Descriptor instead.
 func (*DaemonStop) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{62}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *DaemonStop) GetReason() string {
@@ -6296,7 +6575,7 @@ type ConfigChanged_Change struct {
 
 func (x *ConfigChanged_Change) Reset() {
 	*x = ConfigChanged_Change{}
-	mi := &file_event_v1_event_proto_msgTypes[64]
+	mi := &file_event_v1_event_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6308,7 +6587,7 @@ func (x *ConfigChanged_Change) String() string {
 func (*ConfigChanged_Change) ProtoMessage() {}
 
 func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[64]
+	mi := &file_event_v1_event_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6321,7 +6600,7 @@ func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged_Change.ProtoReflect.Descriptor instead.
 func (*ConfigChanged_Change) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{56, 0}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{59, 0}
 }
 
 func (x *ConfigChanged_Change) GetKey() string {
@@ -6349,7 +6628,7 @@ var File_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x14event/v1/event.proto\x12\raios.event.v1\"\xaf\x1f\n" +
+	"\x14event/v1/event.proto\x12\raios.event.v1\"\xdd \n" +
 	"\x05Event\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x12\n" +
@@ -6416,7 +6695,12 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\rcpu_throttled\x18J \x01(\v2\x1b.aios.event.v1.CPUThrottledH\x00R\fcpuThrottled\x12,\n" +
 	"\x05limit\x18K \x01(\v2\x14.aios.event.v1.LimitH\x00R\x05limit\x12<\n" +
 	"\vcpu_changed\x18L \x01(\v2\x19.aios.event.v1.CPUChangedH\x00R\n" +
-	"cpuChanged\x12;\n" +
+	"cpuChanged\x129\n" +
+	"\n" +
+	"cpu_params\x18M \x01(\v2\x18.aios.event.v1.CPUParamsH\x00R\tcpuParams\x123\n" +
+	"\bcpu_hint\x18N \x01(\v2\x16.aios.event.v1.CPUHintH\x00R\acpuHint\x12<\n" +
+	"\vcpu_promise\x18O \x01(\v2\x19.aios.event.v1.CPUPromiseH\x00R\n" +
+	"cpuPromise\x12;\n" +
 	"\n" +
 	"capability\x18P \x01(\v2\x19.aios.event.v1.CapabilityH\x00R\n" +
 	"capability\x12H\n" +
@@ -6663,7 +6947,28 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\tthrottled\x18\x01 \x01(\x03R\tthrottled\x12'\n" +
 	"\x0fthrottled_total\x18\x02 \x01(\x03R\x0ethrottledTotal\x12\x1a\n" +
 	"\binterval\x18\x03 \x01(\x03R\binterval\x12\x14\n" +
-	"\x05quota\x18\x04 \x01(\x04R\x05quota\"j\n" +
+	"\x05quota\x18\x04 \x01(\x04R\x05quota\"c\n" +
+	"\tCPUParams\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12\x1e\n" +
+	"\n" +
+	"capability\x18\x02 \x01(\tR\n" +
+	"capability\x12\x14\n" +
+	"\x05grant\x18\x03 \x01(\tR\x05grant\x12\x10\n" +
+	"\x03was\x18\x04 \x01(\tR\x03was\"Y\n" +
+	"\aCPUHint\x12\x12\n" +
+	"\x04hint\x18\x01 \x01(\tR\x04hint\x12\x10\n" +
+	"\x03was\x18\x02 \x01(\tR\x03was\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x18\n" +
+	"\achanges\x18\x04 \x01(\x04R\achanges\"\xa7\x01\n" +
+	"\n" +
+	"CPUPromise\x12\x14\n" +
+	"\x05times\x18\x01 \x01(\x04R\x05times\x12\x1f\n" +
+	"\vtimes_total\x18\x02 \x01(\x04R\n" +
+	"timesTotal\x12\x1a\n" +
+	"\binterval\x18\x03 \x01(\x03R\binterval\x12\x14\n" +
+	"\x05short\x18\x04 \x01(\x03R\x05short\x12\x18\n" +
+	"\aruntime\x18\x05 \x01(\x03R\aruntime\x12\x16\n" +
+	"\x06period\x18\x06 \x01(\x03R\x06period\"j\n" +
 	"\n" +
 	"CPUChanged\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\tR\aallowed\x12\x16\n" +
@@ -6914,7 +7219,7 @@ func file_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
+var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_event_v1_event_proto_goTypes = []any{
 	(Severity)(0),                // 0: aios.event.v1.Severity
 	(*Event)(nil),                // 1: aios.event.v1.Event
@@ -6954,35 +7259,38 @@ var file_event_v1_event_proto_goTypes = []any{
 	(*MemoryOOM)(nil),            // 35: aios.event.v1.MemoryOOM
 	(*MemoryLimit)(nil),          // 36: aios.event.v1.MemoryLimit
 	(*CPUThrottled)(nil),         // 37: aios.event.v1.CPUThrottled
-	(*CPUChanged)(nil),           // 38: aios.event.v1.CPUChanged
-	(*Limit)(nil),                // 39: aios.event.v1.Limit
-	(*Capability)(nil),           // 40: aios.event.v1.Capability
-	(*CapabilityDeny)(nil),       // 41: aios.event.v1.CapabilityDeny
-	(*SecurityViolation)(nil),    // 42: aios.event.v1.SecurityViolation
-	(*FaultException)(nil),       // 43: aios.event.v1.FaultException
-	(*FaultStorm)(nil),           // 44: aios.event.v1.FaultStorm
-	(*FaultVerdict)(nil),         // 45: aios.event.v1.FaultVerdict
-	(*KernelPanic)(nil),          // 46: aios.event.v1.KernelPanic
-	(*KernelLockup)(nil),         // 47: aios.event.v1.KernelLockup
-	(*KernelLog)(nil),            // 48: aios.event.v1.KernelLog
-	(*KernelDump)(nil),           // 49: aios.event.v1.KernelDump
-	(*IRQStorm)(nil),             // 50: aios.event.v1.IRQStorm
-	(*IRQThrottle)(nil),          // 51: aios.event.v1.IRQThrottle
-	(*DeviceOpen)(nil),           // 52: aios.event.v1.DeviceOpen
-	(*Alert)(nil),                // 53: aios.event.v1.Alert
-	(*Health)(nil),               // 54: aios.event.v1.Health
-	(*Breaker)(nil),              // 55: aios.event.v1.Breaker
-	(*WatchdogExpired)(nil),      // 56: aios.event.v1.WatchdogExpired
-	(*ConfigChanged)(nil),        // 57: aios.event.v1.ConfigChanged
-	(*Clock)(nil),                // 58: aios.event.v1.Clock
-	(*BusLost)(nil),              // 59: aios.event.v1.BusLost
-	(*BusSubscription)(nil),      // 60: aios.event.v1.BusSubscription
-	(*Sink)(nil),                 // 61: aios.event.v1.Sink
-	(*DaemonStart)(nil),          // 62: aios.event.v1.DaemonStart
-	(*DaemonStop)(nil),           // 63: aios.event.v1.DaemonStop
-	nil,                          // 64: aios.event.v1.KernelLog.FieldsEntry
-	(*ConfigChanged_Change)(nil), // 65: aios.event.v1.ConfigChanged.Change
-	nil,                          // 66: aios.event.v1.BusLost.BySeverityEntry
+	(*CPUParams)(nil),            // 38: aios.event.v1.CPUParams
+	(*CPUHint)(nil),              // 39: aios.event.v1.CPUHint
+	(*CPUPromise)(nil),           // 40: aios.event.v1.CPUPromise
+	(*CPUChanged)(nil),           // 41: aios.event.v1.CPUChanged
+	(*Limit)(nil),                // 42: aios.event.v1.Limit
+	(*Capability)(nil),           // 43: aios.event.v1.Capability
+	(*CapabilityDeny)(nil),       // 44: aios.event.v1.CapabilityDeny
+	(*SecurityViolation)(nil),    // 45: aios.event.v1.SecurityViolation
+	(*FaultException)(nil),       // 46: aios.event.v1.FaultException
+	(*FaultStorm)(nil),           // 47: aios.event.v1.FaultStorm
+	(*FaultVerdict)(nil),         // 48: aios.event.v1.FaultVerdict
+	(*KernelPanic)(nil),          // 49: aios.event.v1.KernelPanic
+	(*KernelLockup)(nil),         // 50: aios.event.v1.KernelLockup
+	(*KernelLog)(nil),            // 51: aios.event.v1.KernelLog
+	(*KernelDump)(nil),           // 52: aios.event.v1.KernelDump
+	(*IRQStorm)(nil),             // 53: aios.event.v1.IRQStorm
+	(*IRQThrottle)(nil),          // 54: aios.event.v1.IRQThrottle
+	(*DeviceOpen)(nil),           // 55: aios.event.v1.DeviceOpen
+	(*Alert)(nil),                // 56: aios.event.v1.Alert
+	(*Health)(nil),               // 57: aios.event.v1.Health
+	(*Breaker)(nil),              // 58: aios.event.v1.Breaker
+	(*WatchdogExpired)(nil),      // 59: aios.event.v1.WatchdogExpired
+	(*ConfigChanged)(nil),        // 60: aios.event.v1.ConfigChanged
+	(*Clock)(nil),                // 61: aios.event.v1.Clock
+	(*BusLost)(nil),              // 62: aios.event.v1.BusLost
+	(*BusSubscription)(nil),      // 63: aios.event.v1.BusSubscription
+	(*Sink)(nil),                 // 64: aios.event.v1.Sink
+	(*DaemonStart)(nil),          // 65: aios.event.v1.DaemonStart
+	(*DaemonStop)(nil),           // 66: aios.event.v1.DaemonStop
+	nil,                          // 67: aios.event.v1.KernelLog.FieldsEntry
+	(*ConfigChanged_Change)(nil), // 68: aios.event.v1.ConfigChanged.Change
+	nil,                          // 69: aios.event.v1.BusLost.BySeverityEntry
 }
 var file_event_v1_event_proto_depIdxs = []int32{
 	0,  // 0: aios.event.v1.Event.severity:type_name -> aios.event.v1.Severity
@@ -7020,61 +7328,64 @@ var file_event_v1_event_proto_depIdxs = []int32{
 	35, // 32: aios.event.v1.Event.memory_oom:type_name -> aios.event.v1.MemoryOOM
 	36, // 33: aios.event.v1.Event.memory_limit:type_name -> aios.event.v1.MemoryLimit
 	37, // 34: aios.event.v1.Event.cpu_throttled:type_name -> aios.event.v1.CPUThrottled
-	39, // 35: aios.event.v1.Event.limit:type_name -> aios.event.v1.Limit
-	38, // 36: aios.event.v1.Event.cpu_changed:type_name -> aios.event.v1.CPUChanged
-	40, // 37: aios.event.v1.Event.capability:type_name -> aios.event.v1.Capability
-	41, // 38: aios.event.v1.Event.capability_deny:type_name -> aios.event.v1.CapabilityDeny
-	42, // 39: aios.event.v1.Event.security_violation:type_name -> aios.event.v1.SecurityViolation
-	43, // 40: aios.event.v1.Event.fault_exception:type_name -> aios.event.v1.FaultException
-	44, // 41: aios.event.v1.Event.fault_storm:type_name -> aios.event.v1.FaultStorm
-	45, // 42: aios.event.v1.Event.fault_verdict:type_name -> aios.event.v1.FaultVerdict
-	46, // 43: aios.event.v1.Event.kernel_panic:type_name -> aios.event.v1.KernelPanic
-	47, // 44: aios.event.v1.Event.kernel_lockup:type_name -> aios.event.v1.KernelLockup
-	48, // 45: aios.event.v1.Event.kernel_log:type_name -> aios.event.v1.KernelLog
-	49, // 46: aios.event.v1.Event.kernel_dump:type_name -> aios.event.v1.KernelDump
-	50, // 47: aios.event.v1.Event.irq_storm:type_name -> aios.event.v1.IRQStorm
-	51, // 48: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
-	52, // 49: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
-	53, // 50: aios.event.v1.Event.alert:type_name -> aios.event.v1.Alert
-	54, // 51: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
-	55, // 52: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
-	56, // 53: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
-	57, // 54: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
-	58, // 55: aios.event.v1.Event.clock:type_name -> aios.event.v1.Clock
-	59, // 56: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
-	60, // 57: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
-	61, // 58: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
-	62, // 59: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
-	63, // 60: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
-	1,  // 61: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
-	3,  // 62: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
-	3,  // 63: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
-	3,  // 64: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
-	3,  // 65: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
-	3,  // 66: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
-	3,  // 67: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
-	3,  // 68: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
-	3,  // 69: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
-	3,  // 70: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
-	3,  // 71: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
-	3,  // 72: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
-	3,  // 73: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
-	3,  // 74: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
-	3,  // 75: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
-	3,  // 76: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
-	3,  // 77: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
-	3,  // 78: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
-	3,  // 79: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
-	3,  // 80: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
-	64, // 81: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
-	3,  // 82: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
-	65, // 83: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
-	66, // 84: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
-	85, // [85:85] is the sub-list for method output_type
-	85, // [85:85] is the sub-list for method input_type
-	85, // [85:85] is the sub-list for extension type_name
-	85, // [85:85] is the sub-list for extension extendee
-	0,  // [0:85] is the sub-list for field type_name
+	42, // 35: aios.event.v1.Event.limit:type_name -> aios.event.v1.Limit
+	41, // 36: aios.event.v1.Event.cpu_changed:type_name -> aios.event.v1.CPUChanged
+	38, // 37: aios.event.v1.Event.cpu_params:type_name -> aios.event.v1.CPUParams
+	39, // 38: aios.event.v1.Event.cpu_hint:type_name -> aios.event.v1.CPUHint
+	40, // 39: aios.event.v1.Event.cpu_promise:type_name -> aios.event.v1.CPUPromise
+	43, // 40: aios.event.v1.Event.capability:type_name -> aios.event.v1.Capability
+	44, // 41: aios.event.v1.Event.capability_deny:type_name -> aios.event.v1.CapabilityDeny
+	45, // 42: aios.event.v1.Event.security_violation:type_name -> aios.event.v1.SecurityViolation
+	46, // 43: aios.event.v1.Event.fault_exception:type_name -> aios.event.v1.FaultException
+	47, // 44: aios.event.v1.Event.fault_storm:type_name -> aios.event.v1.FaultStorm
+	48, // 45: aios.event.v1.Event.fault_verdict:type_name -> aios.event.v1.FaultVerdict
+	49, // 46: aios.event.v1.Event.kernel_panic:type_name -> aios.event.v1.KernelPanic
+	50, // 47: aios.event.v1.Event.kernel_lockup:type_name -> aios.event.v1.KernelLockup
+	51, // 48: aios.event.v1.Event.kernel_log:type_name -> aios.event.v1.KernelLog
+	52, // 49: aios.event.v1.Event.kernel_dump:type_name -> aios.event.v1.KernelDump
+	53, // 50: aios.event.v1.Event.irq_storm:type_name -> aios.event.v1.IRQStorm
+	54, // 51: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
+	55, // 52: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
+	56, // 53: aios.event.v1.Event.alert:type_name -> aios.event.v1.Alert
+	57, // 54: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
+	58, // 55: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
+	59, // 56: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
+	60, // 57: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
+	61, // 58: aios.event.v1.Event.clock:type_name -> aios.event.v1.Clock
+	62, // 59: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
+	63, // 60: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
+	64, // 61: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
+	65, // 62: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
+	66, // 63: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
+	1,  // 64: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
+	3,  // 65: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
+	3,  // 66: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
+	3,  // 67: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
+	3,  // 68: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
+	3,  // 69: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
+	3,  // 70: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
+	3,  // 71: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
+	3,  // 72: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
+	3,  // 73: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
+	3,  // 74: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
+	3,  // 75: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
+	3,  // 76: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
+	3,  // 77: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
+	3,  // 78: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
+	3,  // 79: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
+	3,  // 80: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
+	3,  // 81: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
+	3,  // 82: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
+	3,  // 83: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
+	67, // 84: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
+	3,  // 85: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
+	68, // 86: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
+	69, // 87: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
+	88, // [88:88] is the sub-list for method output_type
+	88, // [88:88] is the sub-list for method input_type
+	88, // [88:88] is the sub-list for extension type_name
+	88, // [88:88] is the sub-list for extension extendee
+	0,  // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_event_v1_event_proto_init() }
@@ -7119,6 +7430,9 @@ func file_event_v1_event_proto_init() {
 		(*Event_CpuThrottled)(nil),
 		(*Event_Limit)(nil),
 		(*Event_CpuChanged)(nil),
+		(*Event_CpuParams)(nil),
+		(*Event_CpuHint)(nil),
+		(*Event_CpuPromise)(nil),
 		(*Event_Capability)(nil),
 		(*Event_CapabilityDeny)(nil),
 		(*Event_SecurityViolation)(nil),
@@ -7150,7 +7464,7 @@ func file_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_event_v1_event_proto_rawDesc), len(file_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   66,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

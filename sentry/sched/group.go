@@ -38,6 +38,7 @@ type Group struct {
 	waits              observe.Histogram // from wanting a CPU to having one
 	use                use
 	hint               Hint
+	kept               Kept
 }
 
 // part is the tasks of a group that wait in the same queue. It competes with

@@ -195,8 +195,31 @@ func (t *Task) proceed(now int64) {
 	}
 }
 
+// Fits reports what SetParams would say to p at this moment, and changes nothing.
+func (g *Group) Fits(p Params) error {
+	if p.Period == 0 {
+		p.Period = DefaultPeriod
+	}
+	if err := p.check(); err != nil {
+		return err
+	}
+	g.s.mu.Lock()
+	defer g.s.mu.Unlock()
+	return g.mayReserve(p.Reserved, p.CPUs)
+}
+
 // reserve sets what the group is promised, on which CPUs.
 func (g *Group) reserve(r Reservation, on smp.Set) error {
+	if err := g.mayReserve(r, on); err != nil {
+		return err
+	}
+	g.params.Reserved = r
+	g.shrink()
+	return nil
+}
+
+// mayReserve reports whether the group can be promised r on some CPUs.
+func (g *Group) mayReserve(r Reservation, on smp.Set) error {
 	s := g.s
 	taken := g.taken()
 	if r.density() < taken-1e-9 {
@@ -205,12 +228,8 @@ func (g *Group) reserve(r Reservation, on smp.Set) error {
 			errdefs.Fix("have the tasks give up their reservations first, or end them"))
 	}
 	if r.density() > g.params.Reserved.density() || r.Runtime > 0 && on != g.params.CPUs {
-		if err := s.admit(g, r, on); err != nil {
-			return err
-		}
+		return s.admit(g, r, on)
 	}
-	g.params.Reserved = r
-	g.shrink()
 	return nil
 }
 

@@ -2,6 +2,7 @@ package sched
 
 import (
 	"slices"
+	"time"
 
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/sentry/smp"
@@ -180,6 +181,7 @@ func (s *Scheduler) spendReserved(c *cpu, d int64) {
 	}
 	sv.exhaust()
 	sv.overruns++
+	sv.g.kept.Overruns++
 	s.notify(sv.g, Overrun)
 	s.kick(c, c.since, &s.counts.SliceKicks)
 }
@@ -296,6 +298,8 @@ func (s *Scheduler) tickReserved(now int64) {
 				continue
 			}
 			sv.missed++
+			sv.g.kept.Missed++
+			sv.g.kept.Short = max(sv.g.kept.Short, duration(sv.left))
 			s.notify(sv.g, Missed)
 			ready := sv.state == svReady
 			sv.unqueue()
@@ -308,6 +312,33 @@ func (s *Scheduler) tickReserved(now int64) {
 			}
 		}
 	}
+}
+
+// Kept is how the reservations of a group and of its tasks fared since the group
+// was made.
+type Kept struct {
+	// Missed counts deadlines that passed before a task that wanted to run had the
+	// runtime, Overruns periods in which a task wanted more than it.
+	Missed, Overruns uint64
+	// Short is the most of a runtime that was still to come at a deadline, since
+	// TakeShort.
+	Short time.Duration
+}
+
+// Kept tells how the group's reservations fared.
+func (g *Group) Kept() Kept {
+	g.s.mu.Lock()
+	defer g.s.mu.Unlock()
+	return g.kept
+}
+
+// TakeShort returns Kept.Short, and begins it anew.
+func (g *Group) TakeShort() time.Duration {
+	g.s.mu.Lock()
+	defer g.s.mu.Unlock()
+	short := g.kept.Short
+	g.kept.Short = 0
+	return short
 }
 
 // first returns a task of a group's reservation that waits, or nil.

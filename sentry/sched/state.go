@@ -88,6 +88,7 @@ func (g *Group) State() GroupState {
 		Name: g.name, At: duration(now), Params: p, Hint: g.hint, Tasks: g.tasks, Service: duration(g.got), Request: duration(g.free.e.request),
 		Throttled: g.quota.stopped, Usage: u, Switches: g.switches, Preempted: g.preempted, Migrated: g.migrated,
 		Waits: g.waits.Latency(), WaitCounts: g.waits.Counts(), Taken: g.taken(),
+		Missed: g.kept.Missed, Overruns: g.kept.Overruns,
 	}
 	g.all(func(p *part) {
 		if p.e.on {
@@ -110,8 +111,6 @@ func (g *Group) State() GroupState {
 	})
 	for _, sv := range s.rsv.all {
 		if sv.g == g {
-			st.Missed += sv.missed
-			st.Overruns += sv.overruns
 			if t := sv.user; t != nil && (t.state == queued || t.state == spent) {
 				st.Waiting = append(st.Waiting, t)
 			}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -235,7 +236,7 @@ func (d *doors) missing() (out []string) {
 		return []string{err.Error()}
 	}
 	for _, info := range event.Types() {
-		if info.Type == event.CPUChanged && runtime.NumCPU() == 1 {
+		if (info.Type == event.CPUChanged || info.Type == event.CPUMissed || info.Type == event.CPUOverrun) && runtime.NumCPU() == 1 {
 			continue // There is no other.
 		}
 		where := []string{"command", "api"}
@@ -302,11 +303,22 @@ except OSError: pass`)
 	in.gdbScript(t, "target remote | aiosctl debug debuggee --gdb -", "detach")
 	in.ok(t, "rm", "-f", "debuggee")
 	in.published(t, "cpu.throttled")
+	in.ok(t, "sched", "set", "spins", "weight=50")
+	in.ok(t, "hint", "spins", "batch")
+	in.published(t, "cpu.params")
+	in.published(t, "cpu.hint")
 	if _, allowed := allowedCPUs(t); len(allowed) > 1 {
 		pid := in.process(t, "kernel", "default")
-		setAffinity(t, pid, allowed[1:])
+		// They fit on two CPUs, and not on one.
+		for i := range 3 {
+			in.spawn(t, "--name", fmt.Sprint("promised", i), "--cpu", "deadline=50ms/100ms", "--", "python3", "-c", "while True: pass")
+		}
+		in.published(t, "cpu.overrun")
+		setAffinity(t, pid, allowed[:1])
 		in.published(t, "cpu.changed")
+		in.published(t, "cpu.missed")
 		setAffinity(t, pid, allowed)
+		in.ok(t, "rm", "-f", "promised0", "promised1", "promised2")
 	}
 	f.wait(t, "memory.faults", nil)
 	in.ok(t, "rm", "-f", "spins")

@@ -155,3 +155,136 @@ func TestSched(t *testing.T) {
 		}
 	})
 }
+
+// schedSet is what `sched set -o json` says.
+type schedSet struct {
+	Class, CPUs, Hint string
+	Weight, Priority  uint64
+	Quota             *uint64 `json:"quota_millicpu"`
+	Period, Burst     int64
+	Reservation       *struct{ Runtime, Period int64 }
+}
+
+func (in *install) schedSet(t testing.TB, args ...string) (v schedSet) {
+	t.Helper()
+	if err := json.Unmarshal(in.ok(t, append([]string{"sched", "set", "-o", "json"}, args...)...), &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// TestSchedSet changes what agents may use while they compute, and looks at what
+// they get; and at what is refused.
+func TestSchedSet(t *testing.T) {
+	onEach(t, func(t *testing.T, in *install) {
+		need(t, "python3")
+		in.ok(t, "daemon", "start")
+		f := in.follow(t, "--topic", "cpu.*")
+		for _, name := range []string{"one", "two"} {
+			in.spawn(t, "--name", name, "--cpu", "cpus=0", "--", "python3", "-c", spinning)
+		}
+		share := func(agent string, least, most float64) {
+			t.Helper()
+			eventually(t, fmt.Sprintf("%s has %.2f to %.2f", agent, least, most), 40*time.Second, func() (bool, string) {
+				_, by := in.top(t, "-i", "1s")
+				return by[agent].CPUs > least && by[agent].CPUs < most, fmt.Sprintf("%+v", by)
+			})
+		}
+		share("one", 0.4, 0.6)
+		if v := in.schedSet(t, "one", "weight=300"); v.Weight != 300 || v.CPUs != "0" || v.Class != "fair" || v.Quota != nil || v.Priority != 20 {
+			t.Errorf("%+v", v)
+		}
+		share("one", 0.67, 0.83)
+		if e := f.wait(t, "cpu.params", nil); e.Data["was"] != "cpu:0" || e.Data["grant"] != "cpu:0,weight=300" || e.Data["by"] == "" {
+			t.Errorf("%+v", e)
+		}
+		if v := in.schedSet(t, "one", "quota=0.2,period=50ms", "burst=10ms"); v.Weight != 300 || *v.Quota != 200 || v.Period != 50e6 || v.Burst != 10e6 {
+			t.Errorf("%+v", v)
+		}
+		share("one", 0.15, 0.25)
+		if v := in.schedSet(t, "one", "quota=none,burst=none", "deadline=30ms/100ms,class=idle,priority=30"); v.Quota != nil || v.Burst != 0 ||
+			v.Class != "deadline" || v.Reservation == nil || v.Reservation.Runtime != 30e6 || v.Reservation.Period != 100e6 || v.Priority != 30 {
+			t.Errorf("%+v", v)
+		}
+		// It is idle but for what it is promised.
+		share("one", 0.24, 0.4)
+		f.wait(t, "cpu.overrun", func(e eventLine) bool { return e.Data["runtime"] == "30000000" || e.Data["runtime"] == 30e6 })
+
+		before := string(in.ok(t, "cap", "ls", "one", "-o", "json"))
+		amended := func() int { return len(in.audit(t, "--agent", "one", "--op", "amend")) }
+		times := amended()
+		if times != 3 {
+			t.Errorf("the trail has it %d times", times)
+		}
+		for _, c := range []struct{ args, code, says string }{
+			{"one weight=5,deadline=99ms/100ms", "CPU_LIMIT", "promise"}, {"one cpus=900", "CAPABILITY_INVALID", "no CPU 900"},
+			{"onne weight=5", "AGENT_NOT_FOUND", "one"}, {"one weight=0", "INVALID_ARGUMENT", "1 to 10000"},
+		} {
+			if r := in.run(t, append([]string{"sched", "set"}, strings.Fields(c.args)...)...); r.status != 125 || !strings.Contains(string(r.stderr), c.says) ||
+				!strings.Contains(string(r.stderr), "fix: ") {
+				t.Errorf("%s: %s", c.args, r)
+			}
+		}
+		if after := string(in.ok(t, "cap", "ls", "one", "-o", "json")); after != before || amended() != times {
+			t.Errorf("what was refused changed something:\n%s\n%s", before, after)
+		}
+		if v := in.schedSet(t, "one", "deadline=none,cpus=all,class=fair,weight=100,priority=20"); v.Reservation != nil || v.CPUs != "all" || v.Class != "fair" {
+			t.Errorf("%+v", v)
+		}
+
+		in.ok(t, "hint", "two", "speculative")
+		if got := string(in.ok(t, "hint", "two")) + string(in.ok(t, "exec", "two", "--", "cat", "/aios/self/hint")); got != "speculative\nspeculative\n" {
+			t.Errorf("%q", got)
+		}
+		if e := f.wait(t, "cpu.hint", nil); e.Data["hint"] != "speculative" || e.Data["was"] != "none" {
+			t.Errorf("%+v", e)
+		}
+		in.ok(t, "sched", "set", "one", "cpus=0")
+		share("two", 0.05, 0.2) // An eighth of the weight.
+		in.ok(t, "hint", "two", "none")
+		share("two", 0.4, 0.6)
+		if n := len(in.audit(t, "--agent", "two", "--op", "hint")); n != 2 {
+			t.Errorf("the trail has %d hints", n)
+		}
+
+		in.ok(t, "kill", "one")
+		in.run(t, "wait", "one")
+		for _, args := range []string{"sched set one weight=5", "hint one batch", "hint one"} {
+			if r := in.run(t, strings.Fields(args)...); r.status != 125 || !strings.Contains(string(r.stderr), "ended") {
+				t.Errorf("of one that has ended: %s: %s", args, r)
+			}
+		}
+	})
+}
+
+// TestSchedSetByToken has bearers change no more than their grants say, of no
+// agents but theirs.
+func TestSchedSetByToken(t *testing.T) {
+	onEach(t, func(t *testing.T, in *install) {
+		for _, name := range []string{"mine", "other"} {
+			in.spawn(t, "--name", name, "--", "sleep", "1000")
+		}
+		at := in.listen(t)
+		text, _ := in.issue(t, "--op", "inspect,grant,list", "--agent", "mine", "--grant", "cpu:self,weight=200,cpu=0.5")
+		b := in.bearing(at, text)
+		if v := b.schedSet(t, "mine", "weight=150,quota=0.4"); v.Weight != 150 || *v.Quota != 400 {
+			t.Errorf("%+v", v)
+		}
+		for _, more := range []string{"weight=201", "quota=none", "quota=0.6", "cpus=0,quota=0.6"} {
+			b.refused(t, "does not give cpu:self", "sched", "set", "mine", more)
+		}
+		b.refused(t, "does not extend to this agent", "sched", "set", "other", "weight=5")
+		b.refused(t, "does not extend to this agent", "hint", "other")
+		b.refused(t, "does not allow the operation", "hint", "mine", "batch")
+		if got := string(b.ok(t, "hint", "mine")); got != "none\n" {
+			t.Errorf("%q", got)
+		}
+		if v := in.schedSet(t, "mine", "weight=150"); *v.Quota != 400 || v.Priority != 20 {
+			t.Errorf("%+v", v)
+		}
+		text, _ = in.issue(t, "--op", "inspect,pause", "--agent", "mine")
+		b = in.bearing(at, text)
+		b.ok(t, "hint", "mine", "batch")
+		b.refused(t, "does not allow the operation", "sched", "set", "mine", "weight=5")
+	})
+}
