@@ -2,11 +2,11 @@ package alert
 
 import (
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"time"
 
+	"aios.dev/aios/config"
 	"aios.dev/aios/errdefs"
 )
 
@@ -21,11 +21,6 @@ const (
 
 	leastEvery   = 100 * time.Millisecond
 	defaultEvery = 5 * time.Second
-
-	defaultTimeout = 10 * time.Second
-	maxTimeout     = 5 * time.Minute
-	maxArgs        = 64
-	maxArgBytes    = 4096
 )
 
 // Config is what the configuration file says of a rule.
@@ -116,7 +111,7 @@ type Hook struct {
 }
 
 // SetDefaults implements config.Defaulter.
-func (h *Hook) SetDefaults() { h.Timeout = defaultTimeout }
+func (h *Hook) SetDefaults() { h.Timeout = config.DefaultProgramTime }
 
 // Names are those of the actions, in the order in which they are taken.
 func (a *Actions) Names() (out []string) {
@@ -271,17 +266,8 @@ func (c *Config) checkActions() (key string, err error) {
 	case a.Hook == nil:
 		return "", nil
 	}
-	h := a.Hook
-	if len(h.Command) == 0 || len(h.Command) > maxArgs || !filepath.IsAbs(h.Command[0]) || filepath.Clean(h.Command[0]) != h.Command[0] {
-		return "actions.hook.command", bad("it is no program and its arguments", "write a list that begins with an absolute path: [/usr/local/bin/page, --now]")
+	if err := config.CheckCommand(a.Hook.Command); err != nil {
+		return "actions.hook.command", err
 	}
-	for _, arg := range h.Command {
-		if len(arg) > maxArgBytes {
-			return "actions.hook.command", bad("an argument is too long", fmt.Sprintf("keep each to %d bytes", maxArgBytes))
-		}
-	}
-	if h.Timeout < time.Millisecond || h.Timeout > maxTimeout {
-		return "actions.hook.timeout", bad("no program is given so little, or so much, time", "write a duration from 1ms to "+maxTimeout.String())
-	}
-	return "", nil
+	return "actions.hook.timeout", config.CheckProgramTime(a.Hook.Timeout)
 }
