@@ -77,9 +77,10 @@ var methods = map[string]method{
 	apiv1.Interrupts_IrqSet_FullMethodName: {op: token.OpDomain},
 	apiv1.Processors_Cpus_FullMethodName:   {op: token.OpDaemon},
 
-	apiv1.Scheduling_Sched_FullMethodName:    {op: token.OpInspect, check: as((*asked).sched), shown: shown((*asked).scheduled)},
-	apiv1.Scheduling_SchedSet_FullMethodName: {op: token.OpGrant, check: as((*asked).schedSet)},
-	apiv1.Scheduling_Hint_FullMethodName:     {op: token.OpInspect, check: as((*asked).hint)},
+	apiv1.Scheduling_Sched_FullMethodName:      {op: token.OpInspect, check: as((*asked).sched), shown: shown((*asked).scheduled)},
+	apiv1.Scheduling_SchedSet_FullMethodName:   {op: token.OpGrant, check: as((*asked).schedSet)},
+	apiv1.Scheduling_Hint_FullMethodName:       {op: token.OpInspect, check: as((*asked).hint)},
+	apiv1.Scheduling_SchedTrace_FullMethodName: {op: token.OpDebug},
 
 	apiv1.Control_AuditQuery_FullMethodName:  {op: token.OpAudit},
 	apiv1.Control_AuditVerify_FullMethodName: {op: token.OpAudit},

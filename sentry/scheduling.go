@@ -79,7 +79,7 @@ func reservationOf(r sched.Reservation) control.SchedReservation {
 	return control.SchedReservation{Runtime: time.Duration(r.Runtime), Deadline: time.Duration(r.Deadline), Period: time.Duration(r.Period)}
 }
 
-// taskName is what the scheduler's traces and views call a task, by its ID.
+// taskName is what the scheduler's views call a task, by its ID.
 func taskName(id any) (tid int32, name string) {
 	t, ok := id.(*kernel.Task)
 	if !ok {

@@ -47,6 +47,7 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodCapExplain:   control.Handle(s.CapExplain),
 		control.MethodAnswer:       control.Handle(s.Answer),
 		control.MethodDump:         control.HandleFiles(s.Dump),
+		control.MethodSchedTrace:   control.HandleFiles(s.SchedTrace),
 		control.MethodBundle:       control.HandleFiles(s.Bundle),
 		control.MethodDebug:        control.HandleFiles(s.Debug),
 		control.MethodLook:         control.Handle(s.Look),

@@ -25,6 +25,64 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type SchedTraceEntry_Kind int32
+
+const (
+	SchedTraceEntry_WAIT      SchedTraceEntry_Kind = 0 // a task begins to wait for a CPU
+	SchedTraceEntry_RUN       SchedTraceEntry_Kind = 1 // it gets one
+	SchedTraceEntry_LEAVE     SchedTraceEntry_Kind = 2 // it leaves it
+	SchedTraceEntry_GONE      SchedTraceEntry_Kind = 3 // it waits no more, and got none
+	SchedTraceEntry_THROTTLED SchedTraceEntry_Kind = 4 // a group's quota is used up
+	SchedTraceEntry_RESUMED   SchedTraceEntry_Kind = 5 // its next period has begun
+)
+
+// Enum value maps for SchedTraceEntry_Kind.
+var (
+	SchedTraceEntry_Kind_name = map[int32]string{
+		0: "WAIT",
+		1: "RUN",
+		2: "LEAVE",
+		3: "GONE",
+		4: "THROTTLED",
+		5: "RESUMED",
+	}
+	SchedTraceEntry_Kind_value = map[string]int32{
+		"WAIT":      0,
+		"RUN":       1,
+		"LEAVE":     2,
+		"GONE":      3,
+		"THROTTLED": 4,
+		"RESUMED":   5,
+	}
+)
+
+func (x SchedTraceEntry_Kind) Enum() *SchedTraceEntry_Kind {
+	p := new(SchedTraceEntry_Kind)
+	*p = x
+	return p
+}
+
+func (x SchedTraceEntry_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SchedTraceEntry_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_v1_sched_proto_enumTypes[0].Descriptor()
+}
+
+func (SchedTraceEntry_Kind) Type() protoreflect.EnumType {
+	return &file_api_v1_sched_proto_enumTypes[0]
+}
+
+func (x SchedTraceEntry_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SchedTraceEntry_Kind.Descriptor instead.
+func (SchedTraceEntry_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{17, 0}
+}
+
 // What is not there stays as it is.
 type SchedSetRequest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -1307,6 +1365,435 @@ func (x *SchedTask) GetSystemNano() int64 {
 	return 0
 }
 
+type SchedTraceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ID or name of an agent: of others there is only when somebody of them had a
+	// CPU. Or the name of a domain; "": the default domain.
+	Agent         string `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	ForNano       int64  `protobuf:"varint,2,opt,name=for_nano,json=forNano,proto3" json:"for_nano,omitempty"` // at most 10 minutes
+	Limit         uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`                    // of entries; 0: 1048576; at most 4194304
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SchedTraceRequest) Reset() {
+	*x = SchedTraceRequest{}
+	mi := &file_api_v1_sched_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SchedTraceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SchedTraceRequest) ProtoMessage() {}
+
+func (x *SchedTraceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_sched_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SchedTraceRequest.ProtoReflect.Descriptor instead.
+func (*SchedTraceRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SchedTraceRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *SchedTraceRequest) GetForNano() int64 {
+	if x != nil {
+		return x.ForNano
+	}
+	return 0
+}
+
+func (x *SchedTraceRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type SchedTraceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Head          *SchedTraceHead        `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
+	Groups        []*SchedTraceGroup     `protobuf:"bytes,2,rep,name=groups,proto3" json:"groups,omitempty"`
+	Tasks         []*SchedTraceTask      `protobuf:"bytes,3,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	Entries       []*SchedTraceEntry     `protobuf:"bytes,4,rep,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SchedTraceResponse) Reset() {
+	*x = SchedTraceResponse{}
+	mi := &file_api_v1_sched_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SchedTraceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SchedTraceResponse) ProtoMessage() {}
+
+func (x *SchedTraceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_sched_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SchedTraceResponse.ProtoReflect.Descriptor instead.
+func (*SchedTraceResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SchedTraceResponse) GetHead() *SchedTraceHead {
+	if x != nil {
+		return x.Head
+	}
+	return nil
+}
+
+func (x *SchedTraceResponse) GetGroups() []*SchedTraceGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *SchedTraceResponse) GetTasks() []*SchedTraceTask {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+func (x *SchedTraceResponse) GetEntries() []*SchedTraceEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+// Times are by the scheduler's time, in nanoseconds.
+type SchedTraceHead struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Domain        string                 `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
+	BeginNano     int64                  `protobuf:"varint,2,opt,name=begin_nano,json=beginNano,proto3" json:"begin_nano,omitempty"`
+	EndNano       int64                  `protobuf:"varint,3,opt,name=end_nano,json=endNano,proto3" json:"end_nano,omitempty"`
+	Cpus          uint32                 `protobuf:"varint,4,opt,name=cpus,proto3" json:"cpus,omitempty"`
+	Switches      uint64                 `protobuf:"varint,5,opt,name=switches,proto3" json:"switches,omitempty"` // a CPU went to another task
+	Dropped       uint64                 `protobuf:"varint,6,opt,name=dropped,proto3" json:"dropped,omitempty"`   // entries that found no room, after all others
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SchedTraceHead) Reset() {
+	*x = SchedTraceHead{}
+	mi := &file_api_v1_sched_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SchedTraceHead) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SchedTraceHead) ProtoMessage() {}
+
+func (x *SchedTraceHead) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_sched_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SchedTraceHead.ProtoReflect.Descriptor instead.
+func (*SchedTraceHead) Descriptor() ([]byte, []int) {
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SchedTraceHead) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *SchedTraceHead) GetBeginNano() int64 {
+	if x != nil {
+		return x.BeginNano
+	}
+	return 0
+}
+
+func (x *SchedTraceHead) GetEndNano() int64 {
+	if x != nil {
+		return x.EndNano
+	}
+	return 0
+}
+
+func (x *SchedTraceHead) GetCpus() uint32 {
+	if x != nil {
+		return x.Cpus
+	}
+	return 0
+}
+
+func (x *SchedTraceHead) GetSwitches() uint64 {
+	if x != nil {
+		return x.Switches
+	}
+	return 0
+}
+
+func (x *SchedTraceHead) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+type SchedTraceGroup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"` // ID; "": others than the one that was asked for
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SchedTraceGroup) Reset() {
+	*x = SchedTraceGroup{}
+	mi := &file_api_v1_sched_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SchedTraceGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SchedTraceGroup) ProtoMessage() {}
+
+func (x *SchedTraceGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_sched_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SchedTraceGroup.ProtoReflect.Descriptor instead.
+func (*SchedTraceGroup) Descriptor() ([]byte, []int) {
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SchedTraceGroup) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *SchedTraceGroup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type SchedTraceTask struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         uint32                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"` // of those that were sent, counting from 0
+	Pid           int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`     // as the agent numbers them
+	Tid           int32                  `protobuf:"varint,3,opt,name=tid,proto3" json:"tid,omitempty"`
+	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SchedTraceTask) Reset() {
+	*x = SchedTraceTask{}
+	mi := &file_api_v1_sched_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SchedTraceTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SchedTraceTask) ProtoMessage() {}
+
+func (x *SchedTraceTask) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_sched_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SchedTraceTask.ProtoReflect.Descriptor instead.
+func (*SchedTraceTask) Descriptor() ([]byte, []int) {
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SchedTraceTask) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *SchedTraceTask) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *SchedTraceTask) GetTid() int32 {
+	if x != nil {
+		return x.Tid
+	}
+	return 0
+}
+
+func (x *SchedTraceTask) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type SchedTraceEntry struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Kind   SchedTraceEntry_Kind   `protobuf:"varint,1,opt,name=kind,proto3,enum=aios.v1.SchedTraceEntry_Kind" json:"kind,omitempty"`
+	AtNano int64                  `protobuf:"varint,2,opt,name=at_nano,json=atNano,proto3" json:"at_nano,omitempty"`
+	// Of RUN, how long the task had waited; of LEAVE, how long ago it was told to
+	// leave, 0 if it was not.
+	TookNano      int64  `protobuf:"varint,3,opt,name=took_nano,json=tookNano,proto3" json:"took_nano,omitempty"`
+	Who           uint32 `protobuf:"varint,4,opt,name=who,proto3" json:"who,omitempty"`         // of the tasks that were sent, or of THROTTLED and RESUMED the groups
+	Waiting       uint32 `protobuf:"varint,5,opt,name=waiting,proto3" json:"waiting,omitempty"` // tasks, then
+	Cpu           int32  `protobuf:"zigzag32,6,opt,name=cpu,proto3" json:"cpu,omitempty"`       // of RUN and LEAVE
+	Before        bool   `protobuf:"varint,7,opt,name=before,proto3" json:"before,omitempty"`   // it was so when the trace began
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SchedTraceEntry) Reset() {
+	*x = SchedTraceEntry{}
+	mi := &file_api_v1_sched_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SchedTraceEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SchedTraceEntry) ProtoMessage() {}
+
+func (x *SchedTraceEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_sched_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SchedTraceEntry.ProtoReflect.Descriptor instead.
+func (*SchedTraceEntry) Descriptor() ([]byte, []int) {
+	return file_api_v1_sched_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SchedTraceEntry) GetKind() SchedTraceEntry_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return SchedTraceEntry_WAIT
+}
+
+func (x *SchedTraceEntry) GetAtNano() int64 {
+	if x != nil {
+		return x.AtNano
+	}
+	return 0
+}
+
+func (x *SchedTraceEntry) GetTookNano() int64 {
+	if x != nil {
+		return x.TookNano
+	}
+	return 0
+}
+
+func (x *SchedTraceEntry) GetWho() uint32 {
+	if x != nil {
+		return x.Who
+	}
+	return 0
+}
+
+func (x *SchedTraceEntry) GetWaiting() uint32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *SchedTraceEntry) GetCpu() int32 {
+	if x != nil {
+		return x.Cpu
+	}
+	return 0
+}
+
+func (x *SchedTraceEntry) GetBefore() bool {
+	if x != nil {
+		return x.Before
+	}
+	return false
+}
+
 var File_api_v1_sched_proto protoreflect.FileDescriptor
 
 const file_api_v1_sched_proto_rawDesc = "" +
@@ -1457,12 +1944,54 @@ const file_api_v1_sched_proto_rawDesc = "" +
 	"\fservice_nano\x18\x0e \x01(\x03R\vserviceNano\x12\x1b\n" +
 	"\tuser_nano\x18\x0f \x01(\x03R\buserNano\x12\x1f\n" +
 	"\vsystem_nano\x18\x10 \x01(\x03R\n" +
-	"systemNano2\xba\x01\n" +
+	"systemNano\"Z\n" +
+	"\x11SchedTraceRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x19\n" +
+	"\bfor_nano\x18\x02 \x01(\x03R\aforNano\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xd6\x01\n" +
+	"\x12SchedTraceResponse\x12+\n" +
+	"\x04head\x18\x01 \x01(\v2\x17.aios.v1.SchedTraceHeadR\x04head\x120\n" +
+	"\x06groups\x18\x02 \x03(\v2\x18.aios.v1.SchedTraceGroupR\x06groups\x12-\n" +
+	"\x05tasks\x18\x03 \x03(\v2\x17.aios.v1.SchedTraceTaskR\x05tasks\x122\n" +
+	"\aentries\x18\x04 \x03(\v2\x18.aios.v1.SchedTraceEntryR\aentries\"\xac\x01\n" +
+	"\x0eSchedTraceHead\x12\x16\n" +
+	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\x1d\n" +
+	"\n" +
+	"begin_nano\x18\x02 \x01(\x03R\tbeginNano\x12\x19\n" +
+	"\bend_nano\x18\x03 \x01(\x03R\aendNano\x12\x12\n" +
+	"\x04cpus\x18\x04 \x01(\rR\x04cpus\x12\x1a\n" +
+	"\bswitches\x18\x05 \x01(\x04R\bswitches\x12\x18\n" +
+	"\adropped\x18\x06 \x01(\x04R\adropped\";\n" +
+	"\x0fSchedTraceGroup\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"^\n" +
+	"\x0eSchedTraceTask\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\rR\x05group\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x10\n" +
+	"\x03tid\x18\x03 \x01(\x05R\x03tid\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\"\x9c\x02\n" +
+	"\x0fSchedTraceEntry\x121\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1d.aios.v1.SchedTraceEntry.KindR\x04kind\x12\x17\n" +
+	"\aat_nano\x18\x02 \x01(\x03R\x06atNano\x12\x1b\n" +
+	"\ttook_nano\x18\x03 \x01(\x03R\btookNano\x12\x10\n" +
+	"\x03who\x18\x04 \x01(\rR\x03who\x12\x18\n" +
+	"\awaiting\x18\x05 \x01(\rR\awaiting\x12\x10\n" +
+	"\x03cpu\x18\x06 \x01(\x11R\x03cpu\x12\x16\n" +
+	"\x06before\x18\a \x01(\bR\x06before\"J\n" +
+	"\x04Kind\x12\b\n" +
+	"\x04WAIT\x10\x00\x12\a\n" +
+	"\x03RUN\x10\x01\x12\t\n" +
+	"\x05LEAVE\x10\x02\x12\b\n" +
+	"\x04GONE\x10\x03\x12\r\n" +
+	"\tTHROTTLED\x10\x04\x12\v\n" +
+	"\aRESUMED\x10\x052\x83\x02\n" +
 	"\n" +
 	"Scheduling\x126\n" +
 	"\x05Sched\x12\x15.aios.v1.SchedRequest\x1a\x16.aios.v1.SchedResponse\x12?\n" +
 	"\bSchedSet\x12\x18.aios.v1.SchedSetRequest\x1a\x19.aios.v1.SchedSetResponse\x123\n" +
-	"\x04Hint\x12\x14.aios.v1.HintRequest\x1a\x15.aios.v1.HintResponseB\x1cZ\x1aaios.dev/aios/api/v1;apiv1b\x06proto3"
+	"\x04Hint\x12\x14.aios.v1.HintRequest\x1a\x15.aios.v1.HintResponse\x12G\n" +
+	"\n" +
+	"SchedTrace\x12\x1a.aios.v1.SchedTraceRequest\x1a\x1b.aios.v1.SchedTraceResponse0\x01B\x1cZ\x1aaios.dev/aios/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_sched_proto_rawDescOnce sync.Once
@@ -1476,43 +2005,58 @@ func file_api_v1_sched_proto_rawDescGZIP() []byte {
 	return file_api_v1_sched_proto_rawDescData
 }
 
-var file_api_v1_sched_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_api_v1_sched_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_api_v1_sched_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_api_v1_sched_proto_goTypes = []any{
-	(*SchedSetRequest)(nil),  // 0: aios.v1.SchedSetRequest
-	(*SchedSetResponse)(nil), // 1: aios.v1.SchedSetResponse
-	(*HintRequest)(nil),      // 2: aios.v1.HintRequest
-	(*HintResponse)(nil),     // 3: aios.v1.HintResponse
-	(*SchedRequest)(nil),     // 4: aios.v1.SchedRequest
-	(*SchedResponse)(nil),    // 5: aios.v1.SchedResponse
-	(*SchedDomain)(nil),      // 6: aios.v1.SchedDomain
-	(*SchedCpu)(nil),         // 7: aios.v1.SchedCpu
-	(*SchedLatency)(nil),     // 8: aios.v1.SchedLatency
-	(*SchedReservation)(nil), // 9: aios.v1.SchedReservation
-	(*SchedAgent)(nil),       // 10: aios.v1.SchedAgent
-	(*SchedTask)(nil),        // 11: aios.v1.SchedTask
+	(SchedTraceEntry_Kind)(0),  // 0: aios.v1.SchedTraceEntry.Kind
+	(*SchedSetRequest)(nil),    // 1: aios.v1.SchedSetRequest
+	(*SchedSetResponse)(nil),   // 2: aios.v1.SchedSetResponse
+	(*HintRequest)(nil),        // 3: aios.v1.HintRequest
+	(*HintResponse)(nil),       // 4: aios.v1.HintResponse
+	(*SchedRequest)(nil),       // 5: aios.v1.SchedRequest
+	(*SchedResponse)(nil),      // 6: aios.v1.SchedResponse
+	(*SchedDomain)(nil),        // 7: aios.v1.SchedDomain
+	(*SchedCpu)(nil),           // 8: aios.v1.SchedCpu
+	(*SchedLatency)(nil),       // 9: aios.v1.SchedLatency
+	(*SchedReservation)(nil),   // 10: aios.v1.SchedReservation
+	(*SchedAgent)(nil),         // 11: aios.v1.SchedAgent
+	(*SchedTask)(nil),          // 12: aios.v1.SchedTask
+	(*SchedTraceRequest)(nil),  // 13: aios.v1.SchedTraceRequest
+	(*SchedTraceResponse)(nil), // 14: aios.v1.SchedTraceResponse
+	(*SchedTraceHead)(nil),     // 15: aios.v1.SchedTraceHead
+	(*SchedTraceGroup)(nil),    // 16: aios.v1.SchedTraceGroup
+	(*SchedTraceTask)(nil),     // 17: aios.v1.SchedTraceTask
+	(*SchedTraceEntry)(nil),    // 18: aios.v1.SchedTraceEntry
 }
 var file_api_v1_sched_proto_depIdxs = []int32{
-	9,  // 0: aios.v1.SchedSetRequest.reserved:type_name -> aios.v1.SchedReservation
-	10, // 1: aios.v1.SchedSetResponse.agent:type_name -> aios.v1.SchedAgent
-	6,  // 2: aios.v1.SchedResponse.domains:type_name -> aios.v1.SchedDomain
-	7,  // 3: aios.v1.SchedDomain.cpus:type_name -> aios.v1.SchedCpu
-	10, // 4: aios.v1.SchedDomain.agents:type_name -> aios.v1.SchedAgent
-	8,  // 5: aios.v1.SchedCpu.late:type_name -> aios.v1.SchedLatency
-	9,  // 6: aios.v1.SchedAgent.reserved:type_name -> aios.v1.SchedReservation
-	8,  // 7: aios.v1.SchedAgent.waits:type_name -> aios.v1.SchedLatency
-	11, // 8: aios.v1.SchedAgent.threads:type_name -> aios.v1.SchedTask
-	9,  // 9: aios.v1.SchedTask.reserved:type_name -> aios.v1.SchedReservation
-	4,  // 10: aios.v1.Scheduling.Sched:input_type -> aios.v1.SchedRequest
-	0,  // 11: aios.v1.Scheduling.SchedSet:input_type -> aios.v1.SchedSetRequest
-	2,  // 12: aios.v1.Scheduling.Hint:input_type -> aios.v1.HintRequest
-	5,  // 13: aios.v1.Scheduling.Sched:output_type -> aios.v1.SchedResponse
-	1,  // 14: aios.v1.Scheduling.SchedSet:output_type -> aios.v1.SchedSetResponse
-	3,  // 15: aios.v1.Scheduling.Hint:output_type -> aios.v1.HintResponse
-	13, // [13:16] is the sub-list for method output_type
-	10, // [10:13] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	10, // 0: aios.v1.SchedSetRequest.reserved:type_name -> aios.v1.SchedReservation
+	11, // 1: aios.v1.SchedSetResponse.agent:type_name -> aios.v1.SchedAgent
+	7,  // 2: aios.v1.SchedResponse.domains:type_name -> aios.v1.SchedDomain
+	8,  // 3: aios.v1.SchedDomain.cpus:type_name -> aios.v1.SchedCpu
+	11, // 4: aios.v1.SchedDomain.agents:type_name -> aios.v1.SchedAgent
+	9,  // 5: aios.v1.SchedCpu.late:type_name -> aios.v1.SchedLatency
+	10, // 6: aios.v1.SchedAgent.reserved:type_name -> aios.v1.SchedReservation
+	9,  // 7: aios.v1.SchedAgent.waits:type_name -> aios.v1.SchedLatency
+	12, // 8: aios.v1.SchedAgent.threads:type_name -> aios.v1.SchedTask
+	10, // 9: aios.v1.SchedTask.reserved:type_name -> aios.v1.SchedReservation
+	15, // 10: aios.v1.SchedTraceResponse.head:type_name -> aios.v1.SchedTraceHead
+	16, // 11: aios.v1.SchedTraceResponse.groups:type_name -> aios.v1.SchedTraceGroup
+	17, // 12: aios.v1.SchedTraceResponse.tasks:type_name -> aios.v1.SchedTraceTask
+	18, // 13: aios.v1.SchedTraceResponse.entries:type_name -> aios.v1.SchedTraceEntry
+	0,  // 14: aios.v1.SchedTraceEntry.kind:type_name -> aios.v1.SchedTraceEntry.Kind
+	5,  // 15: aios.v1.Scheduling.Sched:input_type -> aios.v1.SchedRequest
+	1,  // 16: aios.v1.Scheduling.SchedSet:input_type -> aios.v1.SchedSetRequest
+	3,  // 17: aios.v1.Scheduling.Hint:input_type -> aios.v1.HintRequest
+	13, // 18: aios.v1.Scheduling.SchedTrace:input_type -> aios.v1.SchedTraceRequest
+	6,  // 19: aios.v1.Scheduling.Sched:output_type -> aios.v1.SchedResponse
+	2,  // 20: aios.v1.Scheduling.SchedSet:output_type -> aios.v1.SchedSetResponse
+	4,  // 21: aios.v1.Scheduling.Hint:output_type -> aios.v1.HintResponse
+	14, // 22: aios.v1.Scheduling.SchedTrace:output_type -> aios.v1.SchedTraceResponse
+	19, // [19:23] is the sub-list for method output_type
+	15, // [15:19] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_sched_proto_init() }
@@ -1527,13 +2071,14 @@ func file_api_v1_sched_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_sched_proto_rawDesc), len(file_api_v1_sched_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   12,
+			NumEnums:      1,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_api_v1_sched_proto_goTypes,
 		DependencyIndexes: file_api_v1_sched_proto_depIdxs,
+		EnumInfos:         file_api_v1_sched_proto_enumTypes,
 		MessageInfos:      file_api_v1_sched_proto_msgTypes,
 	}.Build()
 	File_api_v1_sched_proto = out.File

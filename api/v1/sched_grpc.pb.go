@@ -23,9 +23,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Scheduling_Sched_FullMethodName    = "/aios.v1.Scheduling/Sched"
-	Scheduling_SchedSet_FullMethodName = "/aios.v1.Scheduling/SchedSet"
-	Scheduling_Hint_FullMethodName     = "/aios.v1.Scheduling/Hint"
+	Scheduling_Sched_FullMethodName      = "/aios.v1.Scheduling/Sched"
+	Scheduling_SchedSet_FullMethodName   = "/aios.v1.Scheduling/SchedSet"
+	Scheduling_Hint_FullMethodName       = "/aios.v1.Scheduling/Hint"
+	Scheduling_SchedTrace_FullMethodName = "/aios.v1.Scheduling/SchedTrace"
 )
 
 // SchedulingClient is the client API for Scheduling service.
@@ -41,6 +42,10 @@ type SchedulingClient interface {
 	SchedSet(ctx context.Context, in *SchedSetRequest, opts ...grpc.CallOption) (*SchedSetResponse, error)
 	// Hint says what an agent does, or asks what it is taken to do.
 	Hint(ctx context.Context, in *HintRequest, opts ...grpc.CallOption) (*HintResponse, error)
+	// SchedTrace notes all that a scheduler does, for a time, and sends it when that
+	// is over. The first message has the head; then come the names, then what they
+	// are used in. A scheduler is traced once at a time.
+	SchedTrace(ctx context.Context, in *SchedTraceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SchedTraceResponse], error)
 }
 
 type schedulingClient struct {
@@ -81,6 +86,25 @@ func (c *schedulingClient) Hint(ctx context.Context, in *HintRequest, opts ...gr
 	return out, nil
 }
 
+func (c *schedulingClient) SchedTrace(ctx context.Context, in *SchedTraceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SchedTraceResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Scheduling_ServiceDesc.Streams[0], Scheduling_SchedTrace_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SchedTraceRequest, SchedTraceResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Scheduling_SchedTraceClient = grpc.ServerStreamingClient[SchedTraceResponse]
+
 // SchedulingServer is the server API for Scheduling service.
 // All implementations must embed UnimplementedSchedulingServer
 // for forward compatibility.
@@ -94,6 +118,10 @@ type SchedulingServer interface {
 	SchedSet(context.Context, *SchedSetRequest) (*SchedSetResponse, error)
 	// Hint says what an agent does, or asks what it is taken to do.
 	Hint(context.Context, *HintRequest) (*HintResponse, error)
+	// SchedTrace notes all that a scheduler does, for a time, and sends it when that
+	// is over. The first message has the head; then come the names, then what they
+	// are used in. A scheduler is traced once at a time.
+	SchedTrace(*SchedTraceRequest, grpc.ServerStreamingServer[SchedTraceResponse]) error
 	mustEmbedUnimplementedSchedulingServer()
 }
 
@@ -112,6 +140,9 @@ func (UnimplementedSchedulingServer) SchedSet(context.Context, *SchedSetRequest)
 }
 func (UnimplementedSchedulingServer) Hint(context.Context, *HintRequest) (*HintResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Hint not implemented")
+}
+func (UnimplementedSchedulingServer) SchedTrace(*SchedTraceRequest, grpc.ServerStreamingServer[SchedTraceResponse]) error {
+	return status.Error(codes.Unimplemented, "method SchedTrace not implemented")
 }
 func (UnimplementedSchedulingServer) mustEmbedUnimplementedSchedulingServer() {}
 func (UnimplementedSchedulingServer) testEmbeddedByValue()                    {}
@@ -188,6 +219,17 @@ func _Scheduling_Hint_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Scheduling_SchedTrace_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SchedTraceRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SchedulingServer).SchedTrace(m, &grpc.GenericServerStream[SchedTraceRequest, SchedTraceResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Scheduling_SchedTraceServer = grpc.ServerStreamingServer[SchedTraceResponse]
+
 // Scheduling_ServiceDesc is the grpc.ServiceDesc for Scheduling service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -208,6 +250,12 @@ var Scheduling_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Scheduling_Hint_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "SchedTrace",
+			Handler:       _Scheduling_SchedTrace_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "api/v1/sched.proto",
 }

@@ -48,7 +48,7 @@ An agent that is called as one of the commands below is shown by its ID.`,
 		ValidArgsFunction: a.completeFirst(a.runningAgents),
 	}
 	outputFlag(cmd, &output, "json")
-	cmd.AddCommand(a.schedSetCmd())
+	cmd.AddCommand(a.schedSetCmd(), a.schedTraceCmd())
 	return cmd
 }
 

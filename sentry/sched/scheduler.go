@@ -177,10 +177,13 @@ func (s *Scheduler) unlock() {
 // Poke implements smp.Poker.
 func (s *Scheduler) Poke(cpu int) {
 	s.mu.Lock()
-	t := s.cpus[cpu].task
+	var r Runner
+	if t := s.cpus[cpu].task; t != nil {
+		r = t.r // Its memory may be that of another task soon.
+	}
 	s.mu.Unlock()
-	if t != nil {
-		t.r.Preempt()
+	if r != nil {
+		r.Preempt()
 	}
 }
 

@@ -32,11 +32,17 @@ type TraceEntry struct {
 	Before bool
 }
 
+// TaskName is what a task is called: its process, itself, and what either is
+// called by those who wrote the program.
+type TaskName struct {
+	PID, TID int32
+	Name     string
+}
+
 // TracedTask is a task that something happened to.
 type TracedTask struct {
 	Group uint32 // a place in Trace.Groups
-	TID   int32
-	Name  string
+	TaskName
 }
 
 // Trace is what happened between two moments, in order.
@@ -46,8 +52,23 @@ type Trace struct {
 	Entries    []TraceEntry
 	Tasks      []TracedTask
 	Groups     []string
+	// Switches is how often a CPU went to another task in that time.
+	Switches uint64
 	// Dropped is how much found no room: all of it happened after the last entry.
 	Dropped uint64
+}
+
+// Check reports what makes no sense about an entry of the trace that comes after a
+// time.
+func (t *Trace) Check(e TraceEntry, after int64) error {
+	task := e.Kind != TraceThrottled && e.Kind != TraceResumed
+	hasCPU := e.Kind == TraceRun || e.Kind == TraceLeave
+	switch {
+	case e.Kind > TraceResumed, task && int(e.Who) >= len(t.Tasks), !task && int(e.Who) >= len(t.Groups),
+		hasCPU && (e.CPU < 0 || int(e.CPU) >= t.CPUs), e.At < after, e.At > t.End, e.Took < 0:
+		return errdefs.New(errdefs.Protocol, "an entry makes no sense", errdefs.Op("read trace"), errdefs.Resource("%+v", e))
+	}
+	return nil
 }
 
 // TraceConfig is how to trace.
@@ -57,7 +78,7 @@ type TraceConfig struct {
 	// Name says what a task is called, by what its ID returns. It is called once
 	// for each, without locks: when the task is closed, by who closes it, or when
 	// the trace ends.
-	Name func(id any) (tid int32, name string)
+	Name func(id any) TaskName
 }
 
 // traceChunk is how many entries are allocated at once: what is there is never
@@ -69,6 +90,7 @@ type tracer struct {
 	TraceConfig
 	number  uint32 // of the trace
 	begin   int64
+	counted uint64 // switches, when it began
 	chunks  [][]TraceEntry
 	n       int
 	dropped uint64
@@ -93,7 +115,7 @@ func (s *Scheduler) StartTrace(cfg TraceConfig) error {
 	}
 	now := s.Now()
 	s.traces++
-	tr := &tracer{TraceConfig: cfg, number: s.traces, begin: now, places: make(map[*Group]uint32)}
+	tr := &tracer{TraceConfig: cfg, number: s.traces, begin: now, counted: s.counts.Switches, places: make(map[*Group]uint32)}
 	s.tracer = tr
 	for _, g := range s.groups {
 		if g.quota.stopped {
@@ -120,7 +142,7 @@ func (s *Scheduler) StopTrace() *Trace {
 		return nil
 	}
 	tr.over = true
-	out := &Trace{Begin: tr.begin, End: s.Now(), CPUs: len(s.cpus), Dropped: tr.dropped}
+	out := &Trace{Begin: tr.begin, End: s.Now(), CPUs: len(s.cpus), Switches: s.counts.Switches - tr.counted, Dropped: tr.dropped}
 	var left []int
 	ids := make(map[int]any)
 	for i := range tr.tasks {
@@ -132,18 +154,16 @@ func (s *Scheduler) StopTrace() *Trace {
 
 	// One that is closed meanwhile is named by who closes it: it may not have a
 	// name any more when it is asked for here.
-	names := make(map[int]TracedTask, len(left))
+	names := make(map[int]TaskName, len(left))
 	for _, i := range left {
-		var t TracedTask
-		t.TID, t.Name = tr.Name(ids[i])
-		names[i] = t
+		names[i] = tr.Name(ids[i])
 	}
 
 	s.mu.Lock()
 	s.tracer = nil
 	for _, i := range left {
 		if t := &tr.tasks[i]; t.id != nil {
-			t.TID, t.Name, t.id = names[i].TID, names[i].Name, nil
+			t.TaskName, t.id = names[i], nil
 		}
 	}
 	s.mu.Unlock()
@@ -226,10 +246,10 @@ func (t *Task) nameTraced() {
 	if !in {
 		return
 	}
-	tid, name := tr.Name(t.id)
+	name := tr.Name(t.id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := &tr.tasks[t.traceAt]; e.id != nil {
-		e.TID, e.Name, e.id = tid, name, nil
+		e.TaskName, e.id = name, nil
 	}
 }

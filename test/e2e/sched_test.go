@@ -3,6 +3,8 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -286,5 +288,137 @@ func TestSchedSetByToken(t *testing.T) {
 		b = in.bearing(at, text)
 		b.ok(t, "hint", "mine", "batch")
 		b.refused(t, "does not allow the operation", "sched", "set", "mine", "weight=5")
+	})
+}
+
+// traceFile is what `sched trace` writes.
+type traceFile struct {
+	OtherData struct {
+		Domain            string
+		Switches, Dropped uint64
+	}
+	TraceEvents []struct {
+		Name, Ph string
+		TS       float64
+		PID, TID int
+		Args     map[string]any
+	}
+}
+
+// TestSchedTrace traces two agents that compute, one of which calls its thread
+// what breaks files.
+func TestSchedTrace(t *testing.T) {
+	const wicked = "\"}]\n\x1b[2J<x\\"
+	onEach(t, func(t *testing.T, in *install) {
+		need(t, "python3")
+		in.spawn(t, "--name", "plain", "--cpu", "cpus=0", "--", "python3", "-c", spinning)
+		in.spawn(t, "--name", "wicked", "--cpu", "cpus=0,quota=0.3", "--", "python3", "-c",
+			"import ctypes\nctypes.CDLL(None).prctl(15, b'\"}]\\n\\x1b[2J<x\\\\')\n"+spinning)
+		for _, name := range []string{"plain", "wicked"} {
+			eventually(t, name+" computes", 20*time.Second, func() (bool, string) {
+				out := string(in.ok(t, "logs", name))
+				return strings.Contains(out, "ready"), out
+			})
+		}
+		switches := func() (n uint64) {
+			for _, name := range []string{"plain", "wicked"} {
+				var v struct{ Switches uint64 }
+				must(t, json.Unmarshal(in.ok(t, "sched", name, "-o", "json"), &v))
+				n += v.Switches
+			}
+			return n
+		}
+		path := filepath.Join(in.dir, "trace.json")
+		before := switches()
+		in.ok(t, "sched", "trace", "--for", "1500ms", "-o", path)
+		most := switches() - before
+		read := func(raw []byte) (f traceFile, on map[string]float64, ran uint64) {
+			t.Helper()
+			if err := json.Unmarshal(raw, &f); err != nil {
+				t.Fatal(err)
+			}
+			cpus, on := 0, make(map[string]float64)
+			type slice struct {
+				agent string
+				since float64
+			}
+			has, last := make(map[int]slice), 0.0
+			for _, e := range f.TraceEvents {
+				switch {
+				case e.Ph == "M" && e.PID == 1 && strings.HasPrefix(fmt.Sprint(e.Args["name"]), "CPU "):
+					cpus++
+				case e.Ph == "M" || e.PID != 1 || e.Ph == "C":
+					continue
+				case e.Ph == "B":
+					if s := has[e.TID]; s.agent != "" || e.TS < last {
+						t.Errorf("at %v %q begins in %+v", e.TS, e.Name, s)
+					}
+					has[e.TID] = slice{e.Args["agent"].(string), e.TS}
+					if e.Args["began_before"] == nil {
+						ran++
+					}
+				case e.Ph == "E":
+					s := has[e.TID]
+					if s.agent == "" || e.TS < last {
+						t.Errorf("at %v something ends that did not begin", e.TS)
+					}
+					on[s.agent] += e.TS - s.since
+					delete(has, e.TID)
+				}
+				if e.Ph != "M" {
+					last = e.TS
+				}
+			}
+			if len(has) > 0 || cpus == 0 {
+				t.Errorf("of %d CPUs, slices of %v do not end", cpus, has)
+			}
+			return f, on, ran
+		}
+		raw, err := os.ReadFile(path)
+		must(t, err)
+		f, on, ran := read(raw)
+		if f.OtherData.Dropped != 0 || f.OtherData.Domain != "default" || f.OtherData.Switches != ran || ran > most || ran < most/4 || ran < 20 {
+			t.Errorf("%+v, %d switches, at most %d", f.OtherData, ran, most)
+		}
+		// In microseconds, of one CPU.
+		if on["plain"] < 0.6e6 || on["wicked"] < 0.25e6 || on["wicked"] > 0.7e6 || on["plain"]+on["wicked"] > 1.8e6 {
+			t.Errorf("%v", on)
+		}
+		threads, throttled := make(map[any]bool), false
+		for _, e := range f.TraceEvents {
+			threads[e.Args["thread"]] = true
+			throttled = throttled || e.Name == "throttled" && e.Args["throttled"] == 1.0
+		}
+		if !threads[wicked] || !threads["python3"] || !throttled || strings.ContainsAny(string(raw), "\x1b\x00") {
+			t.Errorf("threads %v, throttled %v", threads, throttled)
+		}
+
+		_, on, _ = read(in.ok(t, "sched", "trace", "plain", "--for", "500ms"))
+		if on["plain"] == 0 || on["others"] == 0 || on["wicked"] != 0 {
+			t.Errorf("of one agent: %v", on)
+		}
+		r := in.run(t, "sched", "trace", "--limit", "20", "--for", "500ms")
+		if f, _, _ := read(r.stdout); r.status != 0 || f.OtherData.Dropped == 0 || !strings.Contains(string(r.stderr), "found no room") {
+			t.Errorf("%s %+v", r.stderr, f.OtherData)
+		}
+		at := in.listen(t)
+		text, _ := in.issue(t, "--op", "debug", "--agent", "plain")
+		b := in.bearing(at, text)
+		if _, on, _ = read(b.ok(t, "sched", "trace", "plain", "--for", "500ms")); on["plain"] == 0 || on["wicked"] != 0 {
+			t.Errorf("with a token: %v", on)
+		}
+		b.refused(t, "does not extend to this agent", "sched", "trace", "wicked")
+		b.refused(t, "does not extend to this agent", "sched", "trace")
+
+		in.ok(t, "kill", "wicked")
+		in.run(t, "wait", "wicked")
+		for args, says := range map[string]string{
+			"sched trace wicked": "ended", "sched trace nobody": "neither an agent nor a domain", "sched trace --for 500ms -o " + path: "the file exists",
+		} {
+			if r := in.run(t, strings.Fields(args)...); r.status != 125 || !strings.Contains(string(r.stderr), says) {
+				t.Errorf("%s: %s", args, r)
+			}
+		}
+		in.ok(t, "sched", "trace", "default", "--for", "100ms", "-f", "-o", path)
 	})
 }
