@@ -160,7 +160,7 @@ func (c *Capability) shrunk(want *Limits) (Limits, error) {
 		if v == 0 {
 			continue
 		}
-		if own != 0 && v > own {
+		if k.Beyond(own, v) {
 			return out, exceed(c, "it has less than what is asked for, "+formatCount(own), "ask for no more")
 		}
 		if p := c.parent; own == 0 && p != nil {
@@ -207,10 +207,7 @@ func (s *Spec) covers(child *Spec) bool {
 	}
 	for k := range Kind(kinds) {
 		limit, part := s.Limits.Get(k), child.Limits.Get(k)
-		if limit == 0 {
-			continue
-		}
-		if part > limit || part == 0 && (child.spends() || !k.Divisible()) {
+		if k.Beyond(limit, part) || limit != 0 && part == 0 && (child.spends() || !k.Divisible()) {
 			return false
 		}
 	}

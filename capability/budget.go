@@ -66,6 +66,9 @@ func (c *Capability) share(want *Limits, child *Spec) (Limits, error) {
 			v = want.Get(k)
 		}
 		if own == 0 {
+			if k.Beyond(own, v) {
+				return out, exceed(c, key.name+"="+key.format(v)+" is more than it has, which is what is usual", "leave out "+key.name+", or ask whoever gave it for more")
+			}
 			out.Set(k, v)
 			continue
 		}

@@ -102,6 +102,29 @@ func (k Kind) Divisible() bool {
 	return true
 }
 
+// unsaid is what a limit comes to where it is not said, if that is not that there
+// is no bound: nobody has a rank, a weight or a promise by saying nothing about it.
+func (k Kind) unsaid() (v uint64, bounded bool) {
+	switch k {
+	case KindWeight:
+		return 100, true
+	case KindPriority:
+		return 20, true
+	case KindReserve, KindBurst:
+		return 0, true
+	}
+	return 0, false
+}
+
+// Beyond reports whether v of k is more than own, as it was said or not.
+func (k Kind) Beyond(own, v uint64) bool {
+	if own == 0 {
+		least, bounded := k.unsaid()
+		return bounded && v > least
+	}
+	return v > own
+}
+
 // limitKey is how the text of a grant calls a limit of a class.
 type limitKey struct {
 	name   string

@@ -2,6 +2,7 @@ package capability
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -254,6 +255,8 @@ func (m *model) delegate(p *mnode, to string, ch Change, move bool, by Actor) *m
 			if v > left {
 				return nil
 			}
+		} else if v > usual(k) {
+			return nil
 		}
 		limits.Set(k, v)
 	}
@@ -268,6 +271,19 @@ func (m *model) delegate(p *mnode, to string, ch Change, move bool, by Actor) *m
 	p.moved = p.moved || move
 	m.nodes = append(m.nodes, n)
 	return n
+}
+
+// usual is what somebody has of a limit that nothing is said about.
+func usual(k Kind) uint64 {
+	switch k {
+	case KindWeight:
+		return 100
+	case KindPriority:
+		return 20
+	case KindReserve, KindBurst:
+		return 0
+	}
+	return math.MaxUint64
 }
 
 // only reports whether l has no limits but those of a class.
@@ -297,7 +313,7 @@ func (m *model) attenuate(n *mnode, ch Change, by Actor) bool {
 			if v == 0 {
 				continue
 			}
-			if old != 0 && v > old || old == 0 && n.parent != nil && n.parent.spec.Limits.Get(k) != 0 && v > m.left(n.parent, k) {
+			if old == 0 && v > usual(k) || old != 0 && v > old || old == 0 && n.parent != nil && n.parent.spec.Limits.Get(k) != 0 && v > m.left(n.parent, k) {
 				return false
 			}
 			spec.Limits.Set(k, v)
@@ -314,7 +330,7 @@ func (m *model) attenuate(n *mnode, ch Change, by Actor) bool {
 		}
 		for k := range Kind(kinds) {
 			limit, part := spec.Limits.Get(k), c.spec.Limits.Get(k)
-			if limit != 0 && (part > limit || part == 0 && (spendsIn(c.spec) || !k.Divisible())) {
+			if limit == 0 && part > usual(k) || limit != 0 && (part > limit || part == 0 && (spendsIn(c.spec) || !k.Divisible())) {
 				return false
 			}
 			if sums.Set(k, sums.Get(k)+part); limit != 0 && k.Divisible() && sums.Get(k) > limit {

@@ -7,7 +7,8 @@ import (
 
 // kinds are the limits.
 var kinds = [...]capability.Kind{capability.KindBytes, capability.KindCount, capability.KindMilliCPU,
-	capability.KindWeight, capability.KindBytesPerSec, capability.KindOpsPerSec}
+	capability.KindWeight, capability.KindBytesPerSec, capability.KindOpsPerSec,
+	capability.KindBurst, capability.KindReserve, capability.KindPriority, capability.KindIdle}
 
 // allowance is a grant of a token while a request is held against it.
 type allowance struct {
@@ -69,17 +70,18 @@ func (g *allowance) take(s capability.Spec) (why string) {
 	used := g.used
 	for _, k := range kinds {
 		have, want := g.spec.Limits.Get(k), s.Limits.Get(k)
-		if have == 0 {
+		switch {
+		case k.Beyond(have, want), have != 0 && want > have-used.Get(k):
+			return "its limit is exceeded"
+		case have == 0:
 			continue
-		}
-		left := have - used.Get(k)
-		if want == 0 {
+		case want != 0:
+		case k == capability.KindReserve || k == capability.KindPriority || k == capability.KindBurst:
+			continue // That is less.
+		default:
 			return "its limit must be said"
 		}
-		if want > left {
-			return "its limit is exceeded"
-		}
-		if k != capability.KindWeight { // A weight is no amount.
+		if k.Divisible() {
 			used.Set(k, used.Get(k)+want)
 		}
 	}

@@ -272,6 +272,7 @@ func TestAllowGrants(t *testing.T) {
 	child := attenuate(t, tok, Restriction{Grants: specs(t, "fs:/data/in:ro", "fs:/etc:rw", "mem:self,bytes=600M", "svc:*,badge=7,sealed,lease=1m")})
 	svc := issue(t, Claims{Subject: "x", Audience: []string{"*"}, Expires: start.Add(time.Hour), Grants: specs(t, "svc:*,badge=7,sealed,lease=1m", "mem:self,bytes=1G,count=100")})
 	none := attenuate(t, tok, Restriction{Grants: []capability.Spec{}})
+	idle := issue(t, Claims{Subject: "x", Audience: []string{"*"}, Expires: start.Add(time.Hour), Grants: specs(t, "cpu:self,reserve=0.2,priority=30,idle=1")})
 	for name, tc := range map[string]struct {
 		t    Token
 		ask  []string
@@ -292,6 +293,14 @@ func TestAllowGrants(t *testing.T) {
 		"two that fit":       {tok, []string{"mem:self,bytes=256M", "mem:self,bytes=256M"}, ""},
 		"two that do not":    {tok, []string{"mem:self,bytes=300M", "mem:self,bytes=300M"}, errdefs.RightsExceed},
 		"weights do not add": {tok, []string{"cpu:self,weight=100", "cpu:self,weight=100"}, ""},
+		"more weight":        {tok, []string{"cpu:self,weight=101"}, errdefs.RightsExceed},
+		"a promise":          {tok, []string{"cpu:self,weight=50,reserve=0.1"}, errdefs.RightsExceed},
+		"a rank":             {tok, []string{"cpu:self,weight=50,priority=21"}, errdefs.RightsExceed},
+		"the usual rank":     {tok, []string{"cpu:self,weight=50,priority=20,idle=1"}, ""},
+		"savings":            {tok, []string{"cpu:self,weight=50,burst=1ms"}, errdefs.RightsExceed},
+		"promised":           {idle, []string{"cpu:self,reserve=0.1,every=10ms,priority=30,idle=1", "cpu:self,reserve=0.1,idle=1"}, ""},
+		"promised too often": {idle, []string{"cpu:self,reserve=0.2,idle=1", "cpu:self,reserve=0.1,idle=1"}, errdefs.RightsExceed},
+		"not idle":           {idle, []string{"cpu:self,reserve=0.1"}, errdefs.RightsExceed},
 		"child":              {child, []string{"fs:/data/in:ro", "mem:self,bytes=512M"}, ""},
 		"child, parent's":    {child, []string{"fs:/data:ro"}, errdefs.RightsExceed},
 		"child widens":       {child, []string{"fs:/etc:ro"}, errdefs.RightsExceed},

@@ -272,7 +272,7 @@ func TestSchedSetByToken(t *testing.T) {
 		if v := b.schedSet(t, "mine", "weight=150,quota=0.4"); v.Weight != 150 || *v.Quota != 400 {
 			t.Errorf("%+v", v)
 		}
-		for _, more := range []string{"weight=201", "quota=none", "quota=0.6", "cpus=0,quota=0.6"} {
+		for _, more := range []string{"weight=201", "quota=none", "quota=0.6", "cpus=0,quota=0.6", "deadline=10ms/100ms", "priority=30"} {
 			b.refused(t, "does not give cpu:", "sched", "set", "mine", more)
 		}
 		b.refused(t, "does not extend to this agent", "sched", "set", "other", "weight=5")
