@@ -146,11 +146,12 @@ func (c ctlAuthority) Act(_ context.Context, by capability.Actor, cap *capabilit
 			errdefs.Fix("ask for agent:%s:%s", ref, want.Format(abi.ClassAgent)))
 		return "", err
 	}
-	id := control.AgentRequest{ID: a.id}
+	who := control.By{By: by.Name}
+	id := control.AgentRequest{By: who, ID: a.id}
 	var err error
 	switch do.Verb {
 	case ctlfs.ActSignal:
-		_, err = s.Signal(control.SignalRequest{ID: a.id, Signal: int32(do.Signal)})
+		_, err = s.Signal(control.SignalRequest{By: who, ID: a.id, Signal: int32(do.Signal)})
 	case ctlfs.ActPause, ctlfs.ActResume:
 		if a.id == by.Name { // It could not be told that it was done.
 			return "", errdefs.New(errdefs.InvalidArgument, "an agent cannot pause itself", errdefs.Op(do.Verb))

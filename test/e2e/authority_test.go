@@ -317,7 +317,7 @@ input()
 func TestAgentCapability(t *testing.T) {
 	onEach(t, func(t *testing.T, in *install) {
 		in.spawn(t, "--name", "worker", "--", "sleep", "1000")
-		in.spawn(t, "--name", "boss", "--grant", "agent:worker:signal+inspect", "--", "sleep", "1000")
+		boss := in.spawn(t, "--name", "boss", "--grant", "agent:worker:signal+inspect", "--", "sleep", "1000")
 		c := in.capOf(t, "boss", "agent:")
 		ctl := func(command string) result {
 			return in.run(t, "exec", "boss", "--", "sh", "-c", "echo "+command+" > /aios/ctl")
@@ -333,6 +333,9 @@ func TestAgentCapability(t *testing.T) {
 		}
 		if r := in.run(t, "wait", "worker"); r.status != 137 {
 			t.Errorf("%s", r)
+		}
+		if kills := in.past(t, "agent.kill"); len(kills) != 1 || kills[0].Data["by"] != boss {
+			t.Errorf("%+v", kills)
 		}
 		eventually(t, "the refusal is recorded", 10*time.Second, func() (bool, string) {
 			all := in.audit(t, "--op", "denied", "--agent", "boss")
