@@ -36,6 +36,7 @@ type Client struct {
 	apiv1.HealthClient
 	apiv1.ConfigurationClient
 	apiv1.SinksClient
+	apiv1.HooksClient
 	apiv1.ClockClient
 	apiv1.AlertsClient
 	apiv1.KernelClient
@@ -133,7 +134,7 @@ func over(conn net.Conn, a api.Address, opts []grpc.DialOption) (*Client, error)
 	cc.Connect()
 	return &Client{
 		ControlClient: apiv1.NewControlClient(cc), DebugClient: apiv1.NewDebugClient(cc), EventsClient: apiv1.NewEventsClient(cc), HealthClient: apiv1.NewHealthClient(cc),
-		ConfigurationClient: apiv1.NewConfigurationClient(cc), SinksClient: apiv1.NewSinksClient(cc), ClockClient: apiv1.NewClockClient(cc), AlertsClient: apiv1.NewAlertsClient(cc),
+		ConfigurationClient: apiv1.NewConfigurationClient(cc), SinksClient: apiv1.NewSinksClient(cc), HooksClient: apiv1.NewHooksClient(cc), ClockClient: apiv1.NewClockClient(cc), AlertsClient: apiv1.NewAlertsClient(cc),
 		KernelClient: apiv1.NewKernelClient(cc), InterruptsClient: apiv1.NewInterruptsClient(cc), SchedulingClient: apiv1.NewSchedulingClient(cc), ProcessorsClient: apiv1.NewProcessorsClient(cc),
 		conn: cc,
 	}, nil

@@ -13,6 +13,7 @@ import (
 	apiv1 "aios.dev/aios/api/v1"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/lifecycle"
 )
 
 // attachment is one client joined to one process: what the client sends goes
@@ -138,12 +139,18 @@ func (a *attachment) exec(req *apiv1.ExecRequest, theirs *os.File) error {
 	if err != nil {
 		return err
 	}
+	call, err := a.d.askHooks(a.rpc.Context(), lifecycle.Exec, r, func(op *lifecycle.Operation) { op.Program = p.Argv })
+	if err != nil {
+		return err
+	}
 	var files []*os.File
 	if theirs != nil {
 		files = append(files, theirs)
 	}
 	var reply control.ExecReply
-	if err := dom.call(a.rpc.Context(), control.MethodExec, control.ExecRequest{ID: r.id, Process: p, Attach: theirs != nil}, &reply, files...); err != nil {
+	err = dom.call(a.rpc.Context(), control.MethodExec, control.ExecRequest{ID: r.id, Process: p, Attach: theirs != nil}, &reply, files...)
+	call.Done(err)
+	if err != nil {
 		return errdefs.Wrap(err, errdefs.Internal, "exec in agent", errdefs.Resource("%s", r.label()))
 	}
 	r.execOf(reply.ExecID)
@@ -175,14 +182,28 @@ func (a *attachment) input() {
 		case *apiv1.AttachRequest_Resize:
 			err = a.stream.Write(control.FrameResize, control.EncodeResize(uint16(m.Resize.GetRows()), uint16(m.Resize.GetCols())))
 		case *apiv1.AttachRequest_Signal:
-			if dom, derr := a.rec.running(); derr == nil {
-				dom.call(a.rpc.Context(), control.MethodSignal, control.SignalRequest{ID: a.rec.id, ExecID: a.execID, Signal: m.Signal}, nil)
-			}
+			a.signal(m.Signal)
 		}
 		if err != nil {
 			return // The process has ended; output says so.
 		}
 	}
+}
+
+// signal passes a signal on. One that hooks refuse is told by them; the client
+// goes on.
+func (a *attachment) signal(sig int32) {
+	dom, err := a.rec.running()
+	if err != nil {
+		return
+	}
+	var call *hookCall
+	if a.execID == 0 && ends(sig) {
+		if call, err = a.d.askBeforeKill(a.rpc.Context(), a.rec.id, sig, false); err != nil {
+			return
+		}
+	}
+	call.Done(dom.call(a.rpc.Context(), control.MethodSignal, control.SignalRequest{ID: a.rec.id, ExecID: a.execID, Signal: sig}, nil))
 }
 
 // output passes on what the process writes until it ends.

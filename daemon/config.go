@@ -13,6 +13,7 @@ import (
 	"aios.dev/aios/event/sink"
 	"aios.dev/aios/klog"
 	"aios.dev/aios/ktime/sntp"
+	"aios.dev/aios/lifecycle"
 )
 
 // configVersion is that of the schema below. A file names the one it was
@@ -21,12 +22,13 @@ const configVersion = 1
 
 // Config is what the configuration file can say.
 type Config struct {
-	Version int            `yaml:"version"`
-	Log     LogConfig      `yaml:"log"`
-	Journal JournalConfig  `yaml:"journal"`
-	Sinks   []sink.Config  `yaml:"sinks"`
-	Alerts  []alert.Config `yaml:"alerts"`
-	Time    *sntp.Config   `yaml:"time"`
+	Version int                `yaml:"version"`
+	Log     LogConfig          `yaml:"log"`
+	Journal JournalConfig      `yaml:"journal"`
+	Sinks   []sink.Config      `yaml:"sinks"`
+	Alerts  []alert.Config     `yaml:"alerts"`
+	Time    *sntp.Config       `yaml:"time"`
+	Hooks   []lifecycle.Config `yaml:"hooks"`
 }
 
 // LogConfig is how the daemon and its kernel processes log, unless the
@@ -56,6 +58,7 @@ type settings struct {
 	sinks  []*sink.Spec
 	alerts []*alert.Rule
 	time   *sntp.Spec // nil: no servers
+	hooks  []hookSpec
 }
 
 // CheckConfig reads the configuration file as a daemon does, and says what is
@@ -113,6 +116,9 @@ func (s *settings) examine(doc *config.Document) error {
 		return err
 	}
 	if err := s.compileAlerts(doc); err != nil {
+		return err
+	}
+	if err := s.compileHooks(doc); err != nil {
 		return err
 	}
 	return s.compileTime(doc)

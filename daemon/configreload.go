@@ -73,6 +73,9 @@ func (d *System) reload(by control.Actor) ([]config.Change, error) {
 		})
 		return nil, err
 	}
+	if err := d.applyHooks(next.hooks); err != nil {
+		return nil, err
+	}
 	changes := config.Diff(&c.current().Config, &next.Config)
 	c.set(next, d.clock.Now())
 	d.health.Remove(componentConfig)

@@ -103,6 +103,7 @@ type System struct {
 	budgets    domainBudgets
 	configured configured
 	sinks      sinks
+	hooks      hooks
 	alerts     *alerts // nil in tests that want none
 	bearers    bearerDoor
 
@@ -185,6 +186,10 @@ func Run(paths config.Paths) error {
 		return err
 	}
 	defer d.alerts.stop()
+	if err := d.applyHooks(conf.hooks); err != nil { // Before: ends that were missed are told.
+		return err
+	}
+	defer d.stopHooks()
 	d.recover()
 	d.sayStarted()
 	d.alerts.recovered()
@@ -212,6 +217,7 @@ func Run(paths config.Paths) error {
 	apiv1.RegisterSinksServer(server, d)
 	apiv1.RegisterAlertsServer(server, d)
 	apiv1.RegisterClockServer(server, clockService{d: d})
+	apiv1.RegisterHooksServer(server, &hooksService{d: d})
 	apiv1.RegisterKernelServer(server, &kernelService{d: d})
 	apiv1.RegisterInterruptsServer(server, &interruptsService{d: d})
 	apiv1.RegisterSchedulingServer(server, &schedulingService{d: d})

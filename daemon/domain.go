@@ -335,6 +335,7 @@ func (d *System) lose(r *record, why string, again verdict) bool {
 	lost := r.finish(abi.StateLost, &apiv1.Exit{Signal: int32(unix.SIGKILL), Reason: why}, d.clock.Now())
 	if lost {
 		d.emit(event.AgentLost, r.id, r.domName, &eventv1.AgentLost{Name: r.name, Reason: why})
+		d.tellExit(r, r.exitOf())
 		r.wish.decide(nil, &again)
 		d.tellBudget(r)
 		d.settle(r)

@@ -122,8 +122,13 @@ func (dom *domain) takeEvents(body json.RawMessage) {
 		}
 		e.Domain = dom.name // Whatever a kernel process says.
 		events = append(events, e)
-		if e.Type == event.AgentExit && batch.First+uint64(i) > taken {
-			st.end(e.Agent, -1)
+		if batch.First+uint64(i) > taken {
+			switch e.Type {
+			case event.AgentExit:
+				st.end(e.Agent, -1)
+			case event.AgentKill, event.AgentPause, event.AgentResume:
+				d.tellHooks(e)
+			}
 		}
 	}
 	cursor := d.events.Take(events)

@@ -95,6 +95,7 @@ func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
 	d.endedByItself(r)
 	dom.regroup()
 	d.record(audit.Entry{Op: "exit", Domain: dom.name, Agent: r.id, Target: r.name, Reason: howEnded(e.Exit)})
+	d.tellExit(r, toExit(e.Exit))
 	// The rest asks the kernel process and writes files: not on its reader.
 	go func() {
 		kept := d.settle(r)

@@ -107,6 +107,9 @@ func (d *System) Health(context.Context, *apiv1.HealthRequest) (*apiv1.HealthRes
 			resp.Breakers = append(resp.Breakers, breakerProto(v.Breaker))
 		}
 	}
+	for _, b := range d.hooks.breakers() {
+		resp.Breakers = append(resp.Breakers, breakerProto(b))
+	}
 	for _, b := range d.alerts.breakers() {
 		resp.Breakers = append(resp.Breakers, breakerProto(b))
 	}

@@ -47,7 +47,7 @@ var methods = map[string]method{
 	apiv1.Control_List_FullMethodName:    {op: token.OpList, check: (*asked).aboutHost, shown: shown((*asked).agents)},
 	apiv1.Control_Inspect_FullMethodName: {op: token.OpInspect},
 	apiv1.Control_Wait_FullMethodName:    {op: token.OpWait},
-	apiv1.Control_Signal_FullMethodName:  {op: token.OpSignal},
+	apiv1.Control_Signal_FullMethodName:  {op: token.OpSignal, check: as((*asked).signal)},
 	apiv1.Control_Pause_FullMethodName:   {op: token.OpPause},
 	apiv1.Control_Resume_FullMethodName:  {op: token.OpPause},
 	apiv1.Control_Remove_FullMethodName:  {op: token.OpRemove, check: as((*asked).remove)},
@@ -104,6 +104,7 @@ var methods = map[string]method{
 	apiv1.Configuration_ConfigStatus_FullMethodName: {op: token.OpDaemon},
 	apiv1.Sinks_SinkList_FullMethodName:             {op: token.OpDaemon},
 	apiv1.Alerts_AlertList_FullMethodName:           {op: token.OpDaemon},
+	apiv1.Hooks_HookList_FullMethodName:             {op: token.OpDaemon},
 	apiv1.Clock_TimeStatus_FullMethodName:           {op: token.OpDaemon},
 	// Servers may mind being asked often.
 	apiv1.Clock_TimeSync_FullMethodName: {op: token.OpDaemon, check: operatorOnly},
@@ -312,6 +313,15 @@ func (a *asked) remove(m *apiv1.RemoveRequest) error {
 		if err := a.may(token.OpSignal, &m.Agent); err != nil {
 			return err
 		}
+	}
+	return a.aboutAgent(m)
+}
+
+// signal has the hooks asked whatever the bearer wants: to overrule them is the
+// operator's.
+func (a *asked) signal(m *apiv1.SignalRequest) error {
+	if m.GetForce() {
+		return operatorOnly(a, m)
 	}
 	return a.aboutAgent(m)
 }

@@ -15,6 +15,7 @@ import (
 	apiv1 "aios.dev/aios/api/v1"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/lifecycle"
 )
 
 // Version implements the RPC.
@@ -165,8 +166,16 @@ func (d *System) Wait(ctx context.Context, req *apiv1.WaitRequest) (*apiv1.WaitR
 }
 
 // Signal implements the RPC.
-func (d *System) Signal(ctx context.Context, req *apiv1.SignalRequest) (*apiv1.SignalResponse, error) {
-	if req.GetExecId() == 0 && ends(req.GetSignal()) && d.endWish(req.GetAgent(), "the operator ended it") {
+func (d *System) Signal(ctx context.Context, req *apiv1.SignalRequest) (_ *apiv1.SignalResponse, rerr error) {
+	kills := req.GetExecId() == 0 && ends(req.GetSignal())
+	if kills {
+		call, err := d.askBeforeKill(ctx, req.GetAgent(), req.GetSignal(), req.GetForce())
+		if err != nil {
+			return nil, err
+		}
+		defer func() { call.Done(rerr) }()
+	}
+	if kills && d.endWish(req.GetAgent(), "the operator ended it") {
 		return &apiv1.SignalResponse{}, nil // It had ended, and stays so.
 	}
 	r, dom, err := d.findRunning(req.GetAgent())
@@ -194,7 +203,13 @@ func (d *System) Pause(ctx context.Context, req *apiv1.PauseRequest) (*apiv1.Pau
 	if err != nil {
 		return nil, err
 	}
-	return &apiv1.PauseResponse{}, dom.call(ctx, control.MethodPause, control.AgentRequest{ID: r.id}, nil)
+	call, err := d.askHooks(ctx, lifecycle.Pause, r, nil)
+	if err != nil {
+		return nil, err
+	}
+	err = dom.call(ctx, control.MethodPause, control.AgentRequest{ID: r.id}, nil)
+	call.Done(err)
+	return &apiv1.PauseResponse{}, err
 }
 
 // Resume implements the RPC.
@@ -203,14 +218,27 @@ func (d *System) Resume(ctx context.Context, req *apiv1.ResumeRequest) (*apiv1.R
 	if err != nil {
 		return nil, err
 	}
-	return &apiv1.ResumeResponse{}, dom.call(ctx, control.MethodResume, control.AgentRequest{ID: r.id}, nil)
+	call, err := d.askHooks(ctx, lifecycle.Resume, r, nil)
+	if err != nil {
+		return nil, err
+	}
+	err = dom.call(ctx, control.MethodResume, control.AgentRequest{ID: r.id}, nil)
+	call.Done(err)
+	return &apiv1.ResumeResponse{}, err
 }
 
 // Remove implements the RPC.
-func (d *System) Remove(ctx context.Context, req *apiv1.RemoveRequest) (*apiv1.RemoveResponse, error) {
+func (d *System) Remove(ctx context.Context, req *apiv1.RemoveRequest) (_ *apiv1.RemoveResponse, rerr error) {
 	r, err := d.find(req.GetAgent())
 	if err != nil {
 		return nil, err
+	}
+	if req.GetForce() {
+		call, err := d.askBeforeKill(ctx, r.id, int32(unix.SIGKILL), true)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { call.Done(rerr) }()
 	}
 	if req.GetForce() || r.final() {
 		d.endWish(r.id, "the operator removed it")

@@ -20,6 +20,7 @@ import (
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/images"
 	"aios.dev/aios/ktime/zone"
+	"aios.dev/aios/lifecycle"
 	"aios.dev/aios/seccomp"
 	"aios.dev/aios/sentry/trap"
 )
@@ -102,6 +103,13 @@ func (d *System) begin(ctx context.Context, r *record, l launching) (warnings []
 		}
 	}()
 	req := r.spec
+	call, err := d.askHooks(ctx, lifecycle.Spawn, r, func(op *lifecycle.Operation) {
+		op.Again, op.Caller.Name, op.Correlation = l.op != "", l.actor.Name, l.actor.Correlation
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { call.Done(err) }()
 	dom, warnings, err := d.domainFor(ctx, r.domName, req)
 	if err != nil {
 		return nil, err

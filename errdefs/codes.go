@@ -94,6 +94,8 @@ const (
 	BreakerOpen       Code = "BREAKER_OPEN"
 	SinkFailed        Code = "SINK_FAILED"
 	SinkRefused       Code = "SINK_REFUSED"
+	HookVeto          Code = "HOOK_VETO"
+	HookFailed        Code = "HOOK_FAILED"
 	TimeServer        Code = "TIME_SERVER_FAILED"
 	TimeUnsure        Code = "TIME_UNSURE"
 	ProtocolVersion   Code = "PROTOCOL_VERSION_MISMATCH"

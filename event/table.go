@@ -70,6 +70,8 @@ const (
 	DeviceOpen
 	AlertFire
 	AlertResolve
+	HookVetoed
+	HookFailed
 	HealthDegraded
 	HealthRestored
 	BreakerOpen
@@ -159,6 +161,8 @@ var table = [typeCount]TypeInfo{
 	DeviceOpen:          {Topic: "device.open", Severity: Debug, OnDemand: true, Payload: (*eventv1.DeviceOpen)(nil), Doc: "A device was opened."},
 	AlertFire:           {Topic: "alert.fire", Severity: Warning, Payload: (*eventv1.Alert)(nil), Doc: "A rule of alerts holds."},
 	AlertResolve:        {Topic: "alert.resolve", Severity: Notice, Payload: (*eventv1.Alert)(nil), Doc: "A rule of alerts holds no longer."},
+	HookVetoed:          {Topic: "hook.vetoed", Severity: Notice, Payload: (*eventv1.Hook)(nil), Doc: "A hook refused an operation on an agent."},
+	HookFailed:          {Topic: "hook.failed", Severity: Warning, Payload: (*eventv1.Hook)(nil), Doc: "A hook could not be run, or not to its end."},
 	HealthDegraded:      {Topic: "health.degraded", Severity: Warning, Payload: (*eventv1.Health)(nil), Doc: "A part of AIOS works less well."},
 	HealthRestored:      {Topic: "health.restored", Severity: Notice, Payload: (*eventv1.Health)(nil), Doc: "A part of AIOS works again as it should."},
 	BreakerOpen:         {Topic: "breaker.open", Severity: Warning, Payload: (*eventv1.Breaker)(nil), Doc: "Calls to something outside are refused at once."},

@@ -1780,6 +1780,7 @@ type SignalRequest struct {
 	Signal        int32                  `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
 	All           bool                   `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`                     // every process of the agent
 	ExecId        int32                  `protobuf:"varint,4,opt,name=exec_id,json=execId,proto3" json:"exec_id,omitempty"` // 0: the agent's first process
+	Force         bool                   `protobuf:"varint,5,opt,name=force,proto3" json:"force,omitempty"`                 // hooks are told, and cannot refuse; of an operator only
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1840,6 +1841,13 @@ func (x *SignalRequest) GetExecId() int32 {
 		return x.ExecId
 	}
 	return 0
+}
+
+func (x *SignalRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 type SignalResponse struct {
@@ -6304,12 +6312,13 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x17\n" +
 	"\aexec_id\x18\x02 \x01(\x05R\x06execId\"1\n" +
 	"\fWaitResponse\x12!\n" +
-	"\x04exit\x18\x01 \x01(\v2\r.aios.v1.ExitR\x04exit\"h\n" +
+	"\x04exit\x18\x01 \x01(\v2\r.aios.v1.ExitR\x04exit\"~\n" +
 	"\rSignalRequest\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x10\n" +
 	"\x03all\x18\x03 \x01(\bR\x03all\x12\x17\n" +
-	"\aexec_id\x18\x04 \x01(\x05R\x06execId\"\x10\n" +
+	"\aexec_id\x18\x04 \x01(\x05R\x06execId\x12\x14\n" +
+	"\x05force\x18\x05 \x01(\bR\x05force\"\x10\n" +
 	"\x0eSignalResponse\"$\n" +
 	"\fPauseRequest\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\"\x0f\n" +

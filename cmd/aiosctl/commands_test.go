@@ -52,6 +52,7 @@ func TestFlagsBecomeRequests(t *testing.T) {
 		{"attach web", &apiv1.AttachRequest{Msg: &apiv1.AttachRequest_Target{Target: &apiv1.AttachTarget{Agent: "web", Stdin: true}}}},
 		{"kill web", &apiv1.SignalRequest{Agent: "web", Signal: 9}},
 		{"kill -s usr1 --all web", &apiv1.SignalRequest{Agent: "web", Signal: 10, All: true}},
+		{"kill --force web", &apiv1.SignalRequest{Agent: "web", Signal: 9, Force: true}},
 		{"rm -f web", &apiv1.RemoveRequest{Agent: "web", Force: true}},
 		{"ps -a --domain lab", &apiv1.ListRequest{All: true, Domain: "lab"}},
 		{"ls", &apiv1.ListRequest{}},

@@ -184,7 +184,7 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 		a.waitCmd(), a.killCmd(), a.pauseCmd(), a.resumeCmd(), a.rmCmd(), a.statsCmd(), a.topCmd(), a.schedCmd(), a.hintCmd())
 	add("authority", a.capCmd(), a.profileCmd(), a.auditCmd(), a.tokenCmd())
 	add("objects", a.imageCmd(), a.domainCmd())
-	add("debugging", a.eventsCmd(), a.sinkCmd(), a.alertCmd(), a.klogCmd(), a.irqCmd(), a.crashCmd(), a.debugCmd())
+	add("debugging", a.eventsCmd(), a.sinkCmd(), a.alertCmd(), a.hookCmd(), a.klogCmd(), a.irqCmd(), a.crashCmd(), a.debugCmd())
 	add("system", a.healthCmd(), a.timeCmd(), a.doctorCmd(), a.cpusCmd(), a.errorsCmd(), a.daemonCmd(), a.versionCmd(), a.completionCmd())
 	root.SetHelpCommandGroupID("system")
 	root.SetHelpCommand(a.helpCmd())

@@ -30,14 +30,16 @@ func (a *app) each(cmd *cobra.Command, names []string, f func(context.Context, *
 
 func (a *app) killCmd() *cobra.Command {
 	var (
-		name string
-		all  bool
+		name  string
+		all   bool
+		force bool
 	)
 	cmd := &cobra.Command{
 		Use:   "kill [flags] AGENT…",
 		Short: "Send a signal to agents, KILL by default",
 		Long: `Kill sends a signal to the first process of each agent. KILL, the default, ends
-everything in the agent.`,
+everything in the agent. Hooks of the daemon's configuration may refuse KILL and
+TERM; --force tells them, and does not ask.`,
 		Example: `  aiosctl kill web
   aiosctl kill -s TERM web worker
   aiosctl kill -s USR1 --all worker`,
@@ -48,13 +50,14 @@ everything in the agent.`,
 				return err
 			}
 			return a.each(cmd, args, func(ctx context.Context, c *client.Client, agent string) error {
-				_, err := c.Signal(ctx, &apiv1.SignalRequest{Agent: agent, Signal: int32(sig), All: all})
+				_, err := c.Signal(ctx, &apiv1.SignalRequest{Agent: agent, Signal: int32(sig), All: all, Force: force})
 				return err
 			})
 		},
 		ValidArgsFunction: a.complete(a.runningAgents),
 	}
 	cmd.Flags().StringVarP(&name, "signal", "s", "KILL", "`NAME` or number of the signal")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "whatever hooks say")
 	cmd.Flags().BoolVar(&all, "all", false, "send it to every process of the agent")
 	return cmd
 }

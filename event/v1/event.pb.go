@@ -181,6 +181,7 @@ type Event struct {
 	//	*Event_WatchdogExpired
 	//	*Event_ConfigChanged
 	//	*Event_Clock
+	//	*Event_Hook
 	//	*Event_BusLost
 	//	*Event_BusSubscription
 	//	*Event_Sink
@@ -813,6 +814,15 @@ func (x *Event) GetClock() *Clock {
 	return nil
 }
 
+func (x *Event) GetHook() *Hook {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_Hook); ok {
+			return x.Hook
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetBusLost() *BusLost {
 	if x != nil {
 		if x, ok := x.Payload.(*Event_BusLost); ok {
@@ -1094,6 +1104,10 @@ type Event_Clock struct {
 	Clock *Clock `protobuf:"bytes,115,opt,name=clock,proto3,oneof"`
 }
 
+type Event_Hook struct {
+	Hook *Hook `protobuf:"bytes,116,opt,name=hook,proto3,oneof"`
+}
+
 type Event_BusLost struct {
 	BusLost *BusLost `protobuf:"bytes,120,opt,name=bus_lost,json=busLost,proto3,oneof"`
 }
@@ -1229,6 +1243,8 @@ func (*Event_WatchdogExpired) isEvent_Payload() {}
 func (*Event_ConfigChanged) isEvent_Payload() {}
 
 func (*Event_Clock) isEvent_Payload() {}
+
+func (*Event_Hook) isEvent_Payload() {}
 
 func (*Event_BusLost) isEvent_Payload() {}
 
@@ -5701,6 +5717,112 @@ func (x *Alert) GetAgentName() string {
 	return ""
 }
 
+// Hook: a hook refused an operation on an agent, or did not do what it should.
+type Hook struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// "spawn", "exec", "pause" …
+	Operation string `protobuf:"bytes,2,opt,name=operation,proto3" json:"operation,omitempty"`
+	// "before", "after", "aborted".
+	Phase string `protobuf:"bytes,3,opt,name=phase,proto3" json:"phase,omitempty"`
+	// Why it refused, or how it failed.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The operation was not done for that.
+	Refused bool `protobuf:"varint,5,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Who wanted the operation.
+	By            string `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"`
+	Took          int64  `protobuf:"varint,7,opt,name=took,proto3" json:"took,omitempty"`
+	AgentName     string `protobuf:"bytes,8,opt,name=agent_name,json=agentName,proto3" json:"agent_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hook) Reset() {
+	*x = Hook{}
+	mi := &file_event_v1_event_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hook) ProtoMessage() {}
+
+func (x *Hook) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hook.ProtoReflect.Descriptor instead.
+func (*Hook) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *Hook) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Hook) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *Hook) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *Hook) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Hook) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
+}
+
+func (x *Hook) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Hook) GetTook() int64 {
+	if x != nil {
+		return x.Took
+	}
+	return 0
+}
+
+func (x *Hook) GetAgentName() string {
+	if x != nil {
+		return x.AgentName
+	}
+	return ""
+}
+
 // Health: a part of AIOS works less well, or again as it should.
 type Health struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -5719,7 +5841,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5731,7 +5853,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5744,7 +5866,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Health) GetComponent() string {
@@ -5806,7 +5928,7 @@ type Breaker struct {
 
 func (x *Breaker) Reset() {
 	*x = Breaker{}
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5818,7 +5940,7 @@ func (x *Breaker) String() string {
 func (*Breaker) ProtoMessage() {}
 
 func (x *Breaker) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5831,7 +5953,7 @@ func (x *Breaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker.ProtoReflect.Descriptor instead.
 func (*Breaker) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Breaker) GetName() string {
@@ -5890,7 +6012,7 @@ type WatchdogExpired struct {
 
 func (x *WatchdogExpired) Reset() {
 	*x = WatchdogExpired{}
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5902,7 +6024,7 @@ func (x *WatchdogExpired) String() string {
 func (*WatchdogExpired) ProtoMessage() {}
 
 func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5915,7 +6037,7 @@ func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchdogExpired.ProtoReflect.Descriptor instead.
 func (*WatchdogExpired) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *WatchdogExpired) GetName() string {
@@ -5965,7 +6087,7 @@ type ConfigChanged struct {
 
 func (x *ConfigChanged) Reset() {
 	*x = ConfigChanged{}
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5977,7 +6099,7 @@ func (x *ConfigChanged) String() string {
 func (*ConfigChanged) ProtoMessage() {}
 
 func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5990,7 +6112,7 @@ func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged.ProtoReflect.Descriptor instead.
 func (*ConfigChanged) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ConfigChanged) GetFile() string {
@@ -6037,7 +6159,7 @@ type Clock struct {
 
 func (x *Clock) Reset() {
 	*x = Clock{}
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6049,7 +6171,7 @@ func (x *Clock) String() string {
 func (*Clock) ProtoMessage() {}
 
 func (x *Clock) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6062,7 +6184,7 @@ func (x *Clock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clock.ProtoReflect.Descriptor instead.
 func (*Clock) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Clock) GetState() string {
@@ -6148,7 +6270,7 @@ type BusLost struct {
 
 func (x *BusLost) Reset() {
 	*x = BusLost{}
-	mi := &file_event_v1_event_proto_msgTypes[61]
+	mi := &file_event_v1_event_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6160,7 +6282,7 @@ func (x *BusLost) String() string {
 func (*BusLost) ProtoMessage() {}
 
 func (x *BusLost) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[61]
+	mi := &file_event_v1_event_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6173,7 +6295,7 @@ func (x *BusLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusLost.ProtoReflect.Descriptor instead.
 func (*BusLost) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{61}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *BusLost) GetWhere() string {
@@ -6245,7 +6367,7 @@ type BusSubscription struct {
 
 func (x *BusSubscription) Reset() {
 	*x = BusSubscription{}
-	mi := &file_event_v1_event_proto_msgTypes[62]
+	mi := &file_event_v1_event_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6257,7 +6379,7 @@ func (x *BusSubscription) String() string {
 func (*BusSubscription) ProtoMessage() {}
 
 func (x *BusSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[62]
+	mi := &file_event_v1_event_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6270,7 +6392,7 @@ func (x *BusSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusSubscription.ProtoReflect.Descriptor instead.
 func (*BusSubscription) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{62}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *BusSubscription) GetName() string {
@@ -6347,7 +6469,7 @@ type Sink struct {
 
 func (x *Sink) Reset() {
 	*x = Sink{}
-	mi := &file_event_v1_event_proto_msgTypes[63]
+	mi := &file_event_v1_event_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6359,7 +6481,7 @@ func (x *Sink) String() string {
 func (*Sink) ProtoMessage() {}
 
 func (x *Sink) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[63]
+	mi := &file_event_v1_event_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6372,7 +6494,7 @@ func (x *Sink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sink.ProtoReflect.Descriptor instead.
 func (*Sink) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{63}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Sink) GetName() string {
@@ -6440,7 +6562,7 @@ type DaemonStart struct {
 
 func (x *DaemonStart) Reset() {
 	*x = DaemonStart{}
-	mi := &file_event_v1_event_proto_msgTypes[64]
+	mi := &file_event_v1_event_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6452,7 +6574,7 @@ func (x *DaemonStart) String() string {
 func (*DaemonStart) ProtoMessage() {}
 
 func (x *DaemonStart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[64]
+	mi := &file_event_v1_event_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6465,7 +6587,7 @@ func (x *DaemonStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStart.ProtoReflect.Descriptor instead.
 func (*DaemonStart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{64}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *DaemonStart) GetPid() int32 {
@@ -6515,7 +6637,7 @@ type DaemonStop struct {
 
 func (x *DaemonStop) Reset() {
 	*x = DaemonStop{}
-	mi := &file_event_v1_event_proto_msgTypes[65]
+	mi := &file_event_v1_event_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6527,7 +6649,7 @@ func (x *DaemonStop) String() string {
 func (*DaemonStop) ProtoMessage() {}
 
 func (x *DaemonStop) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[65]
+	mi := &file_event_v1_event_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6540,7 +6662,7 @@ func (x *DaemonStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStop.ProtoReflect.Descriptor instead.
 func (*DaemonStop) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{65}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *DaemonStop) GetReason() string {
@@ -6575,7 +6697,7 @@ type ConfigChanged_Change struct {
 
 func (x *ConfigChanged_Change) Reset() {
 	*x = ConfigChanged_Change{}
-	mi := &file_event_v1_event_proto_msgTypes[67]
+	mi := &file_event_v1_event_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6587,7 +6709,7 @@ func (x *ConfigChanged_Change) String() string {
 func (*ConfigChanged_Change) ProtoMessage() {}
 
 func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[67]
+	mi := &file_event_v1_event_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6600,7 +6722,7 @@ func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged_Change.ProtoReflect.Descriptor instead.
 func (*ConfigChanged_Change) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{59, 0}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{60, 0}
 }
 
 func (x *ConfigChanged_Change) GetKey() string {
@@ -6628,7 +6750,7 @@ var File_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x14event/v1/event.proto\x12\raios.event.v1\"\xdd \n" +
+	"\x14event/v1/event.proto\x12\raios.event.v1\"\x88!\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x12\n" +
@@ -6725,7 +6847,8 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\abreaker\x18p \x01(\v2\x16.aios.event.v1.BreakerH\x00R\abreaker\x12K\n" +
 	"\x10watchdog_expired\x18q \x01(\v2\x1e.aios.event.v1.WatchdogExpiredH\x00R\x0fwatchdogExpired\x12E\n" +
 	"\x0econfig_changed\x18r \x01(\v2\x1c.aios.event.v1.ConfigChangedH\x00R\rconfigChanged\x12,\n" +
-	"\x05clock\x18s \x01(\v2\x14.aios.event.v1.ClockH\x00R\x05clock\x123\n" +
+	"\x05clock\x18s \x01(\v2\x14.aios.event.v1.ClockH\x00R\x05clock\x12)\n" +
+	"\x04hook\x18t \x01(\v2\x13.aios.event.v1.HookH\x00R\x04hook\x123\n" +
 	"\bbus_lost\x18x \x01(\v2\x16.aios.event.v1.BusLostH\x00R\abusLost\x12K\n" +
 	"\x10bus_subscription\x18y \x01(\v2\x1e.aios.event.v1.BusSubscriptionH\x00R\x0fbusSubscription\x12)\n" +
 	"\x04sink\x18z \x01(\v2\x13.aios.event.v1.SinkH\x00R\x04sink\x12@\n" +
@@ -7115,7 +7238,17 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\x06lasted\x18\n" +
 	" \x01(\x03R\x06lasted\x12\x1d\n" +
 	"\n" +
-	"agent_name\x18\v \x01(\tR\tagentName\"\xa1\x01\n" +
+	"agent_name\x18\v \x01(\tR\tagentName\"\xc3\x01\n" +
+	"\x04Hook\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\toperation\x18\x02 \x01(\tR\toperation\x12\x14\n" +
+	"\x05phase\x18\x03 \x01(\tR\x05phase\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x18\n" +
+	"\arefused\x18\x05 \x01(\bR\arefused\x12\x0e\n" +
+	"\x02by\x18\x06 \x01(\tR\x02by\x12\x12\n" +
+	"\x04took\x18\a \x01(\x03R\x04took\x12\x1d\n" +
+	"\n" +
+	"agent_name\x18\b \x01(\tR\tagentName\"\xa1\x01\n" +
 	"\x06Health\x12\x1c\n" +
 	"\tcomponent\x18\x01 \x01(\tR\tcomponent\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -7219,7 +7352,7 @@ func file_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
+var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_event_v1_event_proto_goTypes = []any{
 	(Severity)(0),                // 0: aios.event.v1.Severity
 	(*Event)(nil),                // 1: aios.event.v1.Event
@@ -7278,19 +7411,20 @@ var file_event_v1_event_proto_goTypes = []any{
 	(*IRQThrottle)(nil),          // 54: aios.event.v1.IRQThrottle
 	(*DeviceOpen)(nil),           // 55: aios.event.v1.DeviceOpen
 	(*Alert)(nil),                // 56: aios.event.v1.Alert
-	(*Health)(nil),               // 57: aios.event.v1.Health
-	(*Breaker)(nil),              // 58: aios.event.v1.Breaker
-	(*WatchdogExpired)(nil),      // 59: aios.event.v1.WatchdogExpired
-	(*ConfigChanged)(nil),        // 60: aios.event.v1.ConfigChanged
-	(*Clock)(nil),                // 61: aios.event.v1.Clock
-	(*BusLost)(nil),              // 62: aios.event.v1.BusLost
-	(*BusSubscription)(nil),      // 63: aios.event.v1.BusSubscription
-	(*Sink)(nil),                 // 64: aios.event.v1.Sink
-	(*DaemonStart)(nil),          // 65: aios.event.v1.DaemonStart
-	(*DaemonStop)(nil),           // 66: aios.event.v1.DaemonStop
-	nil,                          // 67: aios.event.v1.KernelLog.FieldsEntry
-	(*ConfigChanged_Change)(nil), // 68: aios.event.v1.ConfigChanged.Change
-	nil,                          // 69: aios.event.v1.BusLost.BySeverityEntry
+	(*Hook)(nil),                 // 57: aios.event.v1.Hook
+	(*Health)(nil),               // 58: aios.event.v1.Health
+	(*Breaker)(nil),              // 59: aios.event.v1.Breaker
+	(*WatchdogExpired)(nil),      // 60: aios.event.v1.WatchdogExpired
+	(*ConfigChanged)(nil),        // 61: aios.event.v1.ConfigChanged
+	(*Clock)(nil),                // 62: aios.event.v1.Clock
+	(*BusLost)(nil),              // 63: aios.event.v1.BusLost
+	(*BusSubscription)(nil),      // 64: aios.event.v1.BusSubscription
+	(*Sink)(nil),                 // 65: aios.event.v1.Sink
+	(*DaemonStart)(nil),          // 66: aios.event.v1.DaemonStart
+	(*DaemonStop)(nil),           // 67: aios.event.v1.DaemonStop
+	nil,                          // 68: aios.event.v1.KernelLog.FieldsEntry
+	(*ConfigChanged_Change)(nil), // 69: aios.event.v1.ConfigChanged.Change
+	nil,                          // 70: aios.event.v1.BusLost.BySeverityEntry
 }
 var file_event_v1_event_proto_depIdxs = []int32{
 	0,  // 0: aios.event.v1.Event.severity:type_name -> aios.event.v1.Severity
@@ -7347,45 +7481,46 @@ var file_event_v1_event_proto_depIdxs = []int32{
 	54, // 51: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
 	55, // 52: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
 	56, // 53: aios.event.v1.Event.alert:type_name -> aios.event.v1.Alert
-	57, // 54: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
-	58, // 55: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
-	59, // 56: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
-	60, // 57: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
-	61, // 58: aios.event.v1.Event.clock:type_name -> aios.event.v1.Clock
-	62, // 59: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
-	63, // 60: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
-	64, // 61: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
-	65, // 62: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
-	66, // 63: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
-	1,  // 64: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
-	3,  // 65: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
-	3,  // 66: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
-	3,  // 67: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
-	3,  // 68: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
-	3,  // 69: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
-	3,  // 70: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
-	3,  // 71: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
-	3,  // 72: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
-	3,  // 73: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
-	3,  // 74: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
-	3,  // 75: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
-	3,  // 76: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
-	3,  // 77: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
-	3,  // 78: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
-	3,  // 79: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
-	3,  // 80: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
-	3,  // 81: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
-	3,  // 82: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
-	3,  // 83: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
-	67, // 84: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
-	3,  // 85: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
-	68, // 86: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
-	69, // 87: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
-	88, // [88:88] is the sub-list for method output_type
-	88, // [88:88] is the sub-list for method input_type
-	88, // [88:88] is the sub-list for extension type_name
-	88, // [88:88] is the sub-list for extension extendee
-	0,  // [0:88] is the sub-list for field type_name
+	58, // 54: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
+	59, // 55: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
+	60, // 56: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
+	61, // 57: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
+	62, // 58: aios.event.v1.Event.clock:type_name -> aios.event.v1.Clock
+	57, // 59: aios.event.v1.Event.hook:type_name -> aios.event.v1.Hook
+	63, // 60: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
+	64, // 61: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
+	65, // 62: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
+	66, // 63: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
+	67, // 64: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
+	1,  // 65: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
+	3,  // 66: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
+	3,  // 67: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
+	3,  // 68: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
+	3,  // 69: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
+	3,  // 70: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
+	3,  // 71: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
+	3,  // 72: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
+	3,  // 73: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
+	3,  // 74: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
+	3,  // 75: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
+	3,  // 76: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
+	3,  // 77: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
+	3,  // 78: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
+	3,  // 79: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
+	3,  // 80: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
+	3,  // 81: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
+	3,  // 82: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
+	3,  // 83: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
+	3,  // 84: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
+	68, // 85: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
+	3,  // 86: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
+	69, // 87: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
+	70, // 88: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
+	89, // [89:89] is the sub-list for method output_type
+	89, // [89:89] is the sub-list for method input_type
+	89, // [89:89] is the sub-list for extension type_name
+	89, // [89:89] is the sub-list for extension extendee
+	0,  // [0:89] is the sub-list for field type_name
 }
 
 func init() { file_event_v1_event_proto_init() }
@@ -7452,6 +7587,7 @@ func file_event_v1_event_proto_init() {
 		(*Event_WatchdogExpired)(nil),
 		(*Event_ConfigChanged)(nil),
 		(*Event_Clock)(nil),
+		(*Event_Hook)(nil),
 		(*Event_BusLost)(nil),
 		(*Event_BusSubscription)(nil),
 		(*Event_Sink)(nil),
@@ -7464,7 +7600,7 @@ func file_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_event_v1_event_proto_rawDesc), len(file_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   69,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

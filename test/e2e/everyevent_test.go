@@ -29,7 +29,7 @@ import (
 // ofDaemon are what the daemon publishes itself: no kernel process has them, so
 // they are not seen inside.
 var ofDaemon = []string{
-	"agent.restart", "agent.lost", "domain.*", "kernel.dump", "health.*", "breaker.*", "config.changed", "clock.*", "sink.*", "daemon.*", "alert.*",
+	"agent.restart", "agent.lost", "domain.*", "kernel.dump", "health.*", "breaker.*", "config.changed", "clock.*", "sink.*", "daemon.*", "alert.*", "hook.*",
 }
 
 // doors are the ways to events, each with the topics that were seen there.
@@ -136,6 +136,9 @@ alerts:
   - name: quarantined
     on: [agent.quarantine]
     rate: {above: 0, within: 2s}
+hooks:
+  - {name: no, on: [spawn], agents: [unwanted], before: true, command: [` + in.script(t, "no", "echo unwanted >&2; exit 1") + `]}
+  - {name: hangs, on: [spawn], agents: [unlucky], before: true, command: [` + in.script(t, "hangs", "sleep 1000") + `], timeout: 100ms}
 `
 	in.config(t, sinks)
 	in.ok(t, "daemon", "start")
@@ -403,6 +406,11 @@ func (in *install) causeOfDaemon(t *testing.T, web *webReceiver, sinks string) {
 	t.Helper()
 	in.config(t, sinks+"log: {levels: agent=debug}\n")
 	in.ok(t, "daemon", "reload")
+	for _, name := range []string{"unwanted", "unlucky"} {
+		if r := in.run(t, "spawn", "--name", name, "--", "true"); r.status != 125 {
+			t.Errorf("%s was spawned: %s", name, r)
+		}
+	}
 	in.spawn(t, "--domain", "steady", "--restart", "always", "--", "sleep", "1000")
 	kill9(t, in.process(t, "kernel", "steady"))
 	in.published(t, "domain.restart")

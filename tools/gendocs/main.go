@@ -22,6 +22,7 @@ type part struct {
 
 var parts = []part{
 	{"errors.md", "error codes", errorCodes},
+	{"hooks.md", "operations of hooks", hookOperations},
 }
 
 func main() {

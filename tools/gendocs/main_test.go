@@ -26,6 +26,10 @@ func TestPagesAreFilledAndChecked(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	others := "<!-- generated: operations of hooks -->\n<!-- end -->\n"
+	if err := os.WriteFile(filepath.Join(dir, "hooks.md"), []byte(others), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	const head, tail = "# Head\n\n<!-- generated: other -->\nkept\n<!-- end -->\n", "\n\ntail\n"
 	const frame = head + "<!-- generated: error codes -->\nobsolete words\n<!-- end -->" + tail
 	write(frame)
