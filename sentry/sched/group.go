@@ -252,8 +252,9 @@ func (p *part) rest() {
 	p.g.parts--
 }
 
-// average is of bursts: it follows a longer one at once, and forgets it slowly.
-func average(old, burst int64) int64 { return max(burst, old-(old-burst)/4) }
+// average is of bursts. One that is out of the ordinary, for which the host may be
+// to blame, does not make it so.
+func average(old, burst int64) int64 { return old + (burst-old)/4 }
 
 // pick returns which of the tasks that wait is to run.
 func (p *part) pick() *Task {

@@ -7,19 +7,53 @@ func (s *Scheduler) wakeKick(t *Task, now int64) {
 		return
 	}
 	var worst *cpu
+	again := int64(noTime)
 	for i := range s.cpus {
 		c := &s.cpus[i]
 		if c.task == nil || c.kicked != 0 || !t.mayRun(i) {
 			continue
 		}
 		s.charge(c, now)
-		if s.outranks(t, c, now) && (worst == nil || s.lower(c, worst)) {
+		switch {
+		case !s.outranks(t, c):
+		case s.spared(t, c, now):
+			again = min(again, c.got+granule)
+		case worst == nil || s.lower(c, worst):
 			worst = c
 		}
 	}
-	if worst != nil {
-		worst.next = t
-		s.kick(worst, now, &s.counts.WakeKicks)
+	if worst == nil {
+		s.again = min(s.again, again)
+		return
+	}
+	worst.next = t
+	s.kick(worst, now, &s.counts.WakeKicks)
+}
+
+// wakeKicks is wakeKick for those who woke when everybody they outrank had only
+// just got a CPU.
+func (s *Scheduler) wakeKicks(now int64) {
+	if s.again > now {
+		return
+	}
+	s.again = noTime
+	for i := range s.cpus {
+		c := &s.cpus[i]
+		if c.task == nil || c.kicked != 0 {
+			continue
+		}
+		p := s.pickPart(fair, c)
+		if p == nil {
+			continue
+		}
+		switch t := p.pick(); {
+		case !s.outranks(t, c):
+		case s.spared(t, c, now):
+			s.again = min(s.again, c.got+granule)
+		default:
+			c.next = t
+			s.kick(c, now, &s.counts.WakeKicks)
+		}
 	}
 }
 
@@ -31,8 +65,14 @@ func rank(t *Task, sv *server) int {
 	return t.g.class
 }
 
-// outranks reports whether t should have c's CPU now.
-func (s *Scheduler) outranks(t *Task, c *cpu, now int64) bool {
+// spared reports whether c's task has got it too recently to lose it to t, which
+// is of the same class and on no reservation.
+func (s *Scheduler) spared(t *Task, c *cpu, now int64) bool {
+	return now-c.got < granule && c.server == nil && t.g.class == c.task.g.class && !t.g.hint.params().quick && t.readyServer() == nil
+}
+
+// outranks reports whether t should have c's CPU.
+func (s *Scheduler) outranks(t *Task, c *cpu) bool {
 	sv := t.readyServer()
 	mine, its := rank(t, sv), rank(c.task, c.server)
 	switch {
@@ -44,10 +84,6 @@ func (s *Scheduler) outranks(t *Task, c *cpu, now int64) bool {
 	if t.attr.Policy != Normal && t.g.class == fair {
 		return false // It can wait for the end of a turn.
 	}
-	quick := t.g.hint.params().quick
-	if !quick && now-c.got < granule {
-		return false
-	}
 	p, o := t.part, c.task.part
 	if p == o {
 		return p.line.ripe(&t.e) && t.e.deadline-c.task.e.deadline < 0
@@ -55,7 +91,7 @@ func (s *Scheduler) outranks(t *Task, c *cpu, now int64) bool {
 	if !p.timeline().ripe(&p.e) {
 		return false
 	}
-	return quick && !o.g.hint.params().quick || p.e.deadline-o.e.deadline < 0
+	return t.g.hint.params().quick && !o.g.hint.params().quick || p.e.deadline-o.e.deadline < 0
 }
 
 // lower reports whether a's task is to lose its CPU before b's.
@@ -122,7 +158,7 @@ func (s *Scheduler) nextSlice(now int64) int64 {
 	if s.waiting == 0 {
 		return noTime
 	}
-	at := int64(noTime)
+	at := s.again
 	for i := range s.cpus {
 		c := &s.cpus[i]
 		if c.task == nil || c.kicked != 0 || c.server != nil {
@@ -152,6 +188,7 @@ func (s *Scheduler) tick() {
 			s.kick(c, now, &s.counts.SliceKicks)
 		}
 	}
+	s.wakeKicks(now)
 	for _, g := range s.bounded {
 		s.roll(g, now)
 		s.enforce(g, now)

@@ -82,6 +82,7 @@ type Scheduler struct {
 	total   int      // tasks that compete
 	timer   ktime.Timer
 	timerAt int64 // noTime: none
+	again   int64 // when to look again for whom a CPU is taken
 	kicks   []int // CPUs whose tasks must leave them
 	tracer  *tracer
 	traces  uint32 // so far
@@ -138,7 +139,7 @@ func New(cfg Config) *Scheduler {
 	n := min(max(cfg.CPUs, 1), smp.MaxCPUs)
 	s := &Scheduler{
 		clock: cfg.Clock, epoch: cfg.Clock.Now(), near: cfg.Near, notify: cfg.Notify,
-		cpus: make([]cpu, n), online: smp.First(n), nOn: n, idle: n, timerAt: noTime,
+		cpus: make([]cpu, n), online: smp.First(n), nOn: n, idle: n, timerAt: noTime, again: noTime,
 	}
 	s.calls = smp.NewCalls(n, cfg.Clock, s)
 	if s.notify == nil {

@@ -216,6 +216,30 @@ func TestWakers(t *testing.T) {
 	}
 }
 
+// TestWakersAfterABadTurn is the same with a waker whose turn is now and then far
+// longer than usual, and one that wakes when who has a CPU has only just got it:
+// neither waits for the end of somebody's turn.
+func TestWakersAfterABadTurn(t *testing.T) {
+	w := New(2, 1, Costs{Start: 50 * time.Microsecond, Return: 50 * time.Microsecond})
+	w.Check = false
+	for i := range 16 {
+		w.Add(group(t, w, fmt.Sprint(i), nil), "spin", spin)
+	}
+	n := 0
+	a := w.Add(group(t, w, "waker", nil), "waker", func() Step {
+		n++
+		run := 80 * time.Microsecond
+		if n%20 == 0 {
+			run = 1200 * time.Microsecond
+		}
+		return Step{Run: run, Sleep: 10 * time.Millisecond}
+	})
+	run(t, w, 20*time.Second)
+	if got := quantile(a.Late, 99); got > time.Millisecond || len(a.Late) < 1500 {
+		t.Errorf("%d wakes, p50 %v, p90 %v, p99 %v, worst %v", len(a.Late), quantile(a.Late, 50), quantile(a.Late, 90), got, slices.Max(a.Late))
+	}
+}
+
 // TestDeadlinesAreMet has reservations for 80 % of the CPUs run beside a full
 // load: no deadline is missed, and each period's work is done within it.
 func TestDeadlinesAreMet(t *testing.T) {
