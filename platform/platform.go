@@ -197,6 +197,9 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 		info, at, err = c.Context.Switch(ctx, mm, ac, cpu)
 	}
 	crowd.exit(c)
+	if err == gvplatform.ErrContextSignal && info.Signo == int32(gvplatform.SignalInterrupt) {
+		c.pull()
+	}
 	switch {
 	case err == nil: // A system call; kvm gives a signal with it that means nothing.
 		if crowd.watch.Load()&watchCalls != 0 && c.hooks.Call != nil {

@@ -16,8 +16,13 @@ type stateHolder interface {
 	Arch() *arch.Context64
 }
 
-// pull completes the registers of a task that is about to stop. Whoever has
-// stopped it may change them: they are loaded anew when it goes on.
+// pull completes the registers of a task that is about to stop, and has them
+// loaded anew when it goes on: whoever has stopped it may change them.
+//
+// A task that was interrupted needs it too. A stub of systrap that has just taken
+// a task over from another stub does not yet know, for a few instructions, that
+// the vector registers it has are not the task's. If it is interrupted there, it
+// goes on with them, unless it is told that they have changed.
 func (c *taskContext) pull() {
 	t, ok := c.task.(stateHolder)
 	if !ok || c.space == nil {

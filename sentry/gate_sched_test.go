@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,8 +18,8 @@ import (
 	"aios.dev/aios/errdefs"
 )
 
-// schedImage makes the image "sched" known, once: it has the program that is in
-// testdata/sched.c.
+// schedImage makes the image "sched" known, once: it has the programs that are in
+// testdata/sched.c and vectors.c.
 var schedImage = sync.OnceValue(func() error {
 	dir, err := os.MkdirTemp("", "aios-sched")
 	if err != nil {
@@ -31,9 +32,11 @@ var schedImage = sync.OnceValue(func() error {
 				return err
 			}
 		}
-		out, err := exec.Command("gcc", "-O1", "-static", "-pthread", "-o", filepath.Join(root, "bin", "sched"), "testdata/sched.c").CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("gcc: %w: %s", err, out)
+		for _, name := range []string{"sched", "vectors"} {
+			out, err := exec.Command("gcc", "-O1", "-static", "-pthread", "-o", filepath.Join(root, "bin", name), "testdata/"+name+".c").CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("gcc: %w: %s", err, out)
+			}
 		}
 		return nil
 	})
@@ -42,13 +45,18 @@ var schedImage = sync.OnceValue(func() error {
 // schedules starts the program with a grant of CPU time.
 func schedules(t testing.TB, grant string, args ...string) *spawned {
 	t.Helper()
+	return inSchedImage(t, grant, append([]string{"/bin/sched"}, args...)...)
+}
+
+func inSchedImage(t testing.TB, grant string, argv ...string) *spawned {
+	t.Helper()
 	if _, err := exec.LookPath("gcc"); err != nil {
 		t.Skip("it needs gcc")
 	}
 	if err := schedImage(); err != nil {
 		t.Fatal(err)
 	}
-	return spawn(t, append([]string{"/bin/sched"}, args...), func(r *control.SpawnRequest) { r.Root.Base = "sched" }, instead(grant))
+	return spawn(t, argv, func(r *control.SpawnRequest) { r.Root.Base = "sched" }, instead(grant))
 }
 
 // TestSchedulingCalls looks at what programs are answered, by what their agent
@@ -216,4 +224,27 @@ func TestKillsAreNotDelayed(t *testing.T) {
 	if worst > 2*time.Second {
 		t.Errorf("a kill took %v", worst)
 	}
+}
+
+// TestVectorRegisters has threads fault with something in their vector registers
+// while they are made to return from application code all the time: what they had
+// is still there.
+func TestVectorRegisters(t *testing.T) {
+	var done atomic.Bool
+	var poking sync.WaitGroup
+	for cpu := range theKernel.sched.CPUs() {
+		poking.Go(func() {
+			for !done.Load() {
+				theKernel.sched.Poke(cpu)
+				time.Sleep(10 * time.Microsecond)
+			}
+		})
+	}
+	out, errout, exit := inSchedImage(t, "cpu:self", "/bin/vectors", "3", "8").output()
+	done.Store(true)
+	poking.Wait()
+	if exit.Code != 0 || exit.Signal != 0 {
+		t.Errorf("after %s pages: %.600s%+v", strings.TrimSpace(out), errout, exit)
+	}
+	t.Logf("%s pages", strings.TrimSpace(out))
 }
