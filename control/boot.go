@@ -32,6 +32,8 @@ type KernelConfig struct {
 	// CPUs is what the domain has of the host, as it was when the domain started.
 	CPUs        smp.Topology `json:"cpus"`
 	MemoryBytes uint64       `json:"memory_bytes,omitempty"`
+	// Alone says that the process has a host cgroup of the CPU controller to itself.
+	Alone bool `json:"alone,omitempty"`
 	// Clock is how AIOS's clock differs from the host's.
 	Clock Steer `json:"clock,omitzero"`
 	// RingFD is the ring of the process' log; 0: it has none. LogLevels are as

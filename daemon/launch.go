@@ -98,6 +98,7 @@ func (d *System) launch(name string, choice platform.Choice, spec *apiv1.SpawnRe
 	}
 	report, err := d.startInGroup(cmd, name)
 	reports = append(reports, report)
+	cfg.Alone = report.OK && slices.Contains(cgroup.Detect().Controllers, cgroup.CPU)
 	p := &launched{cmd: cmd, status: statusR}
 	if err == nil {
 		for _, r := range reports {

@@ -56,6 +56,8 @@ type Config struct {
 	Topology *smp.Topology
 	// MemoryBytes is how much memory agents see; 0 means the host's.
 	MemoryBytes uint64
+	// Alone says that the process shares its part of the host's CPUs with no other.
+	Alone bool
 	// ImagesOnly refuses gofers: the process may not make the calls of the host
 	// that talking to one takes.
 	ImagesOnly bool
@@ -85,6 +87,7 @@ type Kernel struct {
 	k       *kernel.Kernel
 	creds   *auth.Credentials // root of the domain, for setting agents up
 	wheel   *ktime.Wheel      // of timers that agents have many of
+	prompt  *ktime.Prompt     // for what must not be late
 	started time.Time
 	pause   *pauseTask
 	stacks  *netstack.Creator
@@ -160,10 +163,15 @@ func Boot(cfg Config) (*Kernel, error) {
 		mounts:  make(map[string]*vfs.Mount),
 		agents:  make(map[string]*Agent),
 	}
+	prompt, err := ktime.NewPrompt(ktime.Steady(cfg.Clock))
+	if err != nil {
+		return nil, errdefs.Wrap(err, errdefs.DomainBoot, "make a timer")
+	}
+	s.prompt = prompt
 	s.bootInterrupts()
 	s.wheel = ktime.NewWheel(s.cfg.Clock, wheelTick) // Its ends are interrupts, too.
 	s.sched = sched.New(sched.Config{CPUs: cfg.CPUs, Clock: ktime.Steady(s.cfg.Clock), Notify: s.schedNotice,
-		Near: func(a, b int) int { return -int(cfg.Topology.Share(a, b)) }})
+		Timers: ktime.Watched(s.prompt, s.timerEnded), Near: func(a, b int) int { return -int(cfg.Topology.Share(a, b)) }})
 	for _, step := range []struct {
 		op string
 		do func() error
@@ -208,15 +216,19 @@ func prepareProcess() error {
 }
 
 func (s *Kernel) bootPlatform() error {
-	gomaxprocs.SetBase(s.cfg.CPUs)
-	inner, err := s.cfg.Driver.New(gvplatform.Options{
+	gomaxprocs.SetBase(s.cfg.CPUs) // The platform has no more threads than that for an address space.
+	inner, err := platform.Start(s.cfg.Driver, gvplatform.Options{
 		DeviceFile:       s.cfg.Device,
 		ApplicationCores: s.cfg.CPUs,
 		SandboxID:        s.cfg.Domain,
-	})
+	}, s.cfg.Alone)
 	if err != nil {
 		return err
 	}
+	// To the Go runtime, who waits for a stub is in a system call, and keeps a
+	// processor of the runtime's for up to 10 ms. With as many of these as CPUs
+	// there may be none left for a timer.
+	gomaxprocs.SetBase(2 * s.cfg.CPUs)
 	s.k = &kernel.Kernel{Platform: platform.Wrap(inner, platform.Hooks{
 		FirstSwitch: s.taskStarts,
 		Joined: func(ctx context.Context, st *sched.Task) {

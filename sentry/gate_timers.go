@@ -1,6 +1,7 @@
 package sentry
 
 import (
+	"sync"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
@@ -10,6 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 
 	"aios.dev/aios/abi"
+	"aios.dev/aios/ktime"
 	"aios.dev/aios/sentry/irq"
 )
 
@@ -90,6 +92,21 @@ func durationAt(t *kernel.Task, addr hostarch.Addr, unit time.Duration) time.Dur
 	return time.Duration(sec)*time.Second + time.Duration(part)*unit
 }
 
+// rousers are timers of a Prompt that nobody has started.
+var rousers = sync.Pool{New: func() any { return new(ktime.ExactTimer) }}
+
+// rouseAfter is how much later than a sleeper's timer its rouser ends: not before.
+const rouseAfter = 20 * time.Microsecond
+
+// rouse starts a timer that does nothing but end on time: the Go runtime, which
+// does not wake on time for the timer of a task that sleeps, then sees that it is
+// due.
+func (s *Kernel) rouse(d time.Duration) *ktime.ExactTimer {
+	t := rousers.Get().(*ktime.ExactTimer)
+	s.prompt.Start(t, d+rouseAfter, func() {})
+	return t
+}
+
 // timeCall counts the ends of calls that a timer brings about.
 func (s *Kernel) timeCall(call abi.Syscall, inner kernel.SyscallFn) kernel.SyscallFn {
 	tc, ok := timedCalls[call.Name]
@@ -104,10 +121,15 @@ func (s *Kernel) timeCall(call abi.Syscall, inner kernel.SyscallFn) kernel.Sysca
 			}
 		}
 		var began time.Time
+		var rouser *ktime.ExactTimer
 		if tc.sleeps {
 			began = s.cfg.Clock.Now()
+			rouser = s.rouse(asked)
 		}
 		n, ctrl, err := inner(t, sysno, args)
+		if rouser != nil && rouser.Stop() {
+			rousers.Put(rouser)
+		}
 		if tc.expired(n, err) {
 			src := s.sourceOf(s.agentOf(t))
 			if tc.sleeps {

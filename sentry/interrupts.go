@@ -56,10 +56,13 @@ func (s *Kernel) bootInterrupts() {
 	domain := s.irq.NewSource("")
 	s.irq.domain = domain
 	s.irq.signal = domain.NewWork(irq.Signal, s.takeSignals)
-	s.cfg.Clock = ktime.Watched(s.cfg.Clock, func(late time.Duration) {
-		domain.Raise(irq.Timer)
-		domain.Observe(irq.Timer, late)
-	})
+	s.cfg.Clock = ktime.Watched(s.cfg.Clock, s.timerEnded)
+}
+
+// timerEnded is the interrupt of a timer of the kernel's own.
+func (s *Kernel) timerEnded(late time.Duration) {
+	s.irq.domain.Raise(irq.Timer)
+	s.irq.domain.Observe(irq.Timer, late)
 }
 
 func (s *Kernel) stormBegan(e irq.Storm) {

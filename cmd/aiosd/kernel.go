@@ -81,7 +81,7 @@ func bootKernel() (*kernelProcess, error) {
 	}
 	k, err := sentry.Boot(sentry.Config{
 		Domain: cfg.Domain, Driver: driver, Device: device, Log: logs,
-		CPUs: cfg.CPUs.Len(), Topology: &cfg.CPUs, MemoryBytes: cfg.MemoryBytes, ImagesOnly: cfg.ImagesOnly,
+		CPUs: cfg.CPUs.Len(), Topology: &cfg.CPUs, MemoryBytes: cfg.MemoryBytes, Alone: cfg.Alone, ImagesOnly: cfg.ImagesOnly,
 		OnExit:  func(e control.ExitEvent) { p.server.Push(control.EventExit, e) },
 		Push:    func(event string, body any) int { return p.server.Push(event, body) },
 		OnLimit: p.limits(clock),

@@ -150,7 +150,7 @@ func (s *Scheduler) arm(now int64) {
 		s.timer.Stop()
 	}
 	s.timerAt = at
-	s.timer = s.clock.AfterFunc(duration(at-now), s.tick)
+	s.timer = s.timers.AfterFunc(duration(at-now), s.tick)
 }
 
 // nextSlice is when the first task's time is over.

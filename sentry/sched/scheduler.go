@@ -42,6 +42,8 @@ type Config struct {
 	// CPUs is how many tasks may run at once, at least 1.
 	CPUs  int
 	Clock ktime.Clock
+	// Timers is the clock whose timers end turns; nil: Clock.
+	Timers ktime.Clock
 	// Near says how near two CPUs are: the less, the nearer. nil: all are alike.
 	Near func(a, b int) int
 	// Notify hears of what happens to groups. It is called with locks held: it
@@ -63,6 +65,7 @@ const (
 // Scheduler shares CPUs.
 type Scheduler struct {
 	clock  ktime.Clock
+	timers ktime.Clock
 	epoch  time.Time
 	near   func(a, b int) int
 	notify func(*Group, Notice)
@@ -138,10 +141,13 @@ type Counts struct {
 func New(cfg Config) *Scheduler {
 	n := min(max(cfg.CPUs, 1), smp.MaxCPUs)
 	s := &Scheduler{
-		clock: cfg.Clock, epoch: cfg.Clock.Now(), near: cfg.Near, notify: cfg.Notify,
+		clock: cfg.Clock, timers: cfg.Timers, epoch: cfg.Clock.Now(), near: cfg.Near, notify: cfg.Notify,
 		cpus: make([]cpu, n), online: smp.First(n), nOn: n, idle: n, timerAt: noTime, again: noTime,
 	}
 	s.calls = smp.NewCalls(n, cfg.Clock, s)
+	if s.timers == nil {
+		s.timers = s.clock
+	}
 	if s.notify == nil {
 		s.notify = func(*Group, Notice) {}
 	}

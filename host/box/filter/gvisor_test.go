@@ -72,6 +72,7 @@ var aboutKernel = decisions{
 		unix.SYS_RECVMSG:           "messages of the daemon, with descriptors",
 		unix.SYS_SCHED_GETAFFINITY: "the Go runtime looks at the number of CPUs again",
 		unix.SYS_SENDMSG:           "messages of the daemon, with descriptors",
+		unix.SYS_TIMERFD_SETTIME:   "a timer that ends on time, made before the filter",
 	},
 }
 
