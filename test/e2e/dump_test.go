@@ -93,7 +93,7 @@ func TestBundle(t *testing.T) {
 	onEach(t, func(t *testing.T, in *install) {
 		id := in.spawn(t, "--name", "sleeper", "--", "sleep", "1000")
 		eventually(t, "the journal has the spawn", 10*time.Second, func() (bool, string) {
-			got := string(in.ok(t, "events", "--since", "1h", "--type", "agent.spawn"))
+			got := string(in.ok(t, "events", "--since", "1h", "--topic", "agent.spawn"))
 			return strings.Contains(got, id), got
 		})
 		alive := strings.TrimSpace(string(in.ok(t, "crash", "bundle", "default")))
