@@ -96,7 +96,9 @@ type hookNotices struct {
 	mu      sync.Mutex
 	agents  map[string]*agentNotices // +checklocks:mu
 	waiting int                      // +checklocks:mu
-	stopped bool                     // +checklocks:mu
+	// Nothing more is taken; nor is what waits told.
+	closed  bool // +checklocks:mu
+	stopped bool // +checklocks:mu
 }
 
 // agentNotices is what there is to tell of one agent.
@@ -127,11 +129,15 @@ func (n *hookNotices) forget(agent string) {
 	}
 }
 
-// queue has something told in its turn, unless too much waits.
+// queue has something told in its turn, unless too much waits. When the daemon
+// ends, it drops it: that is no hook's fault.
 func (n *hookNotices) queue(op *lifecycle.Operation, tell func()) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.stopped || n.waiting >= noticesWaiting {
+	if n.closed {
+		return true
+	}
+	if n.waiting >= noticesWaiting {
 		return false
 	}
 	n.waiting++
@@ -198,6 +204,9 @@ func (n *hookNotices) afterwards(agent string, f func()) {
 
 // stop lets what waits be told, for a while.
 func (n *hookNotices) stop(clock ktime.Clock) {
+	n.mu.Lock()
+	n.closed = true // Or somebody would come to the work that is waited for.
+	n.mu.Unlock()
 	told := make(chan struct{})
 	go func() {
 		n.work.Wait()

@@ -321,9 +321,10 @@ func TestHookNotices(t *testing.T) {
 		t.Errorf("%v are left, %d wait", n.agents, n.waiting)
 	}
 	n.stop(ktime.Real)
-	if n.queue(op("a"), func() {}) {
-		t.Error("it is told after the end")
+	if !n.queue(op("a"), func() { t.Error("it is told after the end") }) {
+		t.Error("that counts as a failure")
 	}
+	n.work.Wait()
 }
 
 // TestForceIsTheOperators: a token that extends to signals does not overrule hooks.
