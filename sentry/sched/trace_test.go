@@ -194,7 +194,7 @@ func TestTracesConcurrently(t *testing.T) {
 	for began := time.Now(); time.Since(began) < time.Second; traced++ {
 		limit := 1 << 20
 		if traced%3 == 0 {
-			limit = 300
+			limit = 30
 		}
 		if err := s.StartTrace(TraceConfig{Limit: limit, Name: nameOf}); err != nil {
 			t.Fatal(err)

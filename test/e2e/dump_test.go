@@ -94,7 +94,7 @@ func TestBundle(t *testing.T) {
 		id := in.spawn(t, "--name", "sleeper", "--", "sleep", "1000")
 		eventually(t, "the journal has the spawn", 10*time.Second, func() (bool, string) {
 			got := string(in.ok(t, "events", "--since", "1h", "--topic", "agent.spawn"))
-			return strings.Contains(got, id), got
+			return strings.Contains(got, "name=sleeper"), got
 		})
 		alive := strings.TrimSpace(string(in.ok(t, "crash", "bundle", "default")))
 		for member, want := range map[string]string{

@@ -42,8 +42,8 @@ func TestTheKernelComesFirst(t *testing.T) {
 			t.Skip("the host offers no cgroup")
 		}
 		kernel := in.process(t, "kernel", "default")
-		// One thread has started the platform, and does nothing else.
-		if got := policies(t, kernel); got[schedIdle] > 1 || got["0"] < 2 {
+		// One thread has started the platform, and may have started others.
+		if got := policies(t, kernel); got[schedIdle] == 0 || got["0"] <= got[schedIdle] {
 			t.Errorf("threads of the kernel process by policy: %v", got)
 		}
 		stubs := 0
