@@ -32,7 +32,7 @@ func TestProgram(t *testing.T) {
 		errCode        errdefs.Code
 		reason, output string
 	}{
-		{"it works", "cat; echo err >&2", 0, "", "err", "in\n"},
+		{"it works", "cat; echo err >&2", 0, "", "err", "in"},
 		{"the environment is its own", "echo $A-$AIOS_TEST_SECRET-$PWD; cat >/dev/null", 0, "", "", "b--/"},
 		{"it does not read", "exit 0", 0, "", "", ""},
 		{"it refuses", "echo one >&2; echo two >&2; exit 3", 3, errdefs.HostIO, "two", "two"},
