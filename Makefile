@@ -81,11 +81,11 @@ fuzz: ## run every fuzz target for FUZZTIME
 	grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' [a-z]* | sed 's|/[^/]*:func | |' | while read -r dir target; do \
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$dir"; done
 
-.PHONY: soak
 .PHONY: sim
 sim: ## run random worlds of the scheduler for a minute, or the one of SEED again; SIMFLAGS=-help for choices
 	$(GO) run ./tools/sim $(if $(SEED),-seed $(SEED)) $(SIMFLAGS)
 
+.PHONY: soak
 soak: build vm-test ## the long runs: the emulated machine, races and fuzzing for an hour each, ten thousand spawns, chaos for half an hour
 	$(MAKE) fuzz FUZZTIME=1h
 	AIOS_SOAK=1 $(RACEENV) $(GO) test -race -timeout 6h ./capability ./sentry
