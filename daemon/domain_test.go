@@ -112,6 +112,14 @@ func TestAdoption(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	dom := d.liveDomains()[0]
+	dom.mu.Lock()
+	dom.dead = true // As while the burial goes on.
+	dom.mu.Unlock()
+	list, err := d.DomainList(t.Context(), nil)
+	if err != nil || len(list.GetDomains()) != 1 || list.GetDomains()[0].GetState() != "ending" {
+		t.Errorf("while files are left of it, it is listed as %v, %v", list, err)
+	}
 	k.die()
 	within(t, "the loss", r.settled)
 	if a := r.proto(); a.GetState() != string(abi.StateLost) || !strings.Contains(a.GetExit().GetReason(), "dom") {

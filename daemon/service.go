@@ -270,13 +270,17 @@ func (d *System) Remove(ctx context.Context, req *apiv1.RemoveRequest) (_ *apiv1
 }
 
 // liveDomains returns the domains that run, by name.
-func (d *System) liveDomains() []*domain {
+func (d *System) liveDomains() []*domain { return d.someDomains(false) }
+
+// someDomains returns, by name, the domains that run and, if asked, those of
+// which something is left: a process to collect, a file to remove.
+func (d *System) someDomains(ending bool) []*domain {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var out []*domain
 	for _, dom := range d.domains {
 		dom.mu.Lock()
-		if dom.client != nil && !dom.dead {
+		if dom.client != nil && (ending || !dom.dead) {
 			out = append(out, dom)
 		}
 		dom.mu.Unlock()
@@ -288,7 +292,7 @@ func (d *System) liveDomains() []*domain {
 // proto describes the domain to clients.
 func (dom *domain) proto(ctx context.Context) *apiv1.Domain {
 	dom.mu.Lock()
-	info, hello := dom.info, dom.hello
+	info, hello, dead := dom.info, dom.hello, dom.dead
 	dom.mu.Unlock()
 	p := &apiv1.Domain{
 		Name: dom.name, Pid: int32(info.PID), Platform: hello.Platform, State: "running",
@@ -304,6 +308,10 @@ func (dom *domain) proto(ctx context.Context) *apiv1.Domain {
 		}
 		r.mu.Unlock()
 	}
+	if dead {
+		p.State = "ending"
+		return p
+	}
 	var st control.StatsReply
 	if dom.call(ctx, control.MethodStats, struct{}{}, &st) == nil {
 		p.AgentMemoryBytes = st.MemoryBytes
@@ -315,7 +323,8 @@ func (dom *domain) proto(ctx context.Context) *apiv1.Domain {
 // DomainList implements the RPC.
 func (d *System) DomainList(ctx context.Context, _ *apiv1.DomainListRequest) (*apiv1.DomainListResponse, error) {
 	resp := &apiv1.DomainListResponse{}
-	for _, dom := range d.liveDomains() {
+	// Whoever sees that one is gone may count on it that nothing is left of it.
+	for _, dom := range d.someDomains(true) {
 		resp.Domains = append(resp.Domains, dom.proto(ctx))
 	}
 	return resp, nil

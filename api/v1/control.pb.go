@@ -3493,7 +3493,7 @@ type Domain struct {
 	Name             string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Pid              int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
 	Platform         string                 `protobuf:"bytes,3,opt,name=platform,proto3" json:"platform,omitempty"`
-	State            string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // running
+	State            string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // running; ending, until nothing is left of it on the host
 	Agents           uint32                 `protobuf:"varint,5,opt,name=agents,proto3" json:"agents,omitempty"`
 	StartedUnixNano  int64                  `protobuf:"varint,6,opt,name=started_unix_nano,json=startedUnixNano,proto3" json:"started_unix_nano,omitempty"`
 	MemoryBytes      uint64                 `protobuf:"varint,7,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"` // proportional, kernel and stub processes
