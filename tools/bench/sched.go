@@ -30,18 +30,19 @@ type home struct {
 	pids  func(ctx context.Context) ([]int, error)
 }
 
-// sched looks at how CPUs are shared: by weight, by quota, by deadline, and how
-// soon who wakes is served.
+// sched looks at what choosing costs, and at what the scheduler costs who is alone.
 func (h *harness) sched() error {
-	r, err := h.toolsRoot()
-	if err != nil {
-		return err
-	}
 	if err := h.pickCost(); err != nil {
 		return err
 	}
-	if err := h.schedOverhead(); err != nil {
-		return err
+	return h.schedOverhead()
+}
+
+// homes returns where programs share CPUs: in agents, and in the peers.
+func (h *harness) homes() ([]home, error) {
+	r, err := h.toolsRoot()
+	if err != nil {
+		return nil, err
 	}
 	var homes []home
 	if h.aios != nil {
@@ -58,15 +59,7 @@ func (h *harness) sched() error {
 			}, func(context.Context) ([]int, error) { return []int{os.Getpid()}, nil }})
 		}
 	}
-	if h.aios != nil {
-		h.fairness(homes[0])
-	}
-	h.quotas(homes)
-	h.wakes(homes)
-	if h.aios != nil {
-		return h.deadlines(homes[0])
-	}
-	return nil
+	return homes, nil
 }
 
 // agentHome runs them as agents of one domain.
@@ -133,9 +126,13 @@ func numbers(lines []string) (out []float64, sum float64, err error) {
 	return out, sum, nil
 }
 
-// fairness has agents of random weights compute, and then half of them sleep now
+// share has agents of random weights compute, and then half of them sleep now
 // and then.
-func (h *harness) fairness(in home) {
+func (h *harness) share() error {
+	if _, err := h.toolsRoot(); err != nil || h.aios == nil {
+		return err
+	}
+	in := h.agentHome(h.platform)
 	for _, c := range []struct {
 		label string
 		doze  bool
@@ -185,11 +182,16 @@ func (h *harness) fairness(in home) {
 		row.Goal = &goal{Limit: c.limit}
 		h.table.add(row)
 	}
+	return nil
 }
 
-// quotas has a quarter of a CPU used by one thread and by several, and measures on
+// quota has a quarter of a CPU used by one thread and by several, and measures on
 // the host what all processes of it used.
-func (h *harness) quotas(homes []home) {
+func (h *harness) quota() error {
+	homes, err := h.homes()
+	if err != nil {
+		return err
+	}
 	type one struct {
 		home
 		label string
@@ -234,6 +236,7 @@ func (h *harness) quotas(homes []home) {
 			h.table.add(row)
 		}
 	}
+	return nil
 }
 
 // cpuTime is what processes and all their descendants have used, in seconds.
@@ -263,8 +266,12 @@ func cpuTime(pids []int) (float64, error) {
 	return ticks / ticksPerSecond, nil
 }
 
-// wakes has a program wake every 10 ms beside others that compute.
-func (h *harness) wakes(homes []home) {
+// wake has a program wake every 10 ms beside others that compute.
+func (h *harness) wake() error {
+	homes, err := h.homes()
+	if err != nil {
+		return err
+	}
 	for _, c := range []struct {
 		label, hint string
 		limit       float64
@@ -303,14 +310,19 @@ func (h *harness) wakes(homes []home) {
 		h.table.add(row)
 		h.table.add(medians(c.label+": worst", "µs", got["max"]))
 	}
+	return nil
 }
 
 // deadlineWindow is for how long reservations are kept.
 const deadlineWindow = time.Minute
 
-// deadlines reserves 80 % of the CPUs for periodic work, beside agents that
+// deadline reserves 80 % of the CPUs for periodic work, beside agents that
 // compute as much as they get.
-func (h *harness) deadlines(in home) error {
+func (h *harness) deadline() error {
+	if _, err := h.toolsRoot(); err != nil || h.aios == nil {
+		return err
+	}
+	in := h.agentHome(h.platform)
 	s, err := in.start(h.ctx, "", "/work/share", "calibrate")
 	if err != nil {
 		return err
