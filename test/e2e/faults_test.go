@@ -70,6 +70,7 @@ func TestExceptions(t *testing.T) {
 		f.wait(t, "fault.double", about(double))
 		storm := run("storm")
 		f.wait(t, "fault.storm", about(storm, "name", "page-fault"))
+		in.ok(t, "kill", storm) // Or the subscriber is too slow for what follows.
 
 		// Policies.
 		id := run("null", "--on-fault", "kill-agent")
