@@ -59,6 +59,9 @@ func (o Object) Contains(other Object) bool {
 func (o Object) CPUs() (set smp.Set, all bool) { return o.cpus(), o.Name == self }
 
 func (o Object) cpus() smp.Set {
+	if o.Name == self {
+		return smp.Set{}
+	}
 	set, _ := smp.Parse(o.Name) // check has seen it.
 	return set
 }

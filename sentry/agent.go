@@ -73,6 +73,8 @@ type Agent struct {
 	cpuGranted uint64 // +checklocks:authMu
 	// Of the same, without the quota.
 	cpuParams sched.Params // +checklocks:authMu
+	// What its group was told last.
+	scheduled sched.Params // +checklocks:authMu
 	// Why it does not have all of it.
 	cpuRefused error             // +checklocks:authMu
 	priority   atomic.Int32      // 20 less the least niceness

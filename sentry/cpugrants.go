@@ -91,6 +91,10 @@ func (g *cpuGrants) params() sched.Params {
 func (a *Agent) schedule(milli uint64) error {
 	p := a.cpuParams
 	p.MilliCPU = milli
+	if p == a.scheduled && p.Reserved == (sched.Reservation{}) {
+		a.cpuRefused = nil // Most changes to what an agent holds are to something else.
+		return nil
+	}
 	err := a.crowd.Group().SetParams(p)
 	if err != nil {
 		p.Reserved = sched.Reservation{}
@@ -101,7 +105,7 @@ func (a *Agent) schedule(milli uint64) error {
 		// a reservation is handed on, who gets it may be told first.
 		a.s.cfg.Clock.AfterFunc(0, a.s.scheduleAgain)
 	}
-	a.cpuRefused = err
+	a.scheduled, a.cpuRefused = p, err
 	return err
 }
 

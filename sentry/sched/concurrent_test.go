@@ -45,13 +45,16 @@ func (th *thread) await() bool {
 }
 
 // TestConcurrently has tasks come and go, and everything change meanwhile, on
-// goroutines; no CPU is given to two, and in the end nobody is left waiting. An
-// hour of it is part of `make soak`.
+// goroutines; no CPU is given to two, and in the end nobody is left waiting.
+// An hour of it is part of `make soak`; AIOS_SOAK=10m goes on for ten minutes.
 func TestConcurrently(t *testing.T) {
 	const cpus, groups, threads = 3, 4, 6
 	span := time.Second
-	if os.Getenv("AIOS_SOAK") != "" {
-		span = time.Hour
+	if text := os.Getenv("AIOS_SOAK"); text != "" && text != "0" {
+		var err error
+		if span, err = time.ParseDuration(text); err != nil {
+			span = time.Hour
+		}
 	}
 	s := New(Config{CPUs: cpus, Clock: ktime.Real})
 	var (

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	apiv1 "aios.dev/aios/api/v1"
@@ -11,6 +14,8 @@ const (
 	nodesPerAgent = 10
 	// fan is how many capabilities are derived from one.
 	fan = 10
+	// planters is how many calls are under way while a tree is planted.
+	planters = 8
 	// window is for how long a neighbour is looked at, in milliseconds: as
 	// long as it takes to revoke a tree, and as long again.
 	window = 100
@@ -24,7 +29,7 @@ func (h *harness) tree() error {
 	if h.aios == nil {
 		return nil
 	}
-	rounds := max(3, h.rounds/4) // Planting a tree takes seconds.
+	rounds := max(3, h.rounds/8) // Planting a tree takes ten thousand calls.
 	m, err := goBenchmarks(h.ctx, sentryPackage, "^BenchmarkRevokeTree$", fmt.Sprint(rounds, "x"), 1)
 	if err != nil {
 		return err
@@ -86,21 +91,46 @@ func (h *harness) tree() error {
 
 // plant hands something on until every agent has it so many times, and returns
 // what all that is derived from. Where it has a place in an agent, each gets
-// one of its own.
+// one of its own. Several calls are on their way at once: one after the other,
+// most of the time would pass in waking who is next.
 func (h *harness) plant(agents []string, spec, at string) (top string, err error) {
-	top, _, err = h.aios.grant(h.ctx, agents[0], spec)
-	ids := []string{top}
-	for i := 1; i < len(agents)*nodesPerAgent && err == nil; i++ {
+	ids := make([]string, len(agents)*nodesPerAgent)
+	if ids[0], _, err = h.aios.grant(h.ctx, agents[0], spec); err != nil {
+		return "", err
+	}
+	one := func(i int) (err error) {
 		change := &apiv1.CapChange{}
 		if at != "" {
 			place := fmt.Sprint(at, i/len(agents))
 			change.At = &place
 		}
-		var id string
-		id, _, err = h.aios.delegate(h.ctx, ids[(i-1)/fan], agents[i%len(agents)], change)
-		ids = append(ids, id)
+		ids[i], _, err = h.aios.delegate(h.ctx, ids[(i-1)/fan], agents[i%len(agents)], change)
+		return err
 	}
-	return top, err
+	for from := 1; from < len(ids); { // The parents of one level are the level before.
+		to := min(len(ids), from*fan+1)
+		var next atomic.Int64
+		next.Store(int64(from))
+		failed := make([]error, planters)
+		var wg sync.WaitGroup
+		for p := range planters {
+			wg.Go(func() {
+				for failed[p] == nil {
+					i := int(next.Add(1)) - 1
+					if i >= to {
+						return
+					}
+					failed[p] = one(i)
+				}
+			})
+		}
+		wg.Wait()
+		if err := errors.Join(failed...); err != nil {
+			return "", err
+		}
+		from = to
+	}
+	return ids[0], nil
 }
 
 // fell revokes a tree, and returns how long that took in microseconds, and how
