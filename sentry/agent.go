@@ -79,6 +79,7 @@ type Agent struct {
 	cpuRefused error             // +checklocks:authMu
 	priority   atomic.Int32      // 20 less the least niceness
 	ceilings   map[string]uint64 // +checklocks:authMu
+	held       bool              // for a storm of exceptions; +checklocks:authMu
 
 	// grantsMu guards what grants of files have open, and ns.mnt against the
 	// end of the agent.

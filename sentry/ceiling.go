@@ -41,7 +41,7 @@ func (s *Kernel) Ceiling(req control.CeilingRequest) (struct{}, error) {
 	return none, nil
 }
 
-// requota makes the agent's quota follow its grants and its ceilings.
+// requota makes the agent's quota follow its grants, its ceilings and its storms.
 //
 // +checklocks:a.authMu
 func (a *Agent) requota() {
@@ -50,5 +50,8 @@ func (a *Agent) requota() {
 		quota = min(quota, c)
 	}
 	a.setCPUQuota(quota)
+	if a.held { // For moments: what it sees of CPUs need not follow.
+		quota = min(quota, heldMilliCPU)
+	}
 	a.schedule(quota)
 }

@@ -17,7 +17,9 @@ import (
 type agentFaults struct {
 	trapper atomic.Pointer[trapFunc]
 	counts  trap.Counts
-	second  atomic.Uint64 // which, in the upper half, and its exceptions
+	second  tally         // exceptions in a second
+	lately  tally         // in less
+	held    atomic.Bool   // it is held back for a storm
 	dumped  atomic.Int64  // when, in nanoseconds of Unix time
 	inject  atomic.Uint64 // what is to fail; see chaos.go
 

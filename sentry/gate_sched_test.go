@@ -19,7 +19,7 @@ import (
 )
 
 // schedImage makes the image "sched" known, once: it has the programs that are in
-// testdata/sched.c and vectors.c.
+// testdata/sched.c, vectors.c and storm.c.
 var schedImage = sync.OnceValue(func() error {
 	dir, err := os.MkdirTemp("", "aios-sched")
 	if err != nil {
@@ -32,7 +32,7 @@ var schedImage = sync.OnceValue(func() error {
 				return err
 			}
 		}
-		for _, name := range []string{"sched", "vectors"} {
+		for _, name := range []string{"sched", "vectors", "storm"} {
 			out, err := exec.Command("gcc", "-O1", "-static", "-pthread", "-o", filepath.Join(root, "bin", name), "testdata/"+name+".c").CombinedOutput()
 			if err != nil {
 				return fmt.Errorf("gcc: %w: %s", err, out)

@@ -45,25 +45,6 @@ func (a *Agent) setPolicies(faults, violations []string) (err error) {
 	return nil
 }
 
-// stormRate is how many exceptions a second are a storm.
-const stormRate = 1000
-
-// storm counts an exception, and reports whether it is the one that makes this
-// second a storm.
-func (f *agentFaults) storm(now time.Duration) bool {
-	second := uint64(now/time.Second) & (1<<32 - 1)
-	for {
-		old := f.second.Load()
-		next := old + 1
-		if old>>32 != second {
-			next = second<<32 | 1
-		}
-		if f.second.CompareAndSwap(old, next) {
-			return next&(1<<32-1) == stormRate+1
-		}
-	}
-}
-
 // exceptionOf says which exception it was. It must run on t's goroutine.
 func exceptionOf(t *kernel.Task, ip, sp uintptr, info *linux.SignalInfo, at hostarch.AccessType) trap.Exception {
 	r := trap.Raw{Signal: syscall.Signal(info.Signo), Code: info.Code, IP: uint64(ip), SP: uint64(sp)}
@@ -94,11 +75,7 @@ func exceptionOf(t *kernel.Task, ip, sp uintptr, info *linux.SignalInfo, at host
 func (s *Kernel) noteException(a *Agent, t *kernel.Task, e trap.Exception, handled bool) {
 	f := &a.faults
 	f.counts.Add(e.Vector, e.Region)
-	if f.storm(s.cfg.Clock.Since(s.started)) {
-		s.emit(a, event.FaultStorm, &eventv1.FaultStorm{
-			Vector: uint32(e.Vector), Name: e.Vector.String(), Limit: stormRate, Count: f.counts.Total(), Interval: int64(time.Second),
-		})
-	}
+	s.storms(a, e.Vector)
 	if s.events.EnabledFor(event.FaultException, a.id) {
 		s.emit(a, event.FaultException, exceptionPayload(t, e, handled))
 	}
