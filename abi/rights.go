@@ -11,16 +11,17 @@ type Class uint8
 
 // The classes.
 const (
-	ClassFS    Class = 1 // a subtree of files
-	ClassNet   Class = 2 // network endpoints
-	ClassMem   Class = 3 // the agent's memory
-	ClassCPU   Class = 4 // processor time
-	ClassIO    Class = 5 // bytes and operations per second
-	ClassProc  Class = 6 // the agent's own processes
-	ClassAgent Class = 7 // another agent
-	ClassSys   Class = 8 // a group of privileged system calls, within the agent
-	ClassEvent Class = 9 // events, by topic
-	ClassSvc   Class = 10
+	ClassFS     Class = 1 // a subtree of files
+	ClassNet    Class = 2 // network endpoints
+	ClassMem    Class = 3 // the agent's memory
+	ClassCPU    Class = 4 // processor time
+	ClassIO     Class = 5 // bytes and operations per second
+	ClassProc   Class = 6 // the agent's own processes
+	ClassAgent  Class = 7 // another agent
+	ClassSys    Class = 8 // a group of privileged system calls, within the agent
+	ClassEvent  Class = 9 // events, by topic
+	ClassSvc    Class = 10
+	ClassRegion Class = 11 // memory that agents share
 )
 
 // Rights is a set of rights; which bits mean what depends on the class.
@@ -80,6 +81,14 @@ const EventSubscribe Rights = 1
 // SvcConnect is the right to connect to a service.
 const SvcConnect Rights = 1
 
+// Rights to a region of the fabric. None makes its memory executable.
+const (
+	RegionRead     Rights = 1 << iota // read it, map it
+	RegionWrite                       // write it, map it writable
+	RegionSnapshot                    // make versions, roll back, fork, seal
+	RegionShare                       // give others a part of these rights
+)
+
 // ClassInfo is what is known of a class.
 type ClassInfo struct {
 	Class Class
@@ -103,6 +112,7 @@ var classes = []ClassInfo{
 	{ClassSys, "sys", []string{"use"}, false, "a group of privileged system calls, within the agent"},
 	{ClassEvent, "event", []string{"subscribe"}, false, "events of the domain, by topic"},
 	{ClassSvc, "svc", []string{"connect"}, false, "a service"},
+	{ClassRegion, "region", []string{"read", "write", "snapshot", "share"}, false, "memory that agents share"},
 }
 
 // Classes returns every class, in order of number. The caller must not change

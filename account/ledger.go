@@ -22,11 +22,12 @@ const (
 	Tasks                      // processes and threads
 	Files                      // open file descriptors
 	Disk                       // bytes written to the agent's own layer and kept
+	Regions                    // bytes that its regions of memory may come to need
 	resources
 )
 
 var resourceNames = [resources]string{
-	"cpu_time", "memory", "read_bytes", "write_bytes", "read_ops", "write_ops", "tasks", "files", "disk",
+	"cpu_time", "memory", "read_bytes", "write_bytes", "read_ops", "write_ops", "tasks", "files", "disk", "regions",
 }
 
 // String is the name of the resource as Snapshot spells it.

@@ -11,6 +11,8 @@ type Snapshot struct {
 	// each.
 	Files Gauge `json:"files"`
 	Disk  Gauge `json:"disk"`
+	// Regions is what its regions may come to need; it counts in Memory as well.
+	Regions Gauge `json:"regions"`
 }
 
 // CPUUse is what an agent used of the processors.

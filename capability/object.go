@@ -153,6 +153,10 @@ func (o Object) check() error {
 		if !validWord(o.Name) {
 			return bad("it is not the name of a group of system calls", "write one as in sys:namespace")
 		}
+	case o.Class == abi.ClassRegion:
+		if !abi.ValidName(o.Name) {
+			return bad("it is not the name of a region", "write 1 to 63 letters, digits, '.', '_' and '-'")
+		}
 	case o.Name != "*" && !abi.ValidName(o.Name) && !(o.Class == abi.ClassAgent && abi.IsAgentID(o.Name)):
 		return bad("it is not a name", "write 1 to 63 letters, digits, '.', '_' and '-', or * for all")
 	}
@@ -163,6 +167,7 @@ func (o Object) check() error {
 var exampleName = map[abi.Class]string{
 	abi.ClassFS: "/data:ro", abi.ClassNet: "loopback", abi.ClassMem: self, abi.ClassCPU: self, abi.ClassIO: self,
 	abi.ClassProc: self, abi.ClassAgent: "worker", abi.ClassSys: "namespace", abi.ClassEvent: "agent.*", abi.ClassSvc: "*",
+	abi.ClassRegion: "table",
 }
 
 // badPath says what is wrong with a path that ought to be absolute and clean.

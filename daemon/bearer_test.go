@@ -26,7 +26,7 @@ func TestMethodTable(t *testing.T) {
 	seen := 0
 	for _, file := range []protoreflect.FileDescriptor{apiv1.File_api_v1_control_proto, apiv1.File_api_v1_debug_proto, apiv1.File_api_v1_events_proto, apiv1.File_api_v1_kernel_proto, apiv1.File_api_v1_health_proto,
 		apiv1.File_api_v1_config_proto, apiv1.File_api_v1_sinks_proto, apiv1.File_api_v1_hooks_proto, apiv1.File_api_v1_irq_proto, apiv1.File_api_v1_alerts_proto,
-		apiv1.File_api_v1_cpus_proto, apiv1.File_api_v1_sched_proto, apiv1.File_api_v1_time_proto} {
+		apiv1.File_api_v1_cpus_proto, apiv1.File_api_v1_sched_proto, apiv1.File_api_v1_time_proto, apiv1.File_api_v1_fabric_proto} {
 		service := file.Services().Get(0)
 		for i := range service.Methods().Len() {
 			m := service.Methods().Get(i)

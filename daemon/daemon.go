@@ -222,6 +222,7 @@ func Run(paths config.Paths) error {
 	apiv1.RegisterInterruptsServer(server, &interruptsService{d: d})
 	apiv1.RegisterSchedulingServer(server, &schedulingService{d: d})
 	apiv1.RegisterProcessorsServer(server, &processorsService{d: d})
+	apiv1.RegisterFabricServer(server, &fabricService{d: d})
 	d.openDoor()
 	defer d.flushTallies()
 	defer d.closeDoor()

@@ -114,6 +114,20 @@ var methods = map[string]method{
 	// What the file says may run programs on the host.
 	apiv1.Configuration_ConfigReload_FullMethodName: {op: token.OpDaemon, check: operatorOnly},
 
+	// Patterns of agents do not say which regions are meant.
+	apiv1.Fabric_RegionCreate_FullMethodName:   {op: token.OpGrant, check: operatorOnly},
+	apiv1.Fabric_RegionList_FullMethodName:     {op: token.OpInspect, check: operatorOnly},
+	apiv1.Fabric_RegionShow_FullMethodName:     {op: token.OpInspect, check: operatorOnly},
+	apiv1.Fabric_RegionShare_FullMethodName:    {op: token.OpGrant, check: operatorOnly},
+	apiv1.Fabric_RegionUnshare_FullMethodName:  {op: token.OpRevoke, check: operatorOnly},
+	apiv1.Fabric_RegionRemove_FullMethodName:   {op: token.OpRevoke, check: operatorOnly},
+	apiv1.Fabric_RegionSeal_FullMethodName:     {op: token.OpGrant, check: operatorOnly},
+	apiv1.Fabric_RegionSnapshot_FullMethodName: {op: token.OpGrant, check: operatorOnly},
+	apiv1.Fabric_RegionRollback_FullMethodName: {op: token.OpGrant, check: operatorOnly},
+	apiv1.Fabric_RegionFork_FullMethodName:     {op: token.OpGrant, check: operatorOnly},
+	apiv1.Fabric_RegionDiff_FullMethodName:     {op: token.OpInspect, check: operatorOnly},
+	apiv1.Fabric_RegionDrop_FullMethodName:     {op: token.OpGrant, check: operatorOnly},
+
 	apiv1.Control_TokenKey_FullMethodName:    {op: token.OpToken},
 	apiv1.Control_TokenCheck_FullMethodName:  {op: token.OpToken},
 	apiv1.Control_TokenRevoke_FullMethodName: {op: token.OpToken},

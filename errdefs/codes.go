@@ -58,6 +58,12 @@ const (
 	LeaseExpired       Code = "LEASE_EXPIRED"
 )
 
+// Codes of the fabric.
+const (
+	LabelDenied  Code = "LABEL_DENIED"
+	RegionSealed Code = "REGION_SEALED"
+)
+
 // Codes of security: who may ask, what a program may call, what was recorded.
 const (
 	Denied           Code = "PERMISSION_DENIED"

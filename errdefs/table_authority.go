@@ -47,6 +47,15 @@ var authorityRows = map[Code]Info{
 		"An expired lease is a revocation. A lease can only be renewed while it lasts, by the giver, and not beyond the giver's own.",
 		"Ask the giver for a new one, and renew it in time."},
 
+	LabelDenied: {CategorySecurity, Warning, BlameAgent, afterChange, Expose, "", TellOperator | TellAudit, syscall.EACCES, grpcPermissionDenied, ExitFailure,
+		"a label forbids it",
+		"What the labels of a region forbid no capability to it allows: a secret region and network do not meet in one agent.",
+		"Take from the agent what the message names, or use another agent."},
+	RegionSealed: {CategoryMemory, Notice, BlameCaller, never, Expose, "", 0, syscall.EPERM, grpcFailedPrecondition, ExitFailure,
+		"the region is sealed",
+		"Its contents were sealed: they are named by their digest, and nobody can change them any more.",
+		"Fork the region and write to the fork."},
+
 	Denied: {CategorySecurity, Warning, BlameCaller, afterChange, Expose, "", TellLog | TellOperator, syscall.EACCES, grpcPermissionDenied, ExitFailure,
 		"the caller may not do this",
 		"The user or program that asks has no authority over the object, whatever state it is in.",

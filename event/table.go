@@ -39,6 +39,12 @@ const (
 	MemoryPressure
 	MemoryOOM
 	MemoryLimit
+	RegionCreate
+	RegionRemove
+	RegionUnmap
+	RegionSeal
+	RegionVersion
+	RegionRollback
 	CPUThrottled
 	CPUChanged
 	CPUParams
@@ -130,6 +136,12 @@ var table = [typeCount]TypeInfo{
 	MemoryPressure:      {Topic: "memory.pressure", Severity: Warning, Payload: (*eventv1.MemoryPressure)(nil), Doc: "An agent or a domain is short of memory."},
 	MemoryOOM:           {Topic: "memory.oom", Severity: Error, Payload: (*eventv1.MemoryOOM)(nil), Doc: "An agent wanted more memory than it may have, and was ended for it."},
 	MemoryLimit:         {Topic: "memory.limit", Severity: Info, Payload: (*eventv1.MemoryLimit)(nil), Doc: "How much memory an agent may have changed."},
+	RegionCreate:        {Topic: "region.create", Severity: Info, Payload: (*eventv1.Region)(nil), Doc: "A region of memory was made."},
+	RegionRemove:        {Topic: "region.remove", Severity: Info, Payload: (*eventv1.Region)(nil), Doc: "A region was removed, and its pages with it."},
+	RegionUnmap:         {Topic: "region.unmap", Severity: Notice, Payload: (*eventv1.Region)(nil), Doc: "The pages of a region are gone from an agent: its right to them has ended."},
+	RegionSeal:          {Topic: "region.seal", Severity: Info, Payload: (*eventv1.Region)(nil), Doc: "The contents of a region do not change any more."},
+	RegionVersion:       {Topic: "region.version", Severity: Info, Payload: (*eventv1.Region)(nil), Doc: "A version of a region was made."},
+	RegionRollback:      {Topic: "region.rollback", Severity: Notice, Payload: (*eventv1.Region)(nil), Doc: "A region is again what it was in a version."},
 	CPUThrottled:        {Topic: "cpu.throttled", Severity: Notice, Payload: (*eventv1.CPUThrottled)(nil), Doc: "An agent used up its quota of CPU and had to wait."},
 	CPUChanged:          {Topic: "cpu.changed", Severity: Notice, Payload: (*eventv1.CPUChanged)(nil), Doc: "The host allows a domain other CPUs than before."},
 	CPUParams:           {Topic: "cpu.params", Severity: Notice, Payload: (*eventv1.CPUParams)(nil), Doc: "What an agent was given of CPU time was changed."},

@@ -243,7 +243,7 @@ func (a *Agent) measure() {
 	ended := a.state.Final()
 	a.mu.Unlock()
 	if ended {
-		for _, r := range []account.Resource{account.Memory, account.Tasks, account.Files, account.Disk} {
+		for _, r := range []account.Resource{account.Memory, account.Tasks, account.Files, account.Disk, account.Regions} {
 			l.Measure(r, 0)
 		}
 		return
@@ -256,6 +256,7 @@ func (a *Agent) measure() {
 		l.SetLimits(account.Files, account.Unlimited, limit)
 	}
 	l.Measure(account.Disk, a.disk())
+	l.Measure(account.Regions, a.fabric.charged.Load())
 }
 
 // snapshot returns the agent's account.
@@ -286,7 +287,7 @@ func (a *Agent) reckon() account.Snapshot {
 			ReadOps: l.Used(account.ReadOps), WriteOps: l.Used(account.WriteOps),
 			DelayedNS: uint64(acc.delayed.Load()),
 		},
-		Tasks: l.Gauge(account.Tasks), Files: l.Gauge(account.Files), Disk: l.Gauge(account.Disk),
+		Tasks: l.Gauge(account.Tasks), Files: l.Gauge(account.Files), Disk: l.Gauge(account.Disk), Regions: l.Gauge(account.Regions),
 	}
 	if q := a.crowd.Group().Quota(); q != sched.Unlimited {
 		snap.CPU.QuotaMilli = &q

@@ -56,6 +56,9 @@ type Agent struct {
 	// account is what it uses, and may use.
 	account agentAccount
 	stack   inet.Stack // its network
+	fabric  agentFabric
+	// barMu is held while regions are kept from it, or no longer.
+	barMu sync.Mutex
 	// watches is how many files of events it has open.
 	watches atomic.Int32
 
@@ -432,6 +435,7 @@ func (a *Agent) report(execID int32, exit control.Exit) {
 func (a *Agent) release() {
 	a.dog.end()
 	a.loseAll("the agent ended")
+	a.dropRegions()
 	a.s.clearing.settleFor(a) // It needs the namespaces.
 	a.grantsMu.Lock()
 	a.released = true

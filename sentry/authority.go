@@ -20,6 +20,7 @@ import (
 //	network        the mask, and the agent's network stack    reweigh
 //	other agents   the control tree                           agentops.go
 //	events         a subscription of the bus                  agentevents.go
+//	regions        a view of package fabric per capability    fabric.go
 //
 // What an agent may do follows from the capabilities it holds: every change to
 // them ends in reweigh.
@@ -70,6 +71,9 @@ func (a *Agent) endow(grants []control.Grant, by capability.Actor) error {
 	a.s.trail.putGathered(a)
 	a.endowed.Store(true)
 	a.reweigh()
+	if err := a.s.labelsAllow(a.id, capability.Object{Class: abi.ClassRegion}); err != nil {
+		return err
+	}
 	return a.cpuRefusal()
 }
 
@@ -83,6 +87,9 @@ func (a *Agent) grant(g control.Grant, origin capability.ID, by capability.Actor
 		return nil, err
 	}
 	if err := a.s.hasCPUs(spec.Object); err != nil {
+		return nil, err
+	}
+	if err := a.s.hasRegion(a.id, spec.Object); err != nil {
 		return nil, err
 	}
 	var c *capability.Capability
@@ -145,6 +152,7 @@ func (a *Agent) reweigh() {
 		params                     cpuGrants
 		net                        abi.Rights
 		files                      []*capability.Capability
+		network                    bool
 	)
 	for _, c := range a.s.space.List(a.id) {
 		if !c.Live() {
@@ -170,6 +178,7 @@ func (a *Agent) reweigh() {
 			opps.add(c, capability.KindOpsPerSec)
 		case abi.ClassNet:
 			net |= spec.Rights
+			network = network || networked(spec.Object)
 		case abi.ClassFS:
 			if spec.Limits != (capability.Limits{}) {
 				files = append(files, c)
@@ -198,11 +207,14 @@ func (a *Agent) reweigh() {
 		netstack.Cut(a.stack)
 	}
 	a.netRights = net
+	if a.fabric.network.Swap(network) != network {
+		a.barRegions()
+	}
 }
 
 // promised is what the agents of the domain may use together.
 func (s *Kernel) promised() control.Promised {
-	var sum control.Promised
+	sum := control.Promised{MemoryBytes: s.ownRegions.Load()}
 	s.byID.Range(func(_, v any) bool {
 		a := v.(*Agent)
 		a.authMu.Lock()

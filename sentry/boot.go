@@ -34,6 +34,7 @@ import (
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/event"
+	"aios.dev/aios/fabric"
 	"aios.dev/aios/klog"
 	"aios.dev/aios/ktime"
 	"aios.dev/aios/netstack"
@@ -102,6 +103,9 @@ type Kernel struct {
 	watch     memoryWatch
 	emptyTmp  sync.Map // bool by key of an image: nothing is in its /tmp
 	shells    shellPool
+	// Memory between agents; what of it no agent owns, in bytes.
+	fabric     *fabric.Store
+	ownRegions atomic.Uint64
 
 	// Authority: the derivation tree, its records on their way to the audit
 	// trail, and what was asked of the daemon.
@@ -182,6 +186,7 @@ func Boot(cfg Config) (*Kernel, error) {
 		{"prepare authority", s.bootAuthority},
 		{"start platform", s.bootPlatform},
 		{"start kernel", s.bootKernel},
+		{"make the fabric", s.bootFabric},
 		{"register file systems", s.registerFilesystems},
 		{"start the pause process", s.startPause},
 		{"enable trace points", s.tracePoints},

@@ -129,6 +129,9 @@ func (s *Kernel) delegate(c *capability.Capability, to string, ch capability.Cha
 		defer from.dir.DecRef(a.ctx)
 	}
 	spec := c.Spec()
+	if err := s.mayShare(c, a, move, by); err != nil {
+		return nil, err
+	}
 	if spec.Object.Class == abi.ClassFS && !by.Privileged && to != by.Name {
 		if ch, err = s.givenPlace(by.Name, spec, ch); err != nil {
 			return nil, err
@@ -213,6 +216,10 @@ func (s *Kernel) CapExport(req control.CapRequest) (control.Cap, error) {
 	if c.Object().Class == abi.ClassEvent {
 		return control.Cap{}, errdefs.New(errdefs.Unsupported, "events are those of one domain; in another, the capability would mean something else",
 			errdefs.Op("delegate"), errdefs.Resource("%s", c.Object()), errdefs.Fix("delegate it within the domain; outside, `aiosctl events` sees all domains"))
+	}
+	if c.Object().Class == abi.ClassRegion {
+		return control.Cap{}, errdefs.New(errdefs.Unsupported, "the pages of a region are in one domain", errdefs.Op("delegate"),
+			errdefs.Resource("%s", c.Object()), errdefs.Fix("delegate it within the domain"))
 	}
 	if spec := c.Spec(); spec.Object.Class == abi.ClassFS && !by.Privileged {
 		if req.Change, err = s.givenPlace(by.Name, spec, req.Change); err != nil {

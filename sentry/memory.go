@@ -165,6 +165,7 @@ func (a *Agent) countLocked() uint64 {
 	before := m.rest.Load()
 	a.s.watch.refresh(a)
 	stats, total := usage.MemoryAccounting.CopyPerCg(a.memID)
+	total += a.fabric.charged.Load()
 	m.rest.Add(int64(total-min(stats.Anonymous, total)) - before)
 	a.account.ledger.Measure(account.Memory, total)
 	return total
@@ -394,7 +395,9 @@ func (w *memoryWatch) refresh(agents ...*Agent) {
 }
 
 // memoryOf returns the bytes that are accounted to a.
-func memoryOf(a *Agent) uint64 { return usage.MemoryAccounting.TotalPerCg(a.memID) }
+func memoryOf(a *Agent) uint64 {
+	return usage.MemoryAccounting.TotalPerCg(a.memID) + a.fabric.charged.Load()
+}
 
 // inUnits is n bytes in the largest unit that leaves no fraction.
 func inUnits(n uint64) string {

@@ -45,6 +45,7 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodCapRenew:     control.Handle(s.CapRenew),
 		control.MethodCapRevoke:    control.Handle(s.CapRevoke),
 		control.MethodCapExplain:   control.Handle(s.CapExplain),
+		control.MethodFabric:       control.Handle(s.Fabric),
 		control.MethodAnswer:       control.Handle(s.Answer),
 		control.MethodDump:         control.HandleFiles(s.Dump),
 		control.MethodSchedTrace:   control.HandleFiles(s.SchedTrace),

@@ -84,6 +84,7 @@ func (v *view) ownMemory() (usage.MemoryStats, uint64) {
 	}
 	v.s.watch.refresh(v.a)
 	kinds, used := usage.MemoryAccounting.CopyPerCg(v.a.memID)
+	used += v.a.fabric.charged.Load()
 	v.a.account.ledger.Measure(account.Memory, used)
 	return kinds, used
 }

@@ -70,6 +70,7 @@ func (a *app) printStats(agent string, s account.Snapshot) error {
 		{"memory", size(s.Memory.Now), size(s.Memory.Peak), limit(s.Memory.Limit, size)},
 		{"tasks", count(s.Tasks.Now), count(s.Tasks.Peak), limit(s.Tasks.Limit, count)},
 		{"files", count(s.Files.Now), count(s.Files.Peak), limit(s.Files.Limit, count)},
+		{"regions", size(s.Regions.Now), size(s.Regions.Peak), "-"},
 		{"disk", size(s.Disk.Now), size(s.Disk.Peak), limit(s.Disk.Limit, size)},
 		{"read", size(s.IO.ReadBytes), "-", limit(s.IO.BytesPerSec, perSec)},
 		{"written", size(s.IO.WriteBytes), "-", limit(s.IO.BytesPerSec, perSec)},

@@ -162,6 +162,7 @@ type Event struct {
 	//	*Event_CpuParams
 	//	*Event_CpuHint
 	//	*Event_CpuPromise
+	//	*Event_Region
 	//	*Event_Capability
 	//	*Event_CapabilityDeny
 	//	*Event_SecurityViolation
@@ -643,6 +644,15 @@ func (x *Event) GetCpuPromise() *CPUPromise {
 	return nil
 }
 
+func (x *Event) GetRegion() *Region {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_Region); ok {
+			return x.Region
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetCapability() *Capability {
 	if x != nil {
 		if x, ok := x.Payload.(*Event_Capability); ok {
@@ -1028,6 +1038,10 @@ type Event_CpuPromise struct {
 	CpuPromise *CPUPromise `protobuf:"bytes,79,opt,name=cpu_promise,json=cpuPromise,proto3,oneof"`
 }
 
+type Event_Region struct {
+	Region *Region `protobuf:"bytes,86,opt,name=region,proto3,oneof"`
+}
+
 type Event_Capability struct {
 	Capability *Capability `protobuf:"bytes,80,opt,name=capability,proto3,oneof"`
 }
@@ -1205,6 +1219,8 @@ func (*Event_CpuParams) isEvent_Payload() {}
 func (*Event_CpuHint) isEvent_Payload() {}
 
 func (*Event_CpuPromise) isEvent_Payload() {}
+
+func (*Event_Region) isEvent_Payload() {}
 
 func (*Event_Capability) isEvent_Payload() {}
 
@@ -4404,6 +4420,154 @@ func (x *Capability) GetCount() uint64 {
 	return 0
 }
 
+// Region: something was done with a region of memory, or its pages are gone from an
+// agent.
+type Region struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The agent that it is charged to; empty for the domain.
+	Owner string `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
+	Size  uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// Who did it: an agent's ID, "operator", a user.
+	By     string   `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	Labels []string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty"`
+	// NAME@VERSION that it was forked from.
+	Lineage string `protobuf:"bytes,6,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// Where it is mapped in every agent; 0 for wherever there is room.
+	Address uint64 `protobuf:"varint,7,opt,name=address,proto3" json:"address,omitempty"`
+	Version uint32 `protobuf:"varint,8,opt,name=version,proto3" json:"version,omitempty"`
+	// Of contents that were sealed.
+	Digest string `protobuf:"bytes,9,opt,name=digest,proto3" json:"digest,omitempty"`
+	// What the agent held, and how many bytes of its memories mapped the region.
+	Capability    string `protobuf:"bytes,10,opt,name=capability,proto3" json:"capability,omitempty"`
+	Grant         string `protobuf:"bytes,11,opt,name=grant,proto3" json:"grant,omitempty"`
+	Mapped        uint64 `protobuf:"varint,12,opt,name=mapped,proto3" json:"mapped,omitempty"`
+	Reason        string `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Region) Reset() {
+	*x = Region{}
+	mi := &file_event_v1_event_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Region) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Region) ProtoMessage() {}
+
+func (x *Region) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Region.ProtoReflect.Descriptor instead.
+func (*Region) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Region) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Region) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *Region) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Region) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Region) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Region) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+func (x *Region) GetAddress() uint64 {
+	if x != nil {
+		return x.Address
+	}
+	return 0
+}
+
+func (x *Region) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Region) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Region) GetCapability() string {
+	if x != nil {
+		return x.Capability
+	}
+	return ""
+}
+
+func (x *Region) GetGrant() string {
+	if x != nil {
+		return x.Grant
+	}
+	return ""
+}
+
+func (x *Region) GetMapped() uint64 {
+	if x != nil {
+		return x.Mapped
+	}
+	return 0
+}
+
+func (x *Region) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // CapabilityDeny: something was refused for want of a capability. The same
 // refusal repeating is told once a second, with a count.
 type CapabilityDeny struct {
@@ -4422,7 +4586,7 @@ type CapabilityDeny struct {
 
 func (x *CapabilityDeny) Reset() {
 	*x = CapabilityDeny{}
-	mi := &file_event_v1_event_proto_msgTypes[43]
+	mi := &file_event_v1_event_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4434,7 +4598,7 @@ func (x *CapabilityDeny) String() string {
 func (*CapabilityDeny) ProtoMessage() {}
 
 func (x *CapabilityDeny) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[43]
+	mi := &file_event_v1_event_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4447,7 +4611,7 @@ func (x *CapabilityDeny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityDeny.ProtoReflect.Descriptor instead.
 func (*CapabilityDeny) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{43}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CapabilityDeny) GetOperation() string {
@@ -4512,7 +4676,7 @@ type SecurityViolation struct {
 
 func (x *SecurityViolation) Reset() {
 	*x = SecurityViolation{}
-	mi := &file_event_v1_event_proto_msgTypes[44]
+	mi := &file_event_v1_event_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4524,7 +4688,7 @@ func (x *SecurityViolation) String() string {
 func (*SecurityViolation) ProtoMessage() {}
 
 func (x *SecurityViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[44]
+	mi := &file_event_v1_event_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4537,7 +4701,7 @@ func (x *SecurityViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityViolation.ProtoReflect.Descriptor instead.
 func (*SecurityViolation) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{44}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SecurityViolation) GetKind() string {
@@ -4627,7 +4791,7 @@ type FaultException struct {
 
 func (x *FaultException) Reset() {
 	*x = FaultException{}
-	mi := &file_event_v1_event_proto_msgTypes[45]
+	mi := &file_event_v1_event_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4639,7 +4803,7 @@ func (x *FaultException) String() string {
 func (*FaultException) ProtoMessage() {}
 
 func (x *FaultException) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[45]
+	mi := &file_event_v1_event_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4652,7 +4816,7 @@ func (x *FaultException) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultException.ProtoReflect.Descriptor instead.
 func (*FaultException) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{45}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *FaultException) GetVector() uint32 {
@@ -4769,7 +4933,7 @@ type FaultStorm struct {
 
 func (x *FaultStorm) Reset() {
 	*x = FaultStorm{}
-	mi := &file_event_v1_event_proto_msgTypes[46]
+	mi := &file_event_v1_event_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4781,7 +4945,7 @@ func (x *FaultStorm) String() string {
 func (*FaultStorm) ProtoMessage() {}
 
 func (x *FaultStorm) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[46]
+	mi := &file_event_v1_event_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4794,7 +4958,7 @@ func (x *FaultStorm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultStorm.ProtoReflect.Descriptor instead.
 func (*FaultStorm) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{46}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *FaultStorm) GetVector() uint32 {
@@ -4871,7 +5035,7 @@ type FaultVerdict struct {
 
 func (x *FaultVerdict) Reset() {
 	*x = FaultVerdict{}
-	mi := &file_event_v1_event_proto_msgTypes[47]
+	mi := &file_event_v1_event_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4883,7 +5047,7 @@ func (x *FaultVerdict) String() string {
 func (*FaultVerdict) ProtoMessage() {}
 
 func (x *FaultVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[47]
+	mi := &file_event_v1_event_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4896,7 +5060,7 @@ func (x *FaultVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultVerdict.ProtoReflect.Descriptor instead.
 func (*FaultVerdict) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{47}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *FaultVerdict) GetScope() string {
@@ -4984,7 +5148,7 @@ type KernelPanic struct {
 
 func (x *KernelPanic) Reset() {
 	*x = KernelPanic{}
-	mi := &file_event_v1_event_proto_msgTypes[48]
+	mi := &file_event_v1_event_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4996,7 +5160,7 @@ func (x *KernelPanic) String() string {
 func (*KernelPanic) ProtoMessage() {}
 
 func (x *KernelPanic) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[48]
+	mi := &file_event_v1_event_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5009,7 +5173,7 @@ func (x *KernelPanic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelPanic.ProtoReflect.Descriptor instead.
 func (*KernelPanic) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{48}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *KernelPanic) GetCall() string {
@@ -5085,7 +5249,7 @@ type KernelLockup struct {
 
 func (x *KernelLockup) Reset() {
 	*x = KernelLockup{}
-	mi := &file_event_v1_event_proto_msgTypes[49]
+	mi := &file_event_v1_event_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5097,7 +5261,7 @@ func (x *KernelLockup) String() string {
 func (*KernelLockup) ProtoMessage() {}
 
 func (x *KernelLockup) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[49]
+	mi := &file_event_v1_event_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5110,7 +5274,7 @@ func (x *KernelLockup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelLockup.ProtoReflect.Descriptor instead.
 func (*KernelLockup) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{49}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *KernelLockup) GetKind() string {
@@ -5178,7 +5342,7 @@ type KernelLog struct {
 
 func (x *KernelLog) Reset() {
 	*x = KernelLog{}
-	mi := &file_event_v1_event_proto_msgTypes[50]
+	mi := &file_event_v1_event_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5190,7 +5354,7 @@ func (x *KernelLog) String() string {
 func (*KernelLog) ProtoMessage() {}
 
 func (x *KernelLog) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[50]
+	mi := &file_event_v1_event_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5203,7 +5367,7 @@ func (x *KernelLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelLog.ProtoReflect.Descriptor instead.
 func (*KernelLog) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{50}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *KernelLog) GetLevel() string {
@@ -5258,7 +5422,7 @@ type KernelDump struct {
 
 func (x *KernelDump) Reset() {
 	*x = KernelDump{}
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5270,7 +5434,7 @@ func (x *KernelDump) String() string {
 func (*KernelDump) ProtoMessage() {}
 
 func (x *KernelDump) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5283,7 +5447,7 @@ func (x *KernelDump) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelDump.ProtoReflect.Descriptor instead.
 func (*KernelDump) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *KernelDump) GetKind() string {
@@ -5349,7 +5513,7 @@ type IRQStorm struct {
 
 func (x *IRQStorm) Reset() {
 	*x = IRQStorm{}
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5361,7 +5525,7 @@ func (x *IRQStorm) String() string {
 func (*IRQStorm) ProtoMessage() {}
 
 func (x *IRQStorm) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5374,7 +5538,7 @@ func (x *IRQStorm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IRQStorm.ProtoReflect.Descriptor instead.
 func (*IRQStorm) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *IRQStorm) GetLine() uint32 {
@@ -5428,7 +5592,7 @@ type IRQThrottle struct {
 
 func (x *IRQThrottle) Reset() {
 	*x = IRQThrottle{}
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5440,7 +5604,7 @@ func (x *IRQThrottle) String() string {
 func (*IRQThrottle) ProtoMessage() {}
 
 func (x *IRQThrottle) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5453,7 +5617,7 @@ func (x *IRQThrottle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IRQThrottle.ProtoReflect.Descriptor instead.
 func (*IRQThrottle) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *IRQThrottle) GetLine() uint32 {
@@ -5513,7 +5677,7 @@ type DeviceOpen struct {
 
 func (x *DeviceOpen) Reset() {
 	*x = DeviceOpen{}
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5525,7 +5689,7 @@ func (x *DeviceOpen) String() string {
 func (*DeviceOpen) ProtoMessage() {}
 
 func (x *DeviceOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5538,7 +5702,7 @@ func (x *DeviceOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceOpen.ProtoReflect.Descriptor instead.
 func (*DeviceOpen) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DeviceOpen) GetProcess() *Process {
@@ -5612,7 +5776,7 @@ type Alert struct {
 
 func (x *Alert) Reset() {
 	*x = Alert{}
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5624,7 +5788,7 @@ func (x *Alert) String() string {
 func (*Alert) ProtoMessage() {}
 
 func (x *Alert) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5637,7 +5801,7 @@ func (x *Alert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alert.ProtoReflect.Descriptor instead.
 func (*Alert) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Alert) GetRule() string {
@@ -5739,7 +5903,7 @@ type Hook struct {
 
 func (x *Hook) Reset() {
 	*x = Hook{}
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5751,7 +5915,7 @@ func (x *Hook) String() string {
 func (*Hook) ProtoMessage() {}
 
 func (x *Hook) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5764,7 +5928,7 @@ func (x *Hook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hook.ProtoReflect.Descriptor instead.
 func (*Hook) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Hook) GetName() string {
@@ -5841,7 +6005,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5853,7 +6017,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5866,7 +6030,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Health) GetComponent() string {
@@ -5928,7 +6092,7 @@ type Breaker struct {
 
 func (x *Breaker) Reset() {
 	*x = Breaker{}
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5940,7 +6104,7 @@ func (x *Breaker) String() string {
 func (*Breaker) ProtoMessage() {}
 
 func (x *Breaker) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5953,7 +6117,7 @@ func (x *Breaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker.ProtoReflect.Descriptor instead.
 func (*Breaker) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Breaker) GetName() string {
@@ -6012,7 +6176,7 @@ type WatchdogExpired struct {
 
 func (x *WatchdogExpired) Reset() {
 	*x = WatchdogExpired{}
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6024,7 +6188,7 @@ func (x *WatchdogExpired) String() string {
 func (*WatchdogExpired) ProtoMessage() {}
 
 func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6037,7 +6201,7 @@ func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchdogExpired.ProtoReflect.Descriptor instead.
 func (*WatchdogExpired) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *WatchdogExpired) GetName() string {
@@ -6087,7 +6251,7 @@ type ConfigChanged struct {
 
 func (x *ConfigChanged) Reset() {
 	*x = ConfigChanged{}
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6099,7 +6263,7 @@ func (x *ConfigChanged) String() string {
 func (*ConfigChanged) ProtoMessage() {}
 
 func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6112,7 +6276,7 @@ func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged.ProtoReflect.Descriptor instead.
 func (*ConfigChanged) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ConfigChanged) GetFile() string {
@@ -6159,7 +6323,7 @@ type Clock struct {
 
 func (x *Clock) Reset() {
 	*x = Clock{}
-	mi := &file_event_v1_event_proto_msgTypes[61]
+	mi := &file_event_v1_event_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6171,7 +6335,7 @@ func (x *Clock) String() string {
 func (*Clock) ProtoMessage() {}
 
 func (x *Clock) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[61]
+	mi := &file_event_v1_event_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6184,7 +6348,7 @@ func (x *Clock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clock.ProtoReflect.Descriptor instead.
 func (*Clock) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{61}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Clock) GetState() string {
@@ -6270,7 +6434,7 @@ type BusLost struct {
 
 func (x *BusLost) Reset() {
 	*x = BusLost{}
-	mi := &file_event_v1_event_proto_msgTypes[62]
+	mi := &file_event_v1_event_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6282,7 +6446,7 @@ func (x *BusLost) String() string {
 func (*BusLost) ProtoMessage() {}
 
 func (x *BusLost) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[62]
+	mi := &file_event_v1_event_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6295,7 +6459,7 @@ func (x *BusLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusLost.ProtoReflect.Descriptor instead.
 func (*BusLost) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{62}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *BusLost) GetWhere() string {
@@ -6367,7 +6531,7 @@ type BusSubscription struct {
 
 func (x *BusSubscription) Reset() {
 	*x = BusSubscription{}
-	mi := &file_event_v1_event_proto_msgTypes[63]
+	mi := &file_event_v1_event_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6379,7 +6543,7 @@ func (x *BusSubscription) String() string {
 func (*BusSubscription) ProtoMessage() {}
 
 func (x *BusSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[63]
+	mi := &file_event_v1_event_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6392,7 +6556,7 @@ func (x *BusSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusSubscription.ProtoReflect.Descriptor instead.
 func (*BusSubscription) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{63}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *BusSubscription) GetName() string {
@@ -6469,7 +6633,7 @@ type Sink struct {
 
 func (x *Sink) Reset() {
 	*x = Sink{}
-	mi := &file_event_v1_event_proto_msgTypes[64]
+	mi := &file_event_v1_event_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6481,7 +6645,7 @@ func (x *Sink) String() string {
 func (*Sink) ProtoMessage() {}
 
 func (x *Sink) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[64]
+	mi := &file_event_v1_event_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6494,7 +6658,7 @@ func (x *Sink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sink.ProtoReflect.Descriptor instead.
 func (*Sink) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{64}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Sink) GetName() string {
@@ -6562,7 +6726,7 @@ type DaemonStart struct {
 
 func (x *DaemonStart) Reset() {
 	*x = DaemonStart{}
-	mi := &file_event_v1_event_proto_msgTypes[65]
+	mi := &file_event_v1_event_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6574,7 +6738,7 @@ func (x *DaemonStart) String() string {
 func (*DaemonStart) ProtoMessage() {}
 
 func (x *DaemonStart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[65]
+	mi := &file_event_v1_event_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6587,7 +6751,7 @@ func (x *DaemonStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStart.ProtoReflect.Descriptor instead.
 func (*DaemonStart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{65}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *DaemonStart) GetPid() int32 {
@@ -6637,7 +6801,7 @@ type DaemonStop struct {
 
 func (x *DaemonStop) Reset() {
 	*x = DaemonStop{}
-	mi := &file_event_v1_event_proto_msgTypes[66]
+	mi := &file_event_v1_event_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6649,7 +6813,7 @@ func (x *DaemonStop) String() string {
 func (*DaemonStop) ProtoMessage() {}
 
 func (x *DaemonStop) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[66]
+	mi := &file_event_v1_event_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6662,7 +6826,7 @@ func (x *DaemonStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStop.ProtoReflect.Descriptor instead.
 func (*DaemonStop) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{66}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *DaemonStop) GetReason() string {
@@ -6697,7 +6861,7 @@ type ConfigChanged_Change struct {
 
 func (x *ConfigChanged_Change) Reset() {
 	*x = ConfigChanged_Change{}
-	mi := &file_event_v1_event_proto_msgTypes[68]
+	mi := &file_event_v1_event_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6709,7 +6873,7 @@ func (x *ConfigChanged_Change) String() string {
 func (*ConfigChanged_Change) ProtoMessage() {}
 
 func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[68]
+	mi := &file_event_v1_event_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6722,7 +6886,7 @@ func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged_Change.ProtoReflect.Descriptor instead.
 func (*ConfigChanged_Change) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{60, 0}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{61, 0}
 }
 
 func (x *ConfigChanged_Change) GetKey() string {
@@ -6750,7 +6914,7 @@ var File_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x14event/v1/event.proto\x12\raios.event.v1\"\x88!\n" +
+	"\x14event/v1/event.proto\x12\raios.event.v1\"\xb9!\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x12\n" +
@@ -6822,7 +6986,8 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"cpu_params\x18M \x01(\v2\x18.aios.event.v1.CPUParamsH\x00R\tcpuParams\x123\n" +
 	"\bcpu_hint\x18N \x01(\v2\x16.aios.event.v1.CPUHintH\x00R\acpuHint\x12<\n" +
 	"\vcpu_promise\x18O \x01(\v2\x19.aios.event.v1.CPUPromiseH\x00R\n" +
-	"cpuPromise\x12;\n" +
+	"cpuPromise\x12/\n" +
+	"\x06region\x18V \x01(\v2\x15.aios.event.v1.RegionH\x00R\x06region\x12;\n" +
 	"\n" +
 	"capability\x18P \x01(\v2\x19.aios.event.v1.CapabilityH\x00R\n" +
 	"capability\x12H\n" +
@@ -7112,7 +7277,24 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\x06holder\x18\x04 \x01(\tR\x06holder\x12\x0e\n" +
 	"\x02by\x18\x05 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05count\x18\a \x01(\x04R\x05count\"\xaa\x01\n" +
+	"\x05count\x18\a \x01(\x04R\x05count\"\xba\x02\n" +
+	"\x06Region\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05owner\x18\x02 \x01(\tR\x05owner\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x16\n" +
+	"\x06labels\x18\x05 \x03(\tR\x06labels\x12\x18\n" +
+	"\alineage\x18\x06 \x01(\tR\alineage\x12\x18\n" +
+	"\aaddress\x18\a \x01(\x04R\aaddress\x12\x18\n" +
+	"\aversion\x18\b \x01(\rR\aversion\x12\x16\n" +
+	"\x06digest\x18\t \x01(\tR\x06digest\x12\x1e\n" +
+	"\n" +
+	"capability\x18\n" +
+	" \x01(\tR\n" +
+	"capability\x12\x14\n" +
+	"\x05grant\x18\v \x01(\tR\x05grant\x12\x16\n" +
+	"\x06mapped\x18\f \x01(\x04R\x06mapped\x12\x16\n" +
+	"\x06reason\x18\r \x01(\tR\x06reason\"\xaa\x01\n" +
 	"\x0eCapabilityDeny\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12\x16\n" +
 	"\x06object\x18\x02 \x01(\tR\x06object\x12\x1e\n" +
@@ -7352,7 +7534,7 @@ func file_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
+var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_event_v1_event_proto_goTypes = []any{
 	(Severity)(0),                // 0: aios.event.v1.Severity
 	(*Event)(nil),                // 1: aios.event.v1.Event
@@ -7398,33 +7580,34 @@ var file_event_v1_event_proto_goTypes = []any{
 	(*CPUChanged)(nil),           // 41: aios.event.v1.CPUChanged
 	(*Limit)(nil),                // 42: aios.event.v1.Limit
 	(*Capability)(nil),           // 43: aios.event.v1.Capability
-	(*CapabilityDeny)(nil),       // 44: aios.event.v1.CapabilityDeny
-	(*SecurityViolation)(nil),    // 45: aios.event.v1.SecurityViolation
-	(*FaultException)(nil),       // 46: aios.event.v1.FaultException
-	(*FaultStorm)(nil),           // 47: aios.event.v1.FaultStorm
-	(*FaultVerdict)(nil),         // 48: aios.event.v1.FaultVerdict
-	(*KernelPanic)(nil),          // 49: aios.event.v1.KernelPanic
-	(*KernelLockup)(nil),         // 50: aios.event.v1.KernelLockup
-	(*KernelLog)(nil),            // 51: aios.event.v1.KernelLog
-	(*KernelDump)(nil),           // 52: aios.event.v1.KernelDump
-	(*IRQStorm)(nil),             // 53: aios.event.v1.IRQStorm
-	(*IRQThrottle)(nil),          // 54: aios.event.v1.IRQThrottle
-	(*DeviceOpen)(nil),           // 55: aios.event.v1.DeviceOpen
-	(*Alert)(nil),                // 56: aios.event.v1.Alert
-	(*Hook)(nil),                 // 57: aios.event.v1.Hook
-	(*Health)(nil),               // 58: aios.event.v1.Health
-	(*Breaker)(nil),              // 59: aios.event.v1.Breaker
-	(*WatchdogExpired)(nil),      // 60: aios.event.v1.WatchdogExpired
-	(*ConfigChanged)(nil),        // 61: aios.event.v1.ConfigChanged
-	(*Clock)(nil),                // 62: aios.event.v1.Clock
-	(*BusLost)(nil),              // 63: aios.event.v1.BusLost
-	(*BusSubscription)(nil),      // 64: aios.event.v1.BusSubscription
-	(*Sink)(nil),                 // 65: aios.event.v1.Sink
-	(*DaemonStart)(nil),          // 66: aios.event.v1.DaemonStart
-	(*DaemonStop)(nil),           // 67: aios.event.v1.DaemonStop
-	nil,                          // 68: aios.event.v1.KernelLog.FieldsEntry
-	(*ConfigChanged_Change)(nil), // 69: aios.event.v1.ConfigChanged.Change
-	nil,                          // 70: aios.event.v1.BusLost.BySeverityEntry
+	(*Region)(nil),               // 44: aios.event.v1.Region
+	(*CapabilityDeny)(nil),       // 45: aios.event.v1.CapabilityDeny
+	(*SecurityViolation)(nil),    // 46: aios.event.v1.SecurityViolation
+	(*FaultException)(nil),       // 47: aios.event.v1.FaultException
+	(*FaultStorm)(nil),           // 48: aios.event.v1.FaultStorm
+	(*FaultVerdict)(nil),         // 49: aios.event.v1.FaultVerdict
+	(*KernelPanic)(nil),          // 50: aios.event.v1.KernelPanic
+	(*KernelLockup)(nil),         // 51: aios.event.v1.KernelLockup
+	(*KernelLog)(nil),            // 52: aios.event.v1.KernelLog
+	(*KernelDump)(nil),           // 53: aios.event.v1.KernelDump
+	(*IRQStorm)(nil),             // 54: aios.event.v1.IRQStorm
+	(*IRQThrottle)(nil),          // 55: aios.event.v1.IRQThrottle
+	(*DeviceOpen)(nil),           // 56: aios.event.v1.DeviceOpen
+	(*Alert)(nil),                // 57: aios.event.v1.Alert
+	(*Hook)(nil),                 // 58: aios.event.v1.Hook
+	(*Health)(nil),               // 59: aios.event.v1.Health
+	(*Breaker)(nil),              // 60: aios.event.v1.Breaker
+	(*WatchdogExpired)(nil),      // 61: aios.event.v1.WatchdogExpired
+	(*ConfigChanged)(nil),        // 62: aios.event.v1.ConfigChanged
+	(*Clock)(nil),                // 63: aios.event.v1.Clock
+	(*BusLost)(nil),              // 64: aios.event.v1.BusLost
+	(*BusSubscription)(nil),      // 65: aios.event.v1.BusSubscription
+	(*Sink)(nil),                 // 66: aios.event.v1.Sink
+	(*DaemonStart)(nil),          // 67: aios.event.v1.DaemonStart
+	(*DaemonStop)(nil),           // 68: aios.event.v1.DaemonStop
+	nil,                          // 69: aios.event.v1.KernelLog.FieldsEntry
+	(*ConfigChanged_Change)(nil), // 70: aios.event.v1.ConfigChanged.Change
+	nil,                          // 71: aios.event.v1.BusLost.BySeverityEntry
 }
 var file_event_v1_event_proto_depIdxs = []int32{
 	0,  // 0: aios.event.v1.Event.severity:type_name -> aios.event.v1.Severity
@@ -7467,60 +7650,61 @@ var file_event_v1_event_proto_depIdxs = []int32{
 	38, // 37: aios.event.v1.Event.cpu_params:type_name -> aios.event.v1.CPUParams
 	39, // 38: aios.event.v1.Event.cpu_hint:type_name -> aios.event.v1.CPUHint
 	40, // 39: aios.event.v1.Event.cpu_promise:type_name -> aios.event.v1.CPUPromise
-	43, // 40: aios.event.v1.Event.capability:type_name -> aios.event.v1.Capability
-	44, // 41: aios.event.v1.Event.capability_deny:type_name -> aios.event.v1.CapabilityDeny
-	45, // 42: aios.event.v1.Event.security_violation:type_name -> aios.event.v1.SecurityViolation
-	46, // 43: aios.event.v1.Event.fault_exception:type_name -> aios.event.v1.FaultException
-	47, // 44: aios.event.v1.Event.fault_storm:type_name -> aios.event.v1.FaultStorm
-	48, // 45: aios.event.v1.Event.fault_verdict:type_name -> aios.event.v1.FaultVerdict
-	49, // 46: aios.event.v1.Event.kernel_panic:type_name -> aios.event.v1.KernelPanic
-	50, // 47: aios.event.v1.Event.kernel_lockup:type_name -> aios.event.v1.KernelLockup
-	51, // 48: aios.event.v1.Event.kernel_log:type_name -> aios.event.v1.KernelLog
-	52, // 49: aios.event.v1.Event.kernel_dump:type_name -> aios.event.v1.KernelDump
-	53, // 50: aios.event.v1.Event.irq_storm:type_name -> aios.event.v1.IRQStorm
-	54, // 51: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
-	55, // 52: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
-	56, // 53: aios.event.v1.Event.alert:type_name -> aios.event.v1.Alert
-	58, // 54: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
-	59, // 55: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
-	60, // 56: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
-	61, // 57: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
-	62, // 58: aios.event.v1.Event.clock:type_name -> aios.event.v1.Clock
-	57, // 59: aios.event.v1.Event.hook:type_name -> aios.event.v1.Hook
-	63, // 60: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
-	64, // 61: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
-	65, // 62: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
-	66, // 63: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
-	67, // 64: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
-	1,  // 65: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
-	3,  // 66: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
-	3,  // 67: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
-	3,  // 68: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
-	3,  // 69: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
-	3,  // 70: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
-	3,  // 71: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
-	3,  // 72: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
-	3,  // 73: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
-	3,  // 74: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
-	3,  // 75: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
-	3,  // 76: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
-	3,  // 77: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
-	3,  // 78: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
-	3,  // 79: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
-	3,  // 80: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
-	3,  // 81: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
-	3,  // 82: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
-	3,  // 83: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
-	3,  // 84: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
-	68, // 85: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
-	3,  // 86: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
-	69, // 87: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
-	70, // 88: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
-	89, // [89:89] is the sub-list for method output_type
-	89, // [89:89] is the sub-list for method input_type
-	89, // [89:89] is the sub-list for extension type_name
-	89, // [89:89] is the sub-list for extension extendee
-	0,  // [0:89] is the sub-list for field type_name
+	44, // 40: aios.event.v1.Event.region:type_name -> aios.event.v1.Region
+	43, // 41: aios.event.v1.Event.capability:type_name -> aios.event.v1.Capability
+	45, // 42: aios.event.v1.Event.capability_deny:type_name -> aios.event.v1.CapabilityDeny
+	46, // 43: aios.event.v1.Event.security_violation:type_name -> aios.event.v1.SecurityViolation
+	47, // 44: aios.event.v1.Event.fault_exception:type_name -> aios.event.v1.FaultException
+	48, // 45: aios.event.v1.Event.fault_storm:type_name -> aios.event.v1.FaultStorm
+	49, // 46: aios.event.v1.Event.fault_verdict:type_name -> aios.event.v1.FaultVerdict
+	50, // 47: aios.event.v1.Event.kernel_panic:type_name -> aios.event.v1.KernelPanic
+	51, // 48: aios.event.v1.Event.kernel_lockup:type_name -> aios.event.v1.KernelLockup
+	52, // 49: aios.event.v1.Event.kernel_log:type_name -> aios.event.v1.KernelLog
+	53, // 50: aios.event.v1.Event.kernel_dump:type_name -> aios.event.v1.KernelDump
+	54, // 51: aios.event.v1.Event.irq_storm:type_name -> aios.event.v1.IRQStorm
+	55, // 52: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
+	56, // 53: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
+	57, // 54: aios.event.v1.Event.alert:type_name -> aios.event.v1.Alert
+	59, // 55: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
+	60, // 56: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
+	61, // 57: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
+	62, // 58: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
+	63, // 59: aios.event.v1.Event.clock:type_name -> aios.event.v1.Clock
+	58, // 60: aios.event.v1.Event.hook:type_name -> aios.event.v1.Hook
+	64, // 61: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
+	65, // 62: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
+	66, // 63: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
+	67, // 64: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
+	68, // 65: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
+	1,  // 66: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
+	3,  // 67: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
+	3,  // 68: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
+	3,  // 69: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
+	3,  // 70: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
+	3,  // 71: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
+	3,  // 72: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
+	3,  // 73: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
+	3,  // 74: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
+	3,  // 75: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
+	3,  // 76: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
+	3,  // 77: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
+	3,  // 78: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
+	3,  // 79: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
+	3,  // 80: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
+	3,  // 81: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
+	3,  // 82: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
+	3,  // 83: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
+	3,  // 84: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
+	3,  // 85: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
+	69, // 86: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
+	3,  // 87: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
+	70, // 88: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
+	71, // 89: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
+	90, // [90:90] is the sub-list for method output_type
+	90, // [90:90] is the sub-list for method input_type
+	90, // [90:90] is the sub-list for extension type_name
+	90, // [90:90] is the sub-list for extension extendee
+	0,  // [0:90] is the sub-list for field type_name
 }
 
 func init() { file_event_v1_event_proto_init() }
@@ -7568,6 +7752,7 @@ func file_event_v1_event_proto_init() {
 		(*Event_CpuParams)(nil),
 		(*Event_CpuHint)(nil),
 		(*Event_CpuPromise)(nil),
+		(*Event_Region)(nil),
 		(*Event_Capability)(nil),
 		(*Event_CapabilityDeny)(nil),
 		(*Event_SecurityViolation)(nil),
@@ -7600,7 +7785,7 @@ func file_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_event_v1_event_proto_rawDesc), len(file_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   70,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

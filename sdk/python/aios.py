@@ -51,6 +51,7 @@ RIGHTS: Dict[str, Tuple[str, ...]] = {
     "sys": ("use",),
     "event": ("subscribe",),
     "svc": ("connect",),
+    "region": ("read", "write", "snapshot", "share"),
 }
 
 Duration = Union[str, int, float, datetime.timedelta]

@@ -5,8 +5,11 @@ import (
 
 	"gvisor.dev/gvisor/pkg/context"
 
+	"aios.dev/aios/abi"
 	"aios.dev/aios/capability"
+	"aios.dev/aios/control"
 	"aios.dev/aios/event"
+	"aios.dev/aios/fabric"
 	"aios.dev/aios/sentry/ctlfs/command"
 )
 
@@ -46,6 +49,13 @@ type Authority interface {
 	// for. ready is called when there may be something to read, with locks of
 	// the bus held: it must neither block nor call the Watch.
 	Watch(agent string, want *command.Watch, ready func()) (Watch, error)
+
+	// Regions lists the regions that agent holds a capability to; OpenRegion
+	// returns one of them, by a capability with these rights; Fabric carries out a
+	// command about one, and returns the answer.
+	Regions(agent string) []*fabric.Region
+	OpenRegion(agent, name string, want abi.Rights) (*fabric.View, error)
+	Fabric(ctx context.Context, by capability.Actor, req *control.FabricRequest) (control.FabricReply, error)
 
 	// Explain says whether agent may do op, which is text from a program, and
 	// why. It answers on one or more lines.

@@ -32,7 +32,7 @@ func TestTreeIsAsDescribed(t *testing.T) {
 		}
 		return out
 	}
-	if got, want := names("/"), []string{".", "..", "self", "lib", "ctl", "events", "help", "version"}; !slices.Equal(got, want) {
+	if got, want := names("/"), []string{".", "..", "self", "lib", "fabric", "ctl", "events", "help", "version"}; !slices.Equal(got, want) {
 		t.Errorf("/aios holds %q, want %q", got, want)
 	}
 	if got, want := names("/self"), []string{".", "..", "id", "name", "domain", "caps", "tree", "limits", "stats", "watchdog", "hint"}; !slices.Equal(got, want) {

@@ -32,7 +32,13 @@ type directory struct {
 var _ kernfs.Inode = (*directory)(nil)
 
 func (fs *filesystem) newDirectory(ctx context.Context, e *entry) *directory {
-	d := &directory{fs: fs, entry: e}
+	d := &directory{}
+	d.init(ctx, fs, e)
+	return d
+}
+
+func (d *directory) init(ctx context.Context, fs *filesystem, e *entry) {
+	d.fs, d.entry = fs, e
 	d.InodeAttrs.InitWithIDs(ctx, auth.RootKUID, auth.RootKGID, linux.UNNAMED_MAJOR, fs.devMinor, e.ino, e.mode)
 	d.OrderedChildren.Init(kernfs.OrderedChildrenOptions{})
 	for _, c := range e.children {
@@ -40,7 +46,6 @@ func (fs *filesystem) newDirectory(ctx context.Context, e *entry) *directory {
 			d.IncLinks(1)
 		}
 	}
-	return d
 }
 
 // HasChildren implements kernfs.Inode.

@@ -8,6 +8,7 @@
 //	/aios/self/stats            its account, as JSON
 //	/aios/self/watchdog         to be fed, armed, disarmed
 //	/aios/self/hint             what the agent does, for the scheduler
+//	/aios/fabric/NAME           regions that it holds a capability to
 //	/aios/ctl                   write a command, read the answer
 //	/aios/events                write which events, read them as lines of JSON
 //	/aios/help version

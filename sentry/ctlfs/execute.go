@@ -15,6 +15,9 @@ import (
 // execute carries out a line that was written to /aios/ctl and returns the
 // answer: "ok", and behind it or from the second line on what there is to say.
 func (s *session) execute(ctx context.Context, line string) (string, error) {
+	if command.IsRegion(line) {
+		return s.executeRegion(ctx, line)
+	}
 	cmd, err := command.Parse(line)
 	if err != nil {
 		return "", err
@@ -24,6 +27,19 @@ func (s *session) execute(ctx context.Context, line string) (string, error) {
 		s.report(string(cmd.Verb), cmd.Target(), err)
 	}
 	return answer, err
+}
+
+func (s *session) executeRegion(ctx context.Context, line string) (string, error) {
+	req, err := command.ParseRegion(line)
+	if err != nil {
+		return "", err
+	}
+	reply, err := s.auth.Fabric(ctx, s.auth.Actor(s.agent), req)
+	if err != nil {
+		s.report("region "+req.Op, req.Name, err)
+		return "", err
+	}
+	return lines([]byte(command.RegionAnswer(req, reply)), nil)
 }
 
 func (s *session) carryOut(ctx context.Context, cmd *command.Command) (string, error) {

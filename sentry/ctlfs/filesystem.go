@@ -78,6 +78,7 @@ type entry struct {
 	command  bool                           // the file that takes commands
 	order    func(*session, string) error   // with generate: a file that takes orders
 	events   bool                           // the file of events
+	regions  bool                           // the directory of regions
 }
 
 func directoryEntry(name string, children ...*entry) *entry {
@@ -104,6 +105,7 @@ var rootDir = number(new(uint64), Mountpoint, directoryEntry("",
 	directoryEntry("lib",
 		fileEntry("aios.py", func(*session) ([]byte, error) { return python.Module, nil }),
 	),
+	&entry{name: "fabric", mode: linux.ModeDirectory | 0o555, regions: true},
 	&entry{name: "ctl", mode: linux.ModeRegular | 0o666, command: true},
 	&entry{name: "events", mode: linux.ModeRegular | 0o666, events: true},
 	fileEntry("help", (*session).help),
@@ -123,6 +125,8 @@ func number(last *uint64, path string, e *entry) *entry {
 // newInode makes the inode of e.
 func (fs *filesystem) newInode(ctx context.Context, e *entry) kernfs.Inode {
 	switch {
+	case e.regions:
+		return fs.newRegionsDir(ctx, e)
 	case e.children != nil:
 		return fs.newDirectory(ctx, e)
 	case e.order != nil:

@@ -20,9 +20,11 @@ import (
 
 	"aios.dev/aios/abi"
 	"aios.dev/aios/capability"
+	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/event"
 	eventv1 "aios.dev/aios/event/v1"
+	"aios.dev/aios/fabric"
 	"aios.dev/aios/ktime"
 	"aios.dev/aios/sentry/ctlfs/command"
 )
@@ -80,6 +82,19 @@ func (k *fakeKernel) SetWatchdog(_ string, o WatchdogOrder) error {
 	}
 	k.orders = append(k.orders, o)
 	return nil
+}
+
+func (k *fakeKernel) Regions(string) []*fabric.Region { return nil }
+
+func (k *fakeKernel) OpenRegion(_, name string, _ abi.Rights) (*fabric.View, error) {
+	return nil, errdefs.New(errdefs.NotFound, "no region", errdefs.Resource("%s", name))
+}
+
+func (k *fakeKernel) Fabric(_ context.Context, by capability.Actor, req *control.FabricRequest) (control.FabricReply, error) {
+	if req.Op != control.FabricCreate {
+		return control.FabricReply{}, errdefs.New(errdefs.CapabilityDenied, "not yours", errdefs.Resource("%s", req.Name))
+	}
+	return control.FabricReply{Regions: []control.Region{{Name: req.Name, Owner: by.Name, Size: req.Size, Labels: req.Labels}}}, nil
 }
 
 func (k *fakeKernel) Space() *capability.Space { return k.space }

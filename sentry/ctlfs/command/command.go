@@ -9,7 +9,8 @@
 // refuses what it does not understand with an error that names the fix.
 // Command.Change turns its keys into what package capability wants, once the
 // capability is known. Line is the form in which a capability is shown to the
-// agent that holds it. ParseWatch reads which events a program wants.
+// agent that holds it. ParseWatch reads which events a program wants, ParseRegion
+// what is to be done with a region of memory.
 //
 // The package is pure: it takes no locks, knows no file and no task, and must
 // not import gVisor, so that it can be fuzzed.
@@ -111,6 +112,7 @@ func Help() string {
 	for _, r := range rules {
 		b.WriteString("  " + r.Usage + "\n      " + r.Meaning + "\n")
 	}
+	b.WriteString(regionHelp())
 	b.WriteString("\nRead /aios/events for events, as lines of JSON; what you write to it says which:\n\n  " + WatchUsage +
 		"\n\nHANDLE is the number, ID the second word of a line of /aios/self/caps.\nKEY is one of " +
 		strings.Join(changeKeys, ", ") + ".\nValues are written as in grants: %20 is a blank.\n")
