@@ -11,6 +11,7 @@ import (
 	"aios.dev/aios/event/hub"
 	eventv1 "aios.dev/aios/event/v1"
 	"aios.dev/aios/ktime"
+	"aios.dev/aios/recovery"
 )
 
 // TestEndWithoutAnEvent: a kernel process that reported the end of an agent, and
@@ -91,5 +92,23 @@ func TestOldEnds(t *testing.T) {
 		if got := count(); got["a00000000000a"] != 1 || got["a00000000000b"] != 1 {
 			t.Errorf("said %v", got)
 		}
+	}
+}
+
+// TestRestartOvertakenByItsEnd: an agent that ends for the last time before it is
+// said that it was started again is known to have failed.
+func TestRestartOvertakenByItsEnd(t *testing.T) {
+	d := newSystem(t, shortDir(t), ktime.Real)
+	spec := &apiv1.SpawnRequest{Name: "flaky", Restart: &apiv1.RestartPolicy{When: "always", Restarts: 1}}
+	old := newRecord("a00000000000a", spec, "one", d.clock.Now())
+	old.wish = d.newWish(spec, nil)
+	for range 2 {
+		old.finish("exited", toExit(control.Exit{Code: 3}), d.clock.Now())
+		d.endedByItself(old)
+		old.wish.begun()
+	}
+	d.toldRestarted(old, old, "")
+	if l := d.health.List(); len(l) != 1 || l[0].Level != recovery.Failed {
+		t.Errorf("%+v", l)
 	}
 }

@@ -239,7 +239,11 @@ func (d *System) toldRestarted(r, old *record, correlation string) {
 	d.events.Emit(event.Event{Type: event.AgentRestart, Agent: r.id, Domain: r.domName, Correlation: correlation, Payload: &eventv1.AgentRestart{
 		Name: r.name, Attempt: uint32(p.GetCount()), Left: p.GetLeft(), Reason: event.Text(reason), From: "definition",
 	}})
+	if r.wish.usedUp() {
+		return // It has ended again, which was told first.
+	}
 	d.health.Remove(agentComponent(r))
+	d.tellBudget(r) // It may have ended for the last time meanwhile.
 }
 
 // forget has the kernel process forget an agent that has ended: for one that is
