@@ -14,8 +14,8 @@ import (
 
 // MethodSchedTrace has a kernel process note what its scheduler does, for a
 // time: SchedTraceRequest, SchedTraceReply. The request brings a socket, to which
-// the trace is written when it has ended. Who closes the other end before wants
-// it no more.
+// the trace is written when it has ended. Who shuts the other end down for writing
+// before ends it there; who closes it wants it no more.
 const MethodSchedTrace = "sched.trace"
 
 // SchedTraceRequest says for how long, and how many entries are kept. ID names the

@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"context"
+	"os"
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	apiv1 "aios.dev/aios/api/v1"
@@ -23,8 +25,12 @@ const (
 )
 
 // SchedTrace implements the RPC.
-func (s *schedulingService) SchedTrace(req *apiv1.SchedTraceRequest, rpc grpc.ServerStreamingServer[apiv1.SchedTraceResponse]) error {
+func (s *schedulingService) SchedTrace(rpc grpc.BidiStreamingServer[apiv1.SchedTraceRequest, apiv1.SchedTraceResponse]) error {
 	d, ctx := s.d, rpc.Context()
+	req, err := rpc.Recv()
+	if err != nil {
+		return err
+	}
 	ask := control.SchedTraceRequest{For: time.Duration(req.GetForNano()), Limit: int(min(req.GetLimit(), 1<<31-1))}
 	if ask.Limit == 0 {
 		ask.Limit = traceLimit
@@ -35,7 +41,19 @@ func (s *schedulingService) SchedTrace(req *apiv1.SchedTraceRequest, rpc grpc.Se
 	}
 	by := actor(ctx)
 	d.record(audit.Entry{Op: opTrace, Domain: dom.name, Actor: by.Name, Agent: ask.ID, Reason: "for " + ask.For.String(), Correlation: by.Correlation})
-	t, err := d.trace(ctx, dom, ask)
+	stop, stopped := context.WithCancel(ctx)
+	defer stopped()
+	go func() {
+		for { // Until the RPC ends, or nothing more is said.
+			if more, err := rpc.Recv(); err != nil || more.GetStop() {
+				if err == nil {
+					stopped()
+				}
+				return
+			}
+		}
+	}()
+	t, err := d.trace(ctx, stop, dom, ask)
 	if err != nil {
 		return err
 	}
@@ -72,14 +90,15 @@ func inPieces[T, M any](err error, all []T, send func(*apiv1.SchedTraceResponse)
 	return err
 }
 
-// trace has a kernel process trace its scheduler.
-func (d *System) trace(ctx context.Context, dom *domain, ask control.SchedTraceRequest) (*sched.Trace, error) {
+// trace has a kernel process trace its scheduler, until stop at most.
+func (d *System) trace(ctx, stop context.Context, dom *domain, ask control.SchedTraceRequest) (*sched.Trace, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
 	defer ours.Close()
 	defer context.AfterFunc(ctx, func() { ours.Close() })() // The kernel process stops then.
+	defer context.AfterFunc(stop, func() { endOfInput(ours) })()
 	ended := make(chan error, 1)
 	go func() {
 		err := dom.call(ctx, control.MethodSchedTrace, ask, nil, theirs)
@@ -92,6 +111,14 @@ func (d *System) trace(ctx context.Context, dom *domain, ask control.SchedTraceR
 		return nil, failed
 	}
 	return t, err
+}
+
+// endOfInput has who reads from the other end of a socket come to the end. It
+// fails if that is gone.
+func endOfInput(f *os.File) {
+	if c, err := f.SyscallConn(); err == nil {
+		_ = c.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_WR) })
+	}
 }
 
 // aboutDomainOr finds the domain that is named, or the one that has the agent that

@@ -1,6 +1,7 @@
 package sentry
 
 import (
+	"io"
 	"os"
 	"time"
 
@@ -41,8 +42,8 @@ func (s *Kernel) SchedTrace(req control.SchedTraceRequest, files []*os.File) (co
 	if err := s.sched.StartTrace(sched.TraceConfig{Limit: req.Limit, Name: traceName}); err != nil {
 		return none, err
 	}
-	// Nothing is ever sent: the read ends when the time is over, or nobody waits
-	// for the trace any more.
+	// Nothing is ever sent: the read ends when the time is over, or somebody says
+	// so, who may wait for the trace no more.
 	past := time.Unix(1, 0)
 	timer := s.cfg.Clock.AfterFunc(req.For, func() { stream.SetReadDeadline(past) })
 	_, err = stream.Read(make([]byte, 1))
@@ -51,14 +52,17 @@ func (s *Kernel) SchedTrace(req control.SchedTraceRequest, files []*os.File) (co
 	switch {
 	case tr == nil:
 		return none, errdefs.New(errdefs.Internal, "it ended by itself", errdefs.Op(op))
-	case err == nil || !os.IsTimeout(err):
+	case !os.IsTimeout(err) && err != io.EOF:
 		return none, errdefs.New(errdefs.Cancelled, "nobody waits for it any more", errdefs.Op(op))
 	}
 	if req.ID != "" {
 		onlyOf(tr, req.ID)
 	}
-	if err := control.WriteSchedTrace(stream, tr); err != nil {
-		return none, err
+	if werr := control.WriteSchedTrace(stream, tr); werr != nil {
+		if err == io.EOF {
+			werr = errdefs.New(errdefs.Cancelled, "nobody waits for it any more", errdefs.Op(op))
+		}
+		return none, werr
 	}
 	return control.SchedTraceReply{Entries: len(tr.Entries), Dropped: tr.Dropped}, nil
 }

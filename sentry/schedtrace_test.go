@@ -114,4 +114,22 @@ func TestSchedTrace(t *testing.T) {
 	if _, err := trace(t, control.SchedTraceRequest{For: time.Millisecond, Limit: 10}, nil); err != nil {
 		t.Error(err)
 	}
+
+	// It ends early, and has what there was.
+	tr, err = trace(t, control.SchedTraceRequest{For: time.Minute, Limit: 1 << 20}, func(ours *os.File) {
+		time.Sleep(300 * time.Millisecond)
+		c, err := ours.SyscallConn()
+		if err == nil {
+			err = c.Control(func(fd uintptr) { err = unix.Shutdown(int(fd), unix.SHUT_WR) })
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Duration(tr.End - tr.Begin); took < 200*time.Millisecond || took > 20*time.Second || tr.Switches == 0 {
+		t.Errorf("%v, %d switches", took, tr.Switches)
+	}
 }

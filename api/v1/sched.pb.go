@@ -1369,9 +1369,11 @@ type SchedTraceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// ID or name of an agent: of others there is only when somebody of them had a
 	// CPU. Or the name of a domain; "": the default domain.
-	Agent         string `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
-	ForNano       int64  `protobuf:"varint,2,opt,name=for_nano,json=forNano,proto3" json:"for_nano,omitempty"` // at most 10 minutes
-	Limit         uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`                    // of entries; 0: 1048576; at most 4194304
+	Agent   string `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	ForNano int64  `protobuf:"varint,2,opt,name=for_nano,json=forNano,proto3" json:"for_nano,omitempty"` // at most 10 minutes
+	Limit   uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`                    // of entries; 0: 1048576; at most 4194304
+	// Of a second request for the same agent: the time is over now.
+	Stop          bool `protobuf:"varint,4,opt,name=stop,proto3" json:"stop,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1425,6 +1427,13 @@ func (x *SchedTraceRequest) GetLimit() uint32 {
 		return x.Limit
 	}
 	return 0
+}
+
+func (x *SchedTraceRequest) GetStop() bool {
+	if x != nil {
+		return x.Stop
+	}
+	return false
 }
 
 type SchedTraceResponse struct {
@@ -1944,11 +1953,12 @@ const file_api_v1_sched_proto_rawDesc = "" +
 	"\fservice_nano\x18\x0e \x01(\x03R\vserviceNano\x12\x1b\n" +
 	"\tuser_nano\x18\x0f \x01(\x03R\buserNano\x12\x1f\n" +
 	"\vsystem_nano\x18\x10 \x01(\x03R\n" +
-	"systemNano\"Z\n" +
+	"systemNano\"n\n" +
 	"\x11SchedTraceRequest\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x19\n" +
 	"\bfor_nano\x18\x02 \x01(\x03R\aforNano\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xd6\x01\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x12\n" +
+	"\x04stop\x18\x04 \x01(\bR\x04stop\"\xd6\x01\n" +
 	"\x12SchedTraceResponse\x12+\n" +
 	"\x04head\x18\x01 \x01(\v2\x17.aios.v1.SchedTraceHeadR\x04head\x120\n" +
 	"\x06groups\x18\x02 \x03(\v2\x18.aios.v1.SchedTraceGroupR\x06groups\x12-\n" +
@@ -1984,14 +1994,14 @@ const file_api_v1_sched_proto_rawDesc = "" +
 	"\x05LEAVE\x10\x02\x12\b\n" +
 	"\x04GONE\x10\x03\x12\r\n" +
 	"\tTHROTTLED\x10\x04\x12\v\n" +
-	"\aRESUMED\x10\x052\x83\x02\n" +
+	"\aRESUMED\x10\x052\x85\x02\n" +
 	"\n" +
 	"Scheduling\x126\n" +
 	"\x05Sched\x12\x15.aios.v1.SchedRequest\x1a\x16.aios.v1.SchedResponse\x12?\n" +
 	"\bSchedSet\x12\x18.aios.v1.SchedSetRequest\x1a\x19.aios.v1.SchedSetResponse\x123\n" +
-	"\x04Hint\x12\x14.aios.v1.HintRequest\x1a\x15.aios.v1.HintResponse\x12G\n" +
+	"\x04Hint\x12\x14.aios.v1.HintRequest\x1a\x15.aios.v1.HintResponse\x12I\n" +
 	"\n" +
-	"SchedTrace\x12\x1a.aios.v1.SchedTraceRequest\x1a\x1b.aios.v1.SchedTraceResponse0\x01B\x1cZ\x1aaios.dev/aios/api/v1;apiv1b\x06proto3"
+	"SchedTrace\x12\x1a.aios.v1.SchedTraceRequest\x1a\x1b.aios.v1.SchedTraceResponse(\x010\x01B\x1cZ\x1aaios.dev/aios/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_sched_proto_rawDescOnce sync.Once

@@ -43,9 +43,10 @@ type SchedulingClient interface {
 	// Hint says what an agent does, or asks what it is taken to do.
 	Hint(ctx context.Context, in *HintRequest, opts ...grpc.CallOption) (*HintResponse, error)
 	// SchedTrace notes all that a scheduler does, for a time, and sends it when that
-	// is over. The first message has the head; then come the names, then what they
-	// are used in. A scheduler is traced once at a time.
-	SchedTrace(ctx context.Context, in *SchedTraceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SchedTraceResponse], error)
+	// is over, or a second request says stop. The first message has the head; then
+	// come the names, then what they are used in. A scheduler is traced once at a
+	// time.
+	SchedTrace(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SchedTraceRequest, SchedTraceResponse], error)
 }
 
 type schedulingClient struct {
@@ -86,24 +87,18 @@ func (c *schedulingClient) Hint(ctx context.Context, in *HintRequest, opts ...gr
 	return out, nil
 }
 
-func (c *schedulingClient) SchedTrace(ctx context.Context, in *SchedTraceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SchedTraceResponse], error) {
+func (c *schedulingClient) SchedTrace(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SchedTraceRequest, SchedTraceResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Scheduling_ServiceDesc.Streams[0], Scheduling_SchedTrace_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
 	x := &grpc.GenericClientStream[SchedTraceRequest, SchedTraceResponse]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
 	return x, nil
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Scheduling_SchedTraceClient = grpc.ServerStreamingClient[SchedTraceResponse]
+type Scheduling_SchedTraceClient = grpc.BidiStreamingClient[SchedTraceRequest, SchedTraceResponse]
 
 // SchedulingServer is the server API for Scheduling service.
 // All implementations must embed UnimplementedSchedulingServer
@@ -119,9 +114,10 @@ type SchedulingServer interface {
 	// Hint says what an agent does, or asks what it is taken to do.
 	Hint(context.Context, *HintRequest) (*HintResponse, error)
 	// SchedTrace notes all that a scheduler does, for a time, and sends it when that
-	// is over. The first message has the head; then come the names, then what they
-	// are used in. A scheduler is traced once at a time.
-	SchedTrace(*SchedTraceRequest, grpc.ServerStreamingServer[SchedTraceResponse]) error
+	// is over, or a second request says stop. The first message has the head; then
+	// come the names, then what they are used in. A scheduler is traced once at a
+	// time.
+	SchedTrace(grpc.BidiStreamingServer[SchedTraceRequest, SchedTraceResponse]) error
 	mustEmbedUnimplementedSchedulingServer()
 }
 
@@ -141,7 +137,7 @@ func (UnimplementedSchedulingServer) SchedSet(context.Context, *SchedSetRequest)
 func (UnimplementedSchedulingServer) Hint(context.Context, *HintRequest) (*HintResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Hint not implemented")
 }
-func (UnimplementedSchedulingServer) SchedTrace(*SchedTraceRequest, grpc.ServerStreamingServer[SchedTraceResponse]) error {
+func (UnimplementedSchedulingServer) SchedTrace(grpc.BidiStreamingServer[SchedTraceRequest, SchedTraceResponse]) error {
 	return status.Error(codes.Unimplemented, "method SchedTrace not implemented")
 }
 func (UnimplementedSchedulingServer) mustEmbedUnimplementedSchedulingServer() {}
@@ -220,15 +216,11 @@ func _Scheduling_Hint_Handler(srv interface{}, ctx context.Context, dec func(int
 }
 
 func _Scheduling_SchedTrace_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(SchedTraceRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(SchedulingServer).SchedTrace(m, &grpc.GenericServerStream[SchedTraceRequest, SchedTraceResponse]{ServerStream: stream})
+	return srv.(SchedulingServer).SchedTrace(&grpc.GenericServerStream[SchedTraceRequest, SchedTraceResponse]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Scheduling_SchedTraceServer = grpc.ServerStreamingServer[SchedTraceResponse]
+type Scheduling_SchedTraceServer = grpc.BidiStreamingServer[SchedTraceRequest, SchedTraceResponse]
 
 // Scheduling_ServiceDesc is the grpc.ServiceDesc for Scheduling service.
 // It's only intended for direct use with grpc.RegisterService,
@@ -255,6 +247,7 @@ var Scheduling_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "SchedTrace",
 			Handler:       _Scheduling_SchedTrace_Handler,
 			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "api/v1/sched.proto",

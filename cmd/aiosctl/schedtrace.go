@@ -7,10 +7,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/signal"
 	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	apiv1 "aios.dev/aios/api/v1"
 	"aios.dev/aios/client"
@@ -32,6 +34,8 @@ and chrome://tracing open: a track for each CPU, and one for each thread of each
 
 Without AGENT or DOMAIN it is the default domain. Of an AGENT, the file has when others had a CPU, and
 not who. An agent whose name a domain has too is named by its ID. A scheduler is traced once at a time.
+
+Ctrl-C ends the trace early: what there is is written. A second one gives it up.
 
 What finds no room any more is counted, and left out; the trace ends before it.`,
 		Example: "  aiosctl sched trace --for 5s -o trace.json\n  aiosctl sched trace web --for 500ms | gzip > web.json.gz",
@@ -88,10 +92,32 @@ What finds no room any more is counted, and left out; the trace ends before it.`
 // schedTrace gets a trace.
 func schedTrace(ctx context.Context, c *client.Client, req *apiv1.SchedTraceRequest) (*sched.Trace, chrome.Options, error) {
 	t, opts := new(sched.Trace), chrome.Options{}
-	stream, err := c.SchedTrace(ctx, req)
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	stream, err := c.SchedTrace(ctx)
 	if err != nil {
 		return nil, opts, err
 	}
+	if err := stream.Send(req); err != nil && err != io.EOF { // Then the reason is to be received.
+		return nil, opts, err
+	}
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, unix.SIGTERM)
+	defer signal.Stop(signals)
+	go func() {
+		select {
+		case <-signals:
+			// Fails if it has ended.
+			_ = stream.Send(&apiv1.SchedTraceRequest{Agent: req.GetAgent(), Stop: true})
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-signals:
+			giveUp()
+		case <-ctx.Done():
+		}
+	}()
 	for {
 		m, err := stream.Recv()
 		if err == io.EOF {

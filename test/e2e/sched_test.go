@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -420,5 +421,19 @@ func TestSchedTrace(t *testing.T) {
 			}
 		}
 		in.ok(t, "sched", "trace", "default", "--for", "100ms", "-f", "-o", path)
+
+		// Ctrl-C ends it early, and it is written.
+		early := filepath.Join(in.dir, "early.json")
+		c := in.start(t, "sched", "trace", "plain", "--for", "5m", "-o", early)
+		time.Sleep(time.Second)
+		c.signal(syscall.SIGINT)
+		if r := c.wait(); r.status != 0 {
+			t.Fatalf("interrupted: %s", r)
+		}
+		raw, err = os.ReadFile(early)
+		must(t, err)
+		if _, on, _ = read(raw); on["plain"] < 0.1e6 || on["plain"] > 30e6 {
+			t.Errorf("until it was interrupted: %v", on)
+		}
 	})
 }
