@@ -45,9 +45,22 @@ func (h *hook) made() lifecycle.Hook {
 func (h *hook) ask(ctx context.Context, op *lifecycle.Operation) error {
 	end, err := h.run(ctx, h.d.hooks.asking, op, lifecycle.Before, nil)
 	if end.code > 0 {
-		return lifecycle.Veto(orElse(end.reason, end.status))
+		return lifecycle.Veto(vetoReason(end))
 	}
 	return err
+}
+
+// vetoReason is why a program refuses: what it says, and, if its status is one
+// that shells have for mistakes of their scripts, that it may not have meant to.
+func vetoReason(end programEnd) string {
+	reason := orElse(end.reason, end.status)
+	switch end.code {
+	case 126:
+		return "its exit status is 126, as of a script with a command that cannot be executed: " + reason
+	case 127:
+		return "its exit status is 127, as of a script with a command that was not found: " + reason
+	}
+	return reason
 }
 
 // run runs the program in its turn, unless it fails all the time.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -60,7 +59,6 @@ after. The daemon's configuration file says which hooks there are; see docs/hook
 }
 
 func (a *app) hookListCmd() *cobra.Command {
-	var output string
 	cmd := &cobra.Command{
 		Use:     "ls [flags]",
 		Aliases: []string{"list"},
@@ -69,26 +67,11 @@ func (a *app) hookListCmd() *cobra.Command {
 started: CALLS are how often the program was to be run, VETOES how often it refused, FAILED how often
 it did not end well or in time. BREAKER is the circuit breaker: while it is open the program is not run.`,
 		Example: "  aiosctl hook ls\n  aiosctl hook ls -o json | jq '.[] | select(.failures > 0)'",
-		Args:    exactly(0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			asJSON, err := a.wantsJSON(output)
-			if err != nil {
-				return err
-			}
-			return a.with(cmd, func(ctx context.Context, c *client.Client) error {
-				resp, err := c.HookList(ctx, &apiv1.HookListRequest{})
-				if err != nil {
-					return err
-				}
-				if asJSON {
-					return a.printJSON(views(resp.GetHooks(), viewHook))
-				}
-				return a.printHooks(resp.GetHooks())
-			})
-		},
 	}
-	outputFlag(cmd, &output, "json")
-	return cmd
+	return listCmd(a, cmd, func(ctx context.Context, c *client.Client) ([]*apiv1.HookStatus, error) {
+		resp, err := c.HookList(ctx, &apiv1.HookListRequest{})
+		return resp.GetHooks(), err
+	}, viewHook, a.printHooks)
 }
 
 func (a *app) printHooks(hooks []*apiv1.HookStatus) error {
@@ -103,30 +86,18 @@ func (a *app) printHooks(hooks []*apiv1.HookStatus) error {
 		if h.GetAfter() {
 			when = append(when, "after")
 		}
-		breaker := h.GetBreaker()
-		if d := time.Duration(h.GetRetryInNano()); d > 0 {
-			breaker += ", runs in " + d.Round(100*time.Millisecond).String()
-		}
 		agents := strings.Join(h.GetAgents(), ",")
 		if agents == "" {
 			agents = "*"
 		}
 		rows = append(rows, []string{
 			h.GetName(), strconv.FormatInt(h.GetOrder(), 10), strings.Join(when, ","), strings.Join(h.GetOperations(), ","), agents,
-			count(h.GetCalls()), count(h.GetVetoes()), count(h.GetFailures()), took(h.GetP50Nano()), took(h.GetMaxNano()), breaker,
+			count(h.GetCalls()), count(h.GetVetoes()), count(h.GetFailures()), took(h.GetP50Nano()), took(h.GetMaxNano()), breakerOf(h, "runs"),
 		})
 	}
 	if err := a.table([]string{"NAME", "ORDER", "WHEN", "OPERATIONS", "AGENTS", "CALLS", "VETOES", "FAILED", "P50", "MAX", "BREAKER"}, rows); err != nil {
 		return err
 	}
-	for _, h := range hooks {
-		if h.GetError() == "" {
-			continue
-		}
-		fmt.Fprintf(a.stdout, "\n%s, %s ago: %s\n", h.GetName(), a.age(h.GetErrorUnixNano()), printable(h.GetError()))
-		if h.GetFix() != "" {
-			fmt.Fprintf(a.stdout, "fix: %s\n", printable(h.GetFix()))
-		}
-	}
+	printFailures(a, hooks)
 	return nil
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"time"
 
@@ -54,7 +53,6 @@ there are; see docs/events.md.`,
 }
 
 func (a *app) sinkListCmd() *cobra.Command {
-	var output string
 	cmd := &cobra.Command{
 		Use:     "ls [flags]",
 		Aliases: []string{"list"},
@@ -64,52 +62,25 @@ took, FAILED attempts, SKIPPED events that it refused and that were passed over,
 journal had deleted before they could be sent, BEHIND records of the journal that the sink has yet to
 come to. BREAKER is the circuit breaker: while it is open the receiver is not asked.`,
 		Example: "  aiosctl sink ls\n  aiosctl sink ls -o json | jq '.[] | select(.state != \"ok\")'",
-		Args:    exactly(0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			asJSON, err := a.wantsJSON(output)
-			if err != nil {
-				return err
-			}
-			return a.with(cmd, func(ctx context.Context, c *client.Client) error {
-				resp, err := c.SinkList(ctx, &apiv1.SinkListRequest{})
-				if err != nil {
-					return err
-				}
-				if asJSON {
-					return a.printJSON(views(resp.GetSinks(), viewSink))
-				}
-				return a.printSinks(resp.GetSinks())
-			})
-		},
 	}
-	outputFlag(cmd, &output, "json")
-	return cmd
+	return listCmd(a, cmd, func(ctx context.Context, c *client.Client) ([]*apiv1.SinkStatus, error) {
+		resp, err := c.SinkList(ctx, &apiv1.SinkListRequest{})
+		return resp.GetSinks(), err
+	}, viewSink, a.printSinks)
 }
 
 func (a *app) printSinks(sinks []*apiv1.SinkStatus) error {
 	count := func(n uint64) string { return strconv.FormatUint(n, 10) }
 	var rows [][]string
 	for _, s := range sinks {
-		breaker := s.GetBreaker()
-		if d := time.Duration(s.GetRetryInNano()); d > 0 {
-			breaker += ", asks in " + d.Round(100*time.Millisecond).String()
-		}
 		rows = append(rows, []string{
 			s.GetName(), s.GetState(), printable(s.GetTarget()), count(s.GetDelivered()), count(s.GetFailures()), count(s.GetSkipped()),
-			count(s.GetLost()), count(s.GetBehind()), breaker,
+			count(s.GetLost()), count(s.GetBehind()), breakerOf(s, "asks"),
 		})
 	}
 	if err := a.table([]string{"NAME", "STATE", "TARGET", "SENT", "FAILED", "SKIPPED", "LOST", "BEHIND", "BREAKER"}, rows); err != nil {
 		return err
 	}
-	for _, s := range sinks {
-		if s.GetError() == "" {
-			continue
-		}
-		fmt.Fprintf(a.stdout, "\n%s, %s ago: %s\n", s.GetName(), a.age(s.GetErrorUnixNano()), printable(s.GetError()))
-		if s.GetFix() != "" {
-			fmt.Fprintf(a.stdout, "fix: %s\n", printable(s.GetFix()))
-		}
-	}
+	printFailures(a, sinks)
 	return nil
 }

@@ -114,6 +114,7 @@ hooks:
   - {name: policy, on: [spawn, exec, pause, kill], before: true, command: [`+in.script(t, "policy", `
 case $AIOS_OPERATION-$AIOS_AGENT_NAME in
 spawn-prod-*|spawn-web-no|kill-web-keep|pause-web-keep) echo "first line" >&2; echo "not by hand" >&2; exit 4 ;;
+spawn-lost-*) exec no-such-command ;;
 esac
 case $AIOS_OPERATION in exec) grep -q forbidden && { echo "no such program" >&2; exit 1; } ;; esac
 exit 0`)+`]}
@@ -121,6 +122,7 @@ exit 0`)+`]}
 		in.ok(t, "daemon", "start")
 		in.noWith(t, "the hook policy refuses it: not by hand", "spawn", "--name", "prod-1", "--", "sleep", "1000")
 		in.noWith(t, "not by hand", "run", "--name", "prod-2", "--", "true")
+		in.noWith(t, "its exit status is 127, as of a script with a command that was not found: ", "spawn", "--name", "lost-1", "--", "true")
 		if all := in.ps(t, "-a"); len(all) != 0 || len(in.domains(t)) != 0 {
 			t.Errorf("of what was refused there is %+v, %+v", all, in.domains(t))
 		}
@@ -191,13 +193,13 @@ exit 0`)+`]}
 		})
 
 		vetoed := in.past(t, "hook.vetoed")
-		if len(vetoed) != 6 || vetoed[0].Data["reason"] != "not by hand" || vetoed[0].Data["name"] != "policy" || vetoed[0].Data["refused"] != true {
+		if len(vetoed) != 7 || vetoed[0].Data["reason"] != "not by hand" || vetoed[0].Data["name"] != "policy" || vetoed[0].Data["refused"] != true {
 			t.Errorf("%+v", vetoed)
 		}
-		if got := strings.Count(string(in.ok(t, "audit", "query", "--op", "hook")), "(policy: "); got != 6 {
+		if got := strings.Count(string(in.ok(t, "audit", "query", "--op", "hook")), "(policy: "); got != 7 {
 			t.Errorf("%d entries in the audit trail", got)
 		}
-		if h := in.hooks(t); h["policy"].Vetoes != 6 || h["policy"].Failures != 0 || h["listen"].Calls < 13 || h["listen"].Vetoes != 0 {
+		if h := in.hooks(t); h["policy"].Vetoes != 7 || h["policy"].Failures != 0 || h["listen"].Calls < 13 || h["listen"].Vetoes != 0 {
 			t.Errorf("%+v", h)
 		}
 	})

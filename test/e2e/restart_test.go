@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +45,34 @@ func TestRestart(t *testing.T) {
 		if r := in.run(t, "health"); r.status != 0 {
 			t.Errorf("health: %s", r)
 		}
+
+		// It has what it was spawned with, and not what was changed since.
+		once := in.spawn(t, "--name", "once", "--cpu", "weight=50", "--restart", "on-failure", "--", "sh", "-c", "while ! test -e /tmp/go; do sleep 0.05; done; exit 3")
+		in.ok(t, "sched", "set", "once", "weight=300,quota=0.5")
+		in.ok(t, "hint", "once", "interactive")
+		in.ok(t, "cap", "grant", "once", "net:loopback")
+		has := func() string {
+			var s struct {
+				Weight uint64
+				Quota  uint64 `json:"quota_millicpu"`
+				Hint   string
+			}
+			must(t, json.Unmarshal(in.ok(t, "sched", "once", "-o", "json"), &s))
+			return fmt.Sprint(s.Weight, s.Quota == 500, " ", s.Hint, " ", strings.Contains(string(in.ok(t, "cap", "ls", "once")), "net:loopback"))
+		}
+		if got := has(); got != "300 true interactive true" {
+			t.Errorf("once has %s", got)
+		}
+		in.ok(t, "exec", "once", "--", "touch", "/tmp/go")
+		f.wait(t, "agent.restart", about(once))
+		eventually(t, "it runs again", 10*time.Second, func() (bool, string) {
+			st := in.inspect(t, "once").State
+			return st == "running", st
+		})
+		if got := has(); got != "50 false none false" {
+			t.Errorf("once has, started again, %s", got)
+		}
+
 		in.ok(t, "kill", "steady") // Whoever ends it means it.
 		time.Sleep(500 * time.Millisecond)
 		if st := in.inspect(t, "steady").State; st != "exited" {
