@@ -126,6 +126,7 @@ type Capability struct {
 	expiry int64
 	moved  bool // it has left the table; its heir is a child
 	dead   bool
+	heir   bool              // it is a copy's of its parent's holder
 	lease  *ktime.ExactTimer // nil if it never had one of its own
 
 	firstChild *Capability

@@ -25,7 +25,7 @@ import (
 // Bounds of a message.
 const (
 	MaxMessage = 4 << 20 // bytes of JSON
-	MaxFiles   = 8       // descriptors
+	MaxFiles   = 64      // descriptors
 )
 
 // Methods that a kernel process serves.
@@ -34,6 +34,7 @@ const (
 	MethodMount    = "mount"
 	MethodUnmount  = "unmount"
 	MethodSpawn    = "spawn"
+	MethodClone    = "clone"
 	MethodExec     = "exec"
 	MethodAttach   = "attach"
 	MethodSignal   = "signal"
@@ -154,6 +155,36 @@ type SpawnRequest struct {
 	Actor      Actor  `json:"actor"`
 	// LogBytes is what the log holds already, of an agent that is started again.
 	LogBytes int64 `json:"log_bytes,omitempty"`
+}
+
+// CloneRequest copies an agent while it runs. File i is the log of copy i.
+type CloneRequest struct {
+	ID     string      `json:"id"`
+	Copies []CloneCopy `json:"copies"`
+	// Pause leaves the copies stopped.
+	Pause bool  `json:"pause,omitempty"`
+	Actor Actor `json:"actor"`
+}
+
+// CloneCopy is what a copy has of its own.
+type CloneCopy struct {
+	ID       string `json:"id"`
+	Name     string `json:"name,omitempty"`
+	Hostname string `json:"hostname"`
+}
+
+// CloneReply tells what was made.
+type CloneReply struct {
+	Copies []CloneCopied `json:"copies"`
+	// Pause is for how long the agent stood still, and Ready how long it took
+	// until the copies ran.
+	Pause time.Duration `json:"pause"`
+	Ready time.Duration `json:"ready"`
+}
+
+// CloneCopied is one copy that was made.
+type CloneCopied struct {
+	ID string `json:"id"`
 }
 
 // Zone is a time zone: its name in the IANA database, and what programs read of it.

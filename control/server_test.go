@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -114,7 +115,11 @@ func TestCalls(t *testing.T) {
 		t.Error(err)
 	}
 	files := openFiles(t, MaxFiles)
-	if err := c.Call(ctx, "read", echo{}, &out, files...); err != nil || out.Text != "01234567" {
+	want := ""
+	for i := range MaxFiles {
+		want += strconv.Itoa(i)
+	}
+	if err := c.Call(ctx, "read", echo{}, &out, files...); err != nil || out.Text != want {
 		t.Errorf("%+v, %v", out, err)
 	}
 	if err := c.Call(ctx, "echo", echo{}, nil, files...); err != nil { // Takes none and closes them.

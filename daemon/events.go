@@ -105,7 +105,7 @@ func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
 		}
 		// Only now: a daemon killed before would not know how it ended.
 		dom.forget(r)
-		if r.spec.GetIsolated() {
+		if d.emptied(dom) {
 			d.stopDomain(dom)
 		}
 		d.scheduleRestart(r)

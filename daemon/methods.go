@@ -50,9 +50,11 @@ var methods = map[string]method{
 	apiv1.Control_Signal_FullMethodName:  {op: token.OpSignal, check: as((*asked).signal)},
 	apiv1.Control_Pause_FullMethodName:   {op: token.OpPause},
 	apiv1.Control_Resume_FullMethodName:  {op: token.OpPause},
-	apiv1.Control_Remove_FullMethodName:  {op: token.OpRemove, check: as((*asked).remove)},
-	apiv1.Control_Attach_FullMethodName:  {op: token.OpAttach, check: as((*asked).attach)},
-	apiv1.Control_Logs_FullMethodName:    {op: token.OpLogs},
+	// What the copies may be called is asked when they get their names.
+	apiv1.Control_Clone_FullMethodName:  {op: token.OpPause},
+	apiv1.Control_Remove_FullMethodName: {op: token.OpRemove, check: as((*asked).remove)},
+	apiv1.Control_Attach_FullMethodName: {op: token.OpAttach, check: as((*asked).attach)},
+	apiv1.Control_Logs_FullMethodName:   {op: token.OpLogs},
 
 	apiv1.Control_ImageImport_FullMethodName:  {op: token.OpImage, check: as((*asked).imageImport)},
 	apiv1.Control_ImageList_FullMethodName:    {op: token.OpImage},

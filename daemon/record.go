@@ -33,6 +33,7 @@ type record struct {
 	tokens  []token.ID          // immutable: of the blocks of the token it was spawned with
 	done    chan struct{}       // closed when the state is final
 	settled chan struct{}       // closed after that, when the files and the name say so too
+	from    string              // the agent that it is a copy of, or ""
 	wish    *wish               // immutable: to be started again; nil for an agent that is not
 	saving  *sync.Mutex         // immutable: held while the file is written, so that what is newer wins
 
@@ -166,7 +167,7 @@ func (r *record) proto() *apiv1.Agent {
 		Id: r.id, Name: r.name, Domain: r.domName, State: string(r.state),
 		Image: imageName(r.spec), Argv: r.spec.GetProcess().GetArgv(),
 		CreatedUnixNano: r.created.UnixNano(), Labels: r.spec.GetLabels(),
-		Exit: r.exit, Restarts: r.wish.proto(),
+		Exit: r.exit, Restarts: r.wish.proto(), ClonedFrom: r.from,
 	}
 	if !r.ended.IsZero() {
 		a.EndedUnixNano = r.ended.UnixNano()
@@ -305,7 +306,9 @@ func (d *System) fromProto(m *apiv1.InspectResponse) *record {
 	a := m.GetAgent()
 	r := newRecord(a.GetId(), m.GetSpec(), a.GetDomain(), time.Unix(0, a.GetCreatedUnixNano()))
 	r.name = a.GetName()
-	r.wish = d.newWish(r.spec, a.GetRestarts())
+	if r.from = a.GetClonedFrom(); r.from == "" { // A copy cannot be started again.
+		r.wish = d.newWish(r.spec, a.GetRestarts())
+	}
 	for _, t := range m.GetTokens() {
 		if id, err := token.ParseID(t); err == nil {
 			r.tokens = append(r.tokens, id)

@@ -17,6 +17,7 @@ const (
 	AgentLost
 	AgentQuarantine
 	AgentDebug
+	AgentClone
 	DomainStart
 	DomainStop
 	DomainCrash
@@ -114,6 +115,7 @@ var table = [typeCount]TypeInfo{
 	AgentLost:           {Topic: "agent.lost", Severity: Error, Payload: (*eventv1.AgentLost)(nil), Doc: "An agent ended with its kernel process."},
 	AgentQuarantine:     {Topic: "agent.quarantine", Severity: Warning, Payload: (*eventv1.AgentQuarantine)(nil), Doc: "An agent lost all authority and its network; its state is kept."},
 	AgentDebug:          {Topic: "agent.debug", Severity: Notice, Payload: (*eventv1.AgentDebug)(nil), Doc: "Somebody began to debug an agent, or ended that."},
+	AgentClone:          {Topic: "agent.clone", Severity: Notice, Payload: (*eventv1.AgentClone)(nil), Doc: "An agent was copied while it ran."},
 	DomainStart:         {Topic: "domain.start", Severity: Info, Payload: (*eventv1.DomainStart)(nil), Doc: "A kernel process runs."},
 	DomainStop:          {Topic: "domain.stop", Severity: Info, Payload: (*eventv1.DomainStop)(nil), Doc: "A kernel process ended as it was told to."},
 	DomainCrash:         {Topic: "domain.crash", Severity: Critical, Payload: (*eventv1.DomainCrash)(nil), Doc: "A kernel process ended and nobody had told it to."},

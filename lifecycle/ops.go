@@ -17,6 +17,7 @@ const (
 	Exec   Op = "exec"
 	Pause  Op = "pause"
 	Resume Op = "resume"
+	Clone  Op = "clone"
 	Kill   Op = "kill"
 	Exit   Op = "exit"
 )
@@ -37,6 +38,7 @@ var ops = []OpInfo{
 	{Exec, true, "gets a further program, by `aiosctl exec`"},
 	{Pause, true, "is stopped, with every task of it"},
 	{Resume, true, "goes on"},
+	{Clone, true, "is copied while it runs; the copies are not asked about on their own"},
 	{Kill, true, "is to end: a KILL or TERM from outside, or AIOS itself ends it"},
 	{Exit, false, "has ended, for whatever reason"},
 }
@@ -108,6 +110,8 @@ type Operation struct {
 	Again bool `json:"again,omitempty"`
 	// Program is what an exec starts.
 	Program []string `json:"program,omitempty"`
+	// Copies are the names of what a clone makes, or IDs where it has none.
+	Copies []string `json:"copies,omitempty"`
 	// Signal is what a kill sends.
 	Signal int32 `json:"signal,omitempty"`
 	// Reason is why AIOS does it.

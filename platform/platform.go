@@ -164,6 +164,11 @@ type taskContext struct {
 	// space is where the task last executed application code. Only the task
 	// goroutine touches it.
 	space gvplatform.AddressSpace
+
+	// left is 0 if the task last left application code by something else than a
+	// system call, or has not executed any; else one more than the number of the
+	// call. The task goroutine writes it, others read it while the task stands.
+	left uintptr
 }
 
 // Switch implements gVisor's Context.Switch.
@@ -184,6 +189,7 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	order := Run
 	if crowd.watch.Load()&watchRuns != 0 && c.hooks.Enter != nil {
 		if order = c.hooks.Enter(ctx, ac); order == Stay {
+			c.left = 0
 			return nil, hostarch.NoAccess, gvplatform.ErrContextInterrupt
 		}
 	}
@@ -191,6 +197,7 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 		c.space = mm.AddressSpace()
 	}
 	crowd.enter(c)
+	c.left = 0
 	if order == Step {
 		info, at, err = c.step(ctx, mm, ac, cpu)
 	} else {
@@ -202,6 +209,7 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	}
 	switch {
 	case err == nil: // A system call; kvm gives a signal with it that means nothing.
+		c.left = ac.SyscallNo() + 1
 		if crowd.watch.Load()&watchCalls != 0 && c.hooks.Call != nil {
 			c.hooks.Call(ctx, ac)
 		}

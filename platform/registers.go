@@ -38,3 +38,18 @@ func (c *taskContext) pull() {
 		c.Context.FullStateChanged()
 	}
 }
+
+// LastCall returns the system call by which a task of the crowd left application
+// code last; ok is false if it left it by something else, or has not executed any.
+// The task must stand still.
+func (g *Crowd) LastCall(task any) (nr uintptr, ok bool) {
+	t := g.group.Find(task)
+	if t == nil {
+		return 0, false
+	}
+	c, is := t.Runner().(*taskContext)
+	if !is || c.left == 0 {
+		return 0, false
+	}
+	return c.left - 1, true
+}

@@ -35,6 +35,7 @@ type Agent struct {
 	ctx   context.Context // for setting things up in it
 	ns    *namespaces     // pid is immutable, the rest guarded by lifeMu
 	orph  orphans
+	notes cloneNotes
 	crowd *platform.Crowd // of its tasks
 	// unscheduled has tasks that begin from now on run as if there were no
 	// scheduler, for a benchmark of what that costs.
@@ -186,7 +187,7 @@ func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 	return nil
 }
 
-// addAgent makes the agent known.
+// addAgent makes the agent known. It owns the log, if it succeeds.
 func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.File) (*Agent, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -239,7 +239,7 @@ func (a *Agent) gathers() bool { return !a.endowed.Load() }
 // loseAll ends everything that the agent holds or handed on.
 func (a *Agent) loseAll(reason string) {
 	a.endowed.Store(false) // There is nothing left to reweigh.
-	exports := a.s.exportsOf(a.s.space.RevokeHolder(a.id, capability.Actor{Name: "kernel", Privileged: true}, reason))
+	exports := a.s.exportsOf(a.s.space.Retire(a.id, capability.Actor{Name: "kernel", Privileged: true}, reason))
 	a.s.space.RemoveHolder(a.id, reason)
 	a.s.trail.putGathered(a)
 	if len(exports) > 0 {

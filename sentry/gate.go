@@ -63,7 +63,7 @@ func (s *Kernel) gateCall(nr uintptr, inner kernel.SyscallFn) kernel.SyscallFn {
 			return 0, nil, linuxerr.ENOSYS
 		}
 	}
-	inner = s.meterCall(call, s.guardCall(call, s.traceCall(call, s.timeCall(call, s.schedCall(call, inner)))))
+	inner = s.meterCall(call, s.guardCall(call, s.traceCall(call, s.timeCall(call, s.schedCall(call, s.noteCall(call, inner))))))
 	switch call.Name {
 	case "pidfd_send_signal":
 		inner = s.sendSignal(call)
@@ -175,6 +175,9 @@ func (s *Kernel) countClone(call abi.Syscall, inner kernel.SyscallFn) kernel.Sys
 		a.endClone()
 		if err == nil {
 			s.taskCloned(t, kernel.ThreadID(tid))
+			if a != nil {
+				a.noteClone(call, t, kernel.ThreadID(tid), args)
+			}
 		}
 		return tid, ctrl, err
 	}

@@ -89,6 +89,7 @@ func (s *Kernel) taskExits(ctx context.Context) {
 	if d := a.debugger.Load(); d != nil {
 		d.exited(t)
 	}
+	a.notes.ended(t)
 	tg := t.ThreadGroup()
 	if tg.Leader() != t {
 		return

@@ -27,6 +27,10 @@ type namespaces struct {
 	ipc *kernel.IPCNamespace
 	net *inet.Namespace
 	mnt *vfs.MountNamespace
+	// What mnt shows of the agent's own: the layer that takes what it writes, and
+	// what that is laid over. Nil and empty for the kernel's own namespaces.
+	upper *vfs.Mount
+	root  rootLayers
 }
 
 // program is what a new thread group executes. Its fds stay the caller's.

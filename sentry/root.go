@@ -2,6 +2,8 @@ package sentry
 
 import (
 	"fmt"
+	"path"
+	"strings"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
@@ -39,13 +41,76 @@ type rootBuilder struct {
 	root vfs.VirtualDentry
 }
 
-// newRoot returns a mount namespace with a fresh root, for the caller to own.
-func (s *Kernel) newRoot(ctx context.Context, root control.Root, disk uint64) (_ *vfs.MountNamespace, err error) {
+// rootLayers is what a root was composed of.
+type rootLayers struct {
+	control.Root
+	disk uint64
+	tmp  bool // /tmp is a directory of the upper layer itself
+}
+
+// upperName is where in the upper layer a file of the agent is, if it is there.
+func (r *rootLayers) upperName(name string) string {
+	dir, rest := "root", name
+	for i, l := range r.Layers {
+		if after, ok := strings.CutPrefix(name, l.Target); ok && (after == "" || after[0] == '/') {
+			dir, rest = fmt.Sprintf("layer%d", i), after
+		}
+	}
+	for _, d := range []string{"/dev", "/tmp"} {
+		if after, ok := strings.CutPrefix(name, d); ok && (after == "" || after[0] == '/') && (d != "/tmp" || r.tmp) {
+			dir, rest = d[1:], after
+		}
+	}
+	return dir + rest
+}
+
+// lowerName is the reverse of upperName.
+func (r *rootLayers) lowerName(name string) string {
+	dir, rest, _ := strings.Cut(strings.TrimPrefix(name, "/"), "/")
+	switch dir {
+	case "root":
+		return "/" + rest
+	case "dev", "tmp":
+		return path.Join("/", dir, rest)
+	}
+	for i, l := range r.Layers {
+		if dir == fmt.Sprintf("layer%d", i) {
+			return path.Join(l.Target, rest)
+		}
+	}
+	return ""
+}
+
+// newRoot gives ns a mount namespace with a fresh root. With from, the upper layer
+// of another root of the same composition, what is in that is in it.
+func (s *Kernel) newRoot(ns *namespaces, root control.Root, disk uint64, from *vfs.Mount) (err error) {
+	ctx := s.context(ns, s.creds, 0)
 	upper, err := s.newUpper(ctx, disk)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer upper.DecRef(ctx) // The overlays keep it.
+	defer func() {
+		if err != nil {
+			upper.DecRef(ctx)
+		}
+	}()
+	if from != nil {
+		if err := s.copyUpper(ctx, from, upper); err != nil {
+			return err
+		}
+	}
+	tmp := s.tmpIsEmpty(ctx, root.Base)
+	mnt, err := s.composeRoot(ctx, root, upper, tmp)
+	if err != nil {
+		return err
+	}
+	ns.mnt, ns.upper, ns.root = mnt, upper, rootLayers{root, disk, tmp}
+	return nil
+}
+
+// composeRoot returns a mount namespace with a root over upper, for the caller to
+// own.
+func (s *Kernel) composeRoot(ctx context.Context, root control.Root, upper *vfs.Mount, tmp bool) (_ *vfs.MountNamespace, err error) {
 
 	fs, dentry, err := s.newOverlay(ctx, upper, "root", root.Base)
 	if err != nil {
@@ -71,7 +136,7 @@ func (s *Kernel) newRoot(ctx context.Context, root control.Root, disk uint64) (_
 			return nil, err
 		}
 	}
-	if s.tmpIsEmpty(ctx, root.Base) {
+	if tmp {
 		if err := b.tmp(upper); err != nil {
 			return nil, err
 		}
@@ -115,7 +180,8 @@ func (s *Kernel) newOverlay(ctx context.Context, upper *vfs.Mount, dir, key stri
 	if err != nil {
 		return nil, nil, errdefs.Wrap(err, errdefs.ImageInvalid, "read the root of", errdefs.Resource("%s", key))
 	}
-	if err := v.MkdirAt(ctx, s.creds, creating(upperRoot, dir), &vfs.MkdirOptions{Mode: linux.FileMode(stat.Mode & 07777)}); err != nil {
+	// It is there already in a copy.
+	if err := v.MkdirAt(ctx, s.creds, creating(upperRoot, dir), &vfs.MkdirOptions{Mode: linux.FileMode(stat.Mode & 07777)}); err != nil && !linuxerr.Equals(linuxerr.EEXIST, err) {
 		return nil, nil, errdefs.Wrap(err, errdefs.Internal, "create the writable layer")
 	}
 	up, err := v.GetDentryAt(ctx, s.creds, at(upperRoot, dir), &vfs.GetDentryOptions{})
@@ -189,7 +255,7 @@ func (b *rootBuilder) kernelMounts(upper *vfs.Mount) error {
 func (b *rootBuilder) tmp(upper *vfs.Mount) error {
 	v := b.s.k.VFS()
 	upperRoot := vfs.MakeVirtualDentry(upper, upper.Root())
-	if err := v.MkdirAt(b.ctx, b.s.creds, creating(upperRoot, "tmp"), &vfs.MkdirOptions{Mode: 0o1777}); err != nil {
+	if err := v.MkdirAt(b.ctx, b.s.creds, creating(upperRoot, "tmp"), &vfs.MkdirOptions{Mode: 0o1777}); err != nil && !linuxerr.Equals(linuxerr.EEXIST, err) {
 		return errdefs.Wrap(err, errdefs.Internal, "create /tmp")
 	}
 	dir, err := v.GetDentryAt(b.ctx, b.s.creds, at(upperRoot, "tmp"), &vfs.GetDentryOptions{})

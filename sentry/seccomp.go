@@ -100,6 +100,7 @@ func (s *Kernel) applySeccomp(t *kernel.Task) {
 		if err := t.AppendSyscallFilter(a.seccomp.program, false); err != nil {
 			panic(fmt.Sprintf("a checked filter of %d instructions: %v", a.seccomp.program.Length(), err))
 		}
+		a.notes.addFilter(t, a.seccomp.program)
 	}
 }
 

@@ -28,6 +28,7 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodExec:         control.HandleFiles(s.Exec),
 		control.MethodAttach:       control.HandleFiles(s.Attach),
 		control.MethodSignal:       control.Handle(s.Signal),
+		control.MethodClone:        control.HandleFiles(s.Clone),
 		control.MethodPause:        control.Handle(s.Pause),
 		control.MethodResume:       control.Handle(s.Resume),
 		control.MethodInspect:      control.Handle(s.Inspect),

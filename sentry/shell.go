@@ -43,12 +43,10 @@ const (
 // newShell makes a shell.
 func (s *Kernel) newShell(root control.Root, disk uint64) (*namespaces, error) {
 	ns := s.newNamespaces()
-	mnt, err := s.newRoot(s.context(ns, s.creds, 0), root, disk)
-	if err != nil {
+	if err := s.newRoot(ns, root, disk, nil); err != nil {
 		s.releaseShell(ns)
 		return nil, err
 	}
-	ns.mnt = mnt
 	return ns, nil
 }
 
@@ -75,11 +73,14 @@ func (s *Kernel) releaseShell(ns *namespaces) {
 	if ns.mnt != nil {
 		ns.mnt.DecRef(ctx)
 	}
+	if ns.upper != nil {
+		ns.upper.DecRef(ctx)
+	}
 	ns.uts.DecRef(ctx)
 	ns.ipc.DecRef(ctx)
 	ns.net.DecRef(ctx)
 	ns.pid.DecRef(ctx)
-	ns.mnt, ns.uts, ns.ipc, ns.net = nil, nil, nil, nil
+	ns.mnt, ns.upper, ns.uts, ns.ipc, ns.net = nil, nil, nil, nil, nil
 }
 
 // take returns a shell, from the pool or made now, and lets the pool follow

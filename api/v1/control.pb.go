@@ -1332,7 +1332,8 @@ type Agent struct {
 	Processes       uint32                 `protobuf:"varint,10,opt,name=processes,proto3" json:"processes,omitempty"` // alive now
 	MemoryBytes     uint64                 `protobuf:"varint,11,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
 	Labels          map[string]string      `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Restarts        *Restarts              `protobuf:"bytes,13,opt,name=restarts,proto3" json:"restarts,omitempty"` // of an agent with a restart policy
+	Restarts        *Restarts              `protobuf:"bytes,13,opt,name=restarts,proto3" json:"restarts,omitempty"`                       // of an agent with a restart policy
+	ClonedFrom      string                 `protobuf:"bytes,14,opt,name=cloned_from,json=clonedFrom,proto3" json:"cloned_from,omitempty"` // the ID of the agent that it is a copy of
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1456,6 +1457,13 @@ func (x *Agent) GetRestarts() *Restarts {
 		return x.Restarts
 	}
 	return nil
+}
+
+func (x *Agent) GetClonedFrom() string {
+	if x != nil {
+		return x.ClonedFrom
+	}
+	return ""
 }
 
 type InspectRequest struct {
@@ -2046,6 +2054,134 @@ func (*ResumeResponse) Descriptor() ([]byte, []int) {
 	return file_api_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
+type CloneRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`  // ID or name
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`    // of the copy; of several, NAME-1, NAME-2 and so on; "": none
+	Count         uint32                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"` // 0: 1
+	Pause         bool                   `protobuf:"varint,4,opt,name=pause,proto3" json:"pause,omitempty"` // leave the copies stopped
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloneRequest) Reset() {
+	*x = CloneRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloneRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloneRequest) ProtoMessage() {}
+
+func (x *CloneRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloneRequest.ProtoReflect.Descriptor instead.
+func (*CloneRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *CloneRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *CloneRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CloneRequest) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *CloneRequest) GetPause() bool {
+	if x != nil {
+		return x.Pause
+	}
+	return false
+}
+
+type CloneResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Copies        []*Agent               `protobuf:"bytes,1,rep,name=copies,proto3" json:"copies,omitempty"`
+	PauseNanos    int64                  `protobuf:"varint,2,opt,name=pause_nanos,json=pauseNanos,proto3" json:"pause_nanos,omitempty"` // for how long the agent stood still
+	ReadyNanos    int64                  `protobuf:"varint,3,opt,name=ready_nanos,json=readyNanos,proto3" json:"ready_nanos,omitempty"` // until the copies ran
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloneResponse) Reset() {
+	*x = CloneResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloneResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloneResponse) ProtoMessage() {}
+
+func (x *CloneResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloneResponse.ProtoReflect.Descriptor instead.
+func (*CloneResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *CloneResponse) GetCopies() []*Agent {
+	if x != nil {
+		return x.Copies
+	}
+	return nil
+}
+
+func (x *CloneResponse) GetPauseNanos() int64 {
+	if x != nil {
+		return x.PauseNanos
+	}
+	return 0
+}
+
+func (x *CloneResponse) GetReadyNanos() int64 {
+	if x != nil {
+		return x.ReadyNanos
+	}
+	return 0
+}
+
 type RemoveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
@@ -2056,7 +2192,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[30]
+	mi := &file_api_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2068,7 +2204,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[30]
+	mi := &file_api_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2081,7 +2217,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RemoveRequest) GetAgent() string {
@@ -2106,7 +2242,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[31]
+	mi := &file_api_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2254,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[31]
+	mi := &file_api_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2267,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 type ExecRequest struct {
@@ -2145,7 +2281,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[32]
+	mi := &file_api_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2157,7 +2293,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[32]
+	mi := &file_api_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2170,7 +2306,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ExecRequest) GetAgent() string {
@@ -2204,7 +2340,7 @@ type AttachTarget struct {
 
 func (x *AttachTarget) Reset() {
 	*x = AttachTarget{}
-	mi := &file_api_v1_control_proto_msgTypes[33]
+	mi := &file_api_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +2352,7 @@ func (x *AttachTarget) String() string {
 func (*AttachTarget) ProtoMessage() {}
 
 func (x *AttachTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[33]
+	mi := &file_api_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +2365,7 @@ func (x *AttachTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachTarget.ProtoReflect.Descriptor instead.
 func (*AttachTarget) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AttachTarget) GetAgent() string {
@@ -2256,7 +2392,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_api_v1_control_proto_msgTypes[34]
+	mi := &file_api_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +2404,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[34]
+	mi := &file_api_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +2417,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -2317,7 +2453,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[35]
+	mi := &file_api_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2329,7 +2465,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[35]
+	mi := &file_api_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2342,7 +2478,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AttachRequest) GetMsg() isAttachRequest_Msg {
@@ -2493,7 +2629,7 @@ type AttachStarted struct {
 
 func (x *AttachStarted) Reset() {
 	*x = AttachStarted{}
-	mi := &file_api_v1_control_proto_msgTypes[36]
+	mi := &file_api_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2505,7 +2641,7 @@ func (x *AttachStarted) String() string {
 func (*AttachStarted) ProtoMessage() {}
 
 func (x *AttachStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[36]
+	mi := &file_api_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2518,7 +2654,7 @@ func (x *AttachStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStarted.ProtoReflect.Descriptor instead.
 func (*AttachStarted) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AttachStarted) GetId() string {
@@ -2572,7 +2708,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[37]
+	mi := &file_api_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2584,7 +2720,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[37]
+	mi := &file_api_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2597,7 +2733,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AttachResponse) GetMsg() isAttachResponse_Msg {
@@ -2699,7 +2835,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[38]
+	mi := &file_api_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +2847,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[38]
+	mi := &file_api_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2724,7 +2860,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LogsRequest) GetAgent() string {
@@ -2773,7 +2909,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[39]
+	mi := &file_api_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2785,7 +2921,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[39]
+	mi := &file_api_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2798,7 +2934,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LogsResponse) GetTimeUnixNano() int64 {
@@ -2833,7 +2969,7 @@ type ImageImportRequest struct {
 
 func (x *ImageImportRequest) Reset() {
 	*x = ImageImportRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[40]
+	mi := &file_api_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2845,7 +2981,7 @@ func (x *ImageImportRequest) String() string {
 func (*ImageImportRequest) ProtoMessage() {}
 
 func (x *ImageImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[40]
+	mi := &file_api_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2858,7 +2994,7 @@ func (x *ImageImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageImportRequest.ProtoReflect.Descriptor instead.
 func (*ImageImportRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ImageImportRequest) GetName() string {
@@ -2895,7 +3031,7 @@ type ImageImportResponse struct {
 
 func (x *ImageImportResponse) Reset() {
 	*x = ImageImportResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[41]
+	mi := &file_api_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2907,7 +3043,7 @@ func (x *ImageImportResponse) String() string {
 func (*ImageImportResponse) ProtoMessage() {}
 
 func (x *ImageImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[41]
+	mi := &file_api_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2920,7 +3056,7 @@ func (x *ImageImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageImportResponse.ProtoReflect.Descriptor instead.
 func (*ImageImportResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ImageImportResponse) GetMsg() isImageImportResponse_Msg {
@@ -2975,7 +3111,7 @@ type ImageProgress struct {
 
 func (x *ImageProgress) Reset() {
 	*x = ImageProgress{}
-	mi := &file_api_v1_control_proto_msgTypes[42]
+	mi := &file_api_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2987,7 +3123,7 @@ func (x *ImageProgress) String() string {
 func (*ImageProgress) ProtoMessage() {}
 
 func (x *ImageProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[42]
+	mi := &file_api_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3000,7 +3136,7 @@ func (x *ImageProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageProgress.ProtoReflect.Descriptor instead.
 func (*ImageProgress) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ImageProgress) GetPhase() string {
@@ -3046,7 +3182,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_api_v1_control_proto_msgTypes[43]
+	mi := &file_api_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3058,7 +3194,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[43]
+	mi := &file_api_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3071,7 +3207,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Image) GetName() string {
@@ -3180,7 +3316,7 @@ type ImageListRequest struct {
 
 func (x *ImageListRequest) Reset() {
 	*x = ImageListRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[44]
+	mi := &file_api_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3192,7 +3328,7 @@ func (x *ImageListRequest) String() string {
 func (*ImageListRequest) ProtoMessage() {}
 
 func (x *ImageListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[44]
+	mi := &file_api_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3205,7 +3341,7 @@ func (x *ImageListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageListRequest.ProtoReflect.Descriptor instead.
 func (*ImageListRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 type ImageListResponse struct {
@@ -3217,7 +3353,7 @@ type ImageListResponse struct {
 
 func (x *ImageListResponse) Reset() {
 	*x = ImageListResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[45]
+	mi := &file_api_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3229,7 +3365,7 @@ func (x *ImageListResponse) String() string {
 func (*ImageListResponse) ProtoMessage() {}
 
 func (x *ImageListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[45]
+	mi := &file_api_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3242,7 +3378,7 @@ func (x *ImageListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageListResponse.ProtoReflect.Descriptor instead.
 func (*ImageListResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ImageListResponse) GetImages() []*Image {
@@ -3261,7 +3397,7 @@ type ImageInspectRequest struct {
 
 func (x *ImageInspectRequest) Reset() {
 	*x = ImageInspectRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[46]
+	mi := &file_api_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3273,7 +3409,7 @@ func (x *ImageInspectRequest) String() string {
 func (*ImageInspectRequest) ProtoMessage() {}
 
 func (x *ImageInspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[46]
+	mi := &file_api_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3286,7 +3422,7 @@ func (x *ImageInspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageInspectRequest.ProtoReflect.Descriptor instead.
 func (*ImageInspectRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ImageInspectRequest) GetName() string {
@@ -3305,7 +3441,7 @@ type ImageInspectResponse struct {
 
 func (x *ImageInspectResponse) Reset() {
 	*x = ImageInspectResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[47]
+	mi := &file_api_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3317,7 +3453,7 @@ func (x *ImageInspectResponse) String() string {
 func (*ImageInspectResponse) ProtoMessage() {}
 
 func (x *ImageInspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[47]
+	mi := &file_api_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3330,7 +3466,7 @@ func (x *ImageInspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageInspectResponse.ProtoReflect.Descriptor instead.
 func (*ImageInspectResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ImageInspectResponse) GetImage() *Image {
@@ -3349,7 +3485,7 @@ type ImageRemoveRequest struct {
 
 func (x *ImageRemoveRequest) Reset() {
 	*x = ImageRemoveRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[48]
+	mi := &file_api_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3361,7 +3497,7 @@ func (x *ImageRemoveRequest) String() string {
 func (*ImageRemoveRequest) ProtoMessage() {}
 
 func (x *ImageRemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[48]
+	mi := &file_api_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3374,7 +3510,7 @@ func (x *ImageRemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageRemoveRequest.ProtoReflect.Descriptor instead.
 func (*ImageRemoveRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ImageRemoveRequest) GetName() string {
@@ -3392,7 +3528,7 @@ type ImageRemoveResponse struct {
 
 func (x *ImageRemoveResponse) Reset() {
 	*x = ImageRemoveResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[49]
+	mi := &file_api_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3404,7 +3540,7 @@ func (x *ImageRemoveResponse) String() string {
 func (*ImageRemoveResponse) ProtoMessage() {}
 
 func (x *ImageRemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[49]
+	mi := &file_api_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3417,7 +3553,7 @@ func (x *ImageRemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageRemoveResponse.ProtoReflect.Descriptor instead.
 func (*ImageRemoveResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{49}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 type BoxReport struct {
@@ -3432,7 +3568,7 @@ type BoxReport struct {
 
 func (x *BoxReport) Reset() {
 	*x = BoxReport{}
-	mi := &file_api_v1_control_proto_msgTypes[50]
+	mi := &file_api_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3444,7 +3580,7 @@ func (x *BoxReport) String() string {
 func (*BoxReport) ProtoMessage() {}
 
 func (x *BoxReport) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[50]
+	mi := &file_api_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3457,7 +3593,7 @@ func (x *BoxReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoxReport.ProtoReflect.Descriptor instead.
 func (*BoxReport) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{50}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *BoxReport) GetBox() string {
@@ -3507,7 +3643,7 @@ type Domain struct {
 
 func (x *Domain) Reset() {
 	*x = Domain{}
-	mi := &file_api_v1_control_proto_msgTypes[51]
+	mi := &file_api_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3519,7 +3655,7 @@ func (x *Domain) String() string {
 func (*Domain) ProtoMessage() {}
 
 func (x *Domain) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[51]
+	mi := &file_api_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3532,7 +3668,7 @@ func (x *Domain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Domain.ProtoReflect.Descriptor instead.
 func (*Domain) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{51}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Domain) GetName() string {
@@ -3620,7 +3756,7 @@ type DomainListRequest struct {
 
 func (x *DomainListRequest) Reset() {
 	*x = DomainListRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[52]
+	mi := &file_api_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3632,7 +3768,7 @@ func (x *DomainListRequest) String() string {
 func (*DomainListRequest) ProtoMessage() {}
 
 func (x *DomainListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[52]
+	mi := &file_api_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3645,7 +3781,7 @@ func (x *DomainListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainListRequest.ProtoReflect.Descriptor instead.
 func (*DomainListRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{52}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 type DomainListResponse struct {
@@ -3657,7 +3793,7 @@ type DomainListResponse struct {
 
 func (x *DomainListResponse) Reset() {
 	*x = DomainListResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[53]
+	mi := &file_api_v1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3669,7 +3805,7 @@ func (x *DomainListResponse) String() string {
 func (*DomainListResponse) ProtoMessage() {}
 
 func (x *DomainListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[53]
+	mi := &file_api_v1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3682,7 +3818,7 @@ func (x *DomainListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainListResponse.ProtoReflect.Descriptor instead.
 func (*DomainListResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{53}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DomainListResponse) GetDomains() []*Domain {
@@ -3702,7 +3838,7 @@ type DomainStopRequest struct {
 
 func (x *DomainStopRequest) Reset() {
 	*x = DomainStopRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[54]
+	mi := &file_api_v1_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3714,7 +3850,7 @@ func (x *DomainStopRequest) String() string {
 func (*DomainStopRequest) ProtoMessage() {}
 
 func (x *DomainStopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[54]
+	mi := &file_api_v1_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3727,7 +3863,7 @@ func (x *DomainStopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainStopRequest.ProtoReflect.Descriptor instead.
 func (*DomainStopRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{54}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DomainStopRequest) GetName() string {
@@ -3753,7 +3889,7 @@ type DomainStopResponse struct {
 
 func (x *DomainStopResponse) Reset() {
 	*x = DomainStopResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[55]
+	mi := &file_api_v1_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3765,7 +3901,7 @@ func (x *DomainStopResponse) String() string {
 func (*DomainStopResponse) ProtoMessage() {}
 
 func (x *DomainStopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[55]
+	mi := &file_api_v1_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3778,7 +3914,7 @@ func (x *DomainStopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainStopResponse.ProtoReflect.Descriptor instead.
 func (*DomainStopResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{55}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DomainStopResponse) GetAgents() []string {
@@ -3811,7 +3947,7 @@ type Capability struct {
 
 func (x *Capability) Reset() {
 	*x = Capability{}
-	mi := &file_api_v1_control_proto_msgTypes[56]
+	mi := &file_api_v1_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3823,7 +3959,7 @@ func (x *Capability) String() string {
 func (*Capability) ProtoMessage() {}
 
 func (x *Capability) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[56]
+	mi := &file_api_v1_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3836,7 +3972,7 @@ func (x *Capability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capability.ProtoReflect.Descriptor instead.
 func (*Capability) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{56}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Capability) GetId() string {
@@ -3946,7 +4082,7 @@ type CapListRequest struct {
 
 func (x *CapListRequest) Reset() {
 	*x = CapListRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[57]
+	mi := &file_api_v1_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3958,7 +4094,7 @@ func (x *CapListRequest) String() string {
 func (*CapListRequest) ProtoMessage() {}
 
 func (x *CapListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[57]
+	mi := &file_api_v1_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3971,7 +4107,7 @@ func (x *CapListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapListRequest.ProtoReflect.Descriptor instead.
 func (*CapListRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{57}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CapListRequest) GetAgent() string {
@@ -3990,7 +4126,7 @@ type CapListResponse struct {
 
 func (x *CapListResponse) Reset() {
 	*x = CapListResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[58]
+	mi := &file_api_v1_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4002,7 +4138,7 @@ func (x *CapListResponse) String() string {
 func (*CapListResponse) ProtoMessage() {}
 
 func (x *CapListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[58]
+	mi := &file_api_v1_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4015,7 +4151,7 @@ func (x *CapListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapListResponse.ProtoReflect.Descriptor instead.
 func (*CapListResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{58}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CapListResponse) GetCapabilities() []*Capability {
@@ -4037,7 +4173,7 @@ type CapRef struct {
 
 func (x *CapRef) Reset() {
 	*x = CapRef{}
-	mi := &file_api_v1_control_proto_msgTypes[59]
+	mi := &file_api_v1_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4049,7 +4185,7 @@ func (x *CapRef) String() string {
 func (*CapRef) ProtoMessage() {}
 
 func (x *CapRef) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[59]
+	mi := &file_api_v1_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4062,7 +4198,7 @@ func (x *CapRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapRef.ProtoReflect.Descriptor instead.
 func (*CapRef) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{59}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CapRef) GetId() string {
@@ -4102,7 +4238,7 @@ type CapChange struct {
 
 func (x *CapChange) Reset() {
 	*x = CapChange{}
-	mi := &file_api_v1_control_proto_msgTypes[60]
+	mi := &file_api_v1_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4114,7 +4250,7 @@ func (x *CapChange) String() string {
 func (*CapChange) ProtoMessage() {}
 
 func (x *CapChange) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[60]
+	mi := &file_api_v1_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4127,7 +4263,7 @@ func (x *CapChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapChange.ProtoReflect.Descriptor instead.
 func (*CapChange) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{60}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CapChange) GetObject() string {
@@ -4189,7 +4325,7 @@ type CapGrantRequest struct {
 
 func (x *CapGrantRequest) Reset() {
 	*x = CapGrantRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[61]
+	mi := &file_api_v1_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4201,7 +4337,7 @@ func (x *CapGrantRequest) String() string {
 func (*CapGrantRequest) ProtoMessage() {}
 
 func (x *CapGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[61]
+	mi := &file_api_v1_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4214,7 +4350,7 @@ func (x *CapGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapGrantRequest.ProtoReflect.Descriptor instead.
 func (*CapGrantRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{61}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CapGrantRequest) GetAgent() string {
@@ -4240,7 +4376,7 @@ type CapGrantResponse struct {
 
 func (x *CapGrantResponse) Reset() {
 	*x = CapGrantResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[62]
+	mi := &file_api_v1_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4252,7 +4388,7 @@ func (x *CapGrantResponse) String() string {
 func (*CapGrantResponse) ProtoMessage() {}
 
 func (x *CapGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[62]
+	mi := &file_api_v1_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4265,7 +4401,7 @@ func (x *CapGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapGrantResponse.ProtoReflect.Descriptor instead.
 func (*CapGrantResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{62}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *CapGrantResponse) GetCapabilities() []*Capability {
@@ -4287,7 +4423,7 @@ type CapDelegateRequest struct {
 
 func (x *CapDelegateRequest) Reset() {
 	*x = CapDelegateRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[63]
+	mi := &file_api_v1_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4299,7 +4435,7 @@ func (x *CapDelegateRequest) String() string {
 func (*CapDelegateRequest) ProtoMessage() {}
 
 func (x *CapDelegateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[63]
+	mi := &file_api_v1_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4312,7 +4448,7 @@ func (x *CapDelegateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapDelegateRequest.ProtoReflect.Descriptor instead.
 func (*CapDelegateRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{63}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *CapDelegateRequest) GetCapability() *CapRef {
@@ -4352,7 +4488,7 @@ type CapDelegateResponse struct {
 
 func (x *CapDelegateResponse) Reset() {
 	*x = CapDelegateResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[64]
+	mi := &file_api_v1_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4364,7 +4500,7 @@ func (x *CapDelegateResponse) String() string {
 func (*CapDelegateResponse) ProtoMessage() {}
 
 func (x *CapDelegateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[64]
+	mi := &file_api_v1_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4377,7 +4513,7 @@ func (x *CapDelegateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapDelegateResponse.ProtoReflect.Descriptor instead.
 func (*CapDelegateResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{64}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *CapDelegateResponse) GetCapability() *Capability {
@@ -4397,7 +4533,7 @@ type CapAttenuateRequest struct {
 
 func (x *CapAttenuateRequest) Reset() {
 	*x = CapAttenuateRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[65]
+	mi := &file_api_v1_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4409,7 +4545,7 @@ func (x *CapAttenuateRequest) String() string {
 func (*CapAttenuateRequest) ProtoMessage() {}
 
 func (x *CapAttenuateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[65]
+	mi := &file_api_v1_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4422,7 +4558,7 @@ func (x *CapAttenuateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapAttenuateRequest.ProtoReflect.Descriptor instead.
 func (*CapAttenuateRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{65}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CapAttenuateRequest) GetCapability() *CapRef {
@@ -4448,7 +4584,7 @@ type CapAttenuateResponse struct {
 
 func (x *CapAttenuateResponse) Reset() {
 	*x = CapAttenuateResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[66]
+	mi := &file_api_v1_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4460,7 +4596,7 @@ func (x *CapAttenuateResponse) String() string {
 func (*CapAttenuateResponse) ProtoMessage() {}
 
 func (x *CapAttenuateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[66]
+	mi := &file_api_v1_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4473,7 +4609,7 @@ func (x *CapAttenuateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapAttenuateResponse.ProtoReflect.Descriptor instead.
 func (*CapAttenuateResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{66}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CapAttenuateResponse) GetCapability() *Capability {
@@ -4492,7 +4628,7 @@ type CapSealRequest struct {
 
 func (x *CapSealRequest) Reset() {
 	*x = CapSealRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[67]
+	mi := &file_api_v1_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4504,7 +4640,7 @@ func (x *CapSealRequest) String() string {
 func (*CapSealRequest) ProtoMessage() {}
 
 func (x *CapSealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[67]
+	mi := &file_api_v1_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4517,7 +4653,7 @@ func (x *CapSealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapSealRequest.ProtoReflect.Descriptor instead.
 func (*CapSealRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{67}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CapSealRequest) GetCapability() *CapRef {
@@ -4535,7 +4671,7 @@ type CapSealResponse struct {
 
 func (x *CapSealResponse) Reset() {
 	*x = CapSealResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[68]
+	mi := &file_api_v1_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4547,7 +4683,7 @@ func (x *CapSealResponse) String() string {
 func (*CapSealResponse) ProtoMessage() {}
 
 func (x *CapSealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[68]
+	mi := &file_api_v1_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4560,7 +4696,7 @@ func (x *CapSealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapSealResponse.ProtoReflect.Descriptor instead.
 func (*CapSealResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{68}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{70}
 }
 
 type CapRenewRequest struct {
@@ -4573,7 +4709,7 @@ type CapRenewRequest struct {
 
 func (x *CapRenewRequest) Reset() {
 	*x = CapRenewRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[69]
+	mi := &file_api_v1_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4585,7 +4721,7 @@ func (x *CapRenewRequest) String() string {
 func (*CapRenewRequest) ProtoMessage() {}
 
 func (x *CapRenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[69]
+	mi := &file_api_v1_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4598,7 +4734,7 @@ func (x *CapRenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapRenewRequest.ProtoReflect.Descriptor instead.
 func (*CapRenewRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{69}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CapRenewRequest) GetCapability() *CapRef {
@@ -4624,7 +4760,7 @@ type CapRenewResponse struct {
 
 func (x *CapRenewResponse) Reset() {
 	*x = CapRenewResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[70]
+	mi := &file_api_v1_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4636,7 +4772,7 @@ func (x *CapRenewResponse) String() string {
 func (*CapRenewResponse) ProtoMessage() {}
 
 func (x *CapRenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[70]
+	mi := &file_api_v1_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4649,7 +4785,7 @@ func (x *CapRenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapRenewResponse.ProtoReflect.Descriptor instead.
 func (*CapRenewResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{70}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *CapRenewResponse) GetCapability() *Capability {
@@ -4671,7 +4807,7 @@ type CapRevokeRequest struct {
 
 func (x *CapRevokeRequest) Reset() {
 	*x = CapRevokeRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[71]
+	mi := &file_api_v1_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4683,7 +4819,7 @@ func (x *CapRevokeRequest) String() string {
 func (*CapRevokeRequest) ProtoMessage() {}
 
 func (x *CapRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[71]
+	mi := &file_api_v1_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4696,7 +4832,7 @@ func (x *CapRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapRevokeRequest.ProtoReflect.Descriptor instead.
 func (*CapRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{71}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CapRevokeRequest) GetCapability() *CapRef {
@@ -4737,7 +4873,7 @@ type CapRevokeResponse struct {
 
 func (x *CapRevokeResponse) Reset() {
 	*x = CapRevokeResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[72]
+	mi := &file_api_v1_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4749,7 +4885,7 @@ func (x *CapRevokeResponse) String() string {
 func (*CapRevokeResponse) ProtoMessage() {}
 
 func (x *CapRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[72]
+	mi := &file_api_v1_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4762,7 +4898,7 @@ func (x *CapRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapRevokeResponse.ProtoReflect.Descriptor instead.
 func (*CapRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{72}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *CapRevokeResponse) GetCount() uint32 {
@@ -4789,7 +4925,7 @@ type CapExplainRequest struct {
 
 func (x *CapExplainRequest) Reset() {
 	*x = CapExplainRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[73]
+	mi := &file_api_v1_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4801,7 +4937,7 @@ func (x *CapExplainRequest) String() string {
 func (*CapExplainRequest) ProtoMessage() {}
 
 func (x *CapExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[73]
+	mi := &file_api_v1_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4814,7 +4950,7 @@ func (x *CapExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapExplainRequest.ProtoReflect.Descriptor instead.
 func (*CapExplainRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{73}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *CapExplainRequest) GetAgent() string {
@@ -4844,7 +4980,7 @@ type CapExplainResponse struct {
 
 func (x *CapExplainResponse) Reset() {
 	*x = CapExplainResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[74]
+	mi := &file_api_v1_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4856,7 +4992,7 @@ func (x *CapExplainResponse) String() string {
 func (*CapExplainResponse) ProtoMessage() {}
 
 func (x *CapExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[74]
+	mi := &file_api_v1_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4869,7 +5005,7 @@ func (x *CapExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapExplainResponse.ProtoReflect.Descriptor instead.
 func (*CapExplainResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{74}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *CapExplainResponse) GetAllowed() bool {
@@ -4916,7 +5052,7 @@ type AccountRequest struct {
 
 func (x *AccountRequest) Reset() {
 	*x = AccountRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[75]
+	mi := &file_api_v1_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4928,7 +5064,7 @@ func (x *AccountRequest) String() string {
 func (*AccountRequest) ProtoMessage() {}
 
 func (x *AccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[75]
+	mi := &file_api_v1_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4941,7 +5077,7 @@ func (x *AccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountRequest.ProtoReflect.Descriptor instead.
 func (*AccountRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{75}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *AccountRequest) GetAgent() string {
@@ -4960,7 +5096,7 @@ type AccountResponse struct {
 
 func (x *AccountResponse) Reset() {
 	*x = AccountResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[76]
+	mi := &file_api_v1_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4972,7 +5108,7 @@ func (x *AccountResponse) String() string {
 func (*AccountResponse) ProtoMessage() {}
 
 func (x *AccountResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[76]
+	mi := &file_api_v1_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4985,7 +5121,7 @@ func (x *AccountResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountResponse.ProtoReflect.Descriptor instead.
 func (*AccountResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{76}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *AccountResponse) GetSnapshot() []byte {
@@ -5013,7 +5149,7 @@ type AuditQueryRequest struct {
 
 func (x *AuditQueryRequest) Reset() {
 	*x = AuditQueryRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[77]
+	mi := &file_api_v1_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5025,7 +5161,7 @@ func (x *AuditQueryRequest) String() string {
 func (*AuditQueryRequest) ProtoMessage() {}
 
 func (x *AuditQueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[77]
+	mi := &file_api_v1_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5038,7 +5174,7 @@ func (x *AuditQueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditQueryRequest.ProtoReflect.Descriptor instead.
 func (*AuditQueryRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{77}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *AuditQueryRequest) GetSinceUnixNano() int64 {
@@ -5122,7 +5258,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_api_v1_control_proto_msgTypes[78]
+	mi := &file_api_v1_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5134,7 +5270,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[78]
+	mi := &file_api_v1_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5147,7 +5283,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{78}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *AuditEntry) GetSeq() uint64 {
@@ -5180,7 +5316,7 @@ type AuditVerifyRequest struct {
 
 func (x *AuditVerifyRequest) Reset() {
 	*x = AuditVerifyRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[79]
+	mi := &file_api_v1_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5192,7 +5328,7 @@ func (x *AuditVerifyRequest) String() string {
 func (*AuditVerifyRequest) ProtoMessage() {}
 
 func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[79]
+	mi := &file_api_v1_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5205,7 +5341,7 @@ func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyRequest.ProtoReflect.Descriptor instead.
 func (*AuditVerifyRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{79}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *AuditVerifyRequest) GetHead() string {
@@ -5231,7 +5367,7 @@ type AuditVerifyResponse struct {
 
 func (x *AuditVerifyResponse) Reset() {
 	*x = AuditVerifyResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[80]
+	mi := &file_api_v1_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5243,7 +5379,7 @@ func (x *AuditVerifyResponse) String() string {
 func (*AuditVerifyResponse) ProtoMessage() {}
 
 func (x *AuditVerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[80]
+	mi := &file_api_v1_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5256,7 +5392,7 @@ func (x *AuditVerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyResponse.ProtoReflect.Descriptor instead.
 func (*AuditVerifyResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{80}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *AuditVerifyResponse) GetOk() bool {
@@ -5330,7 +5466,7 @@ type TokenIssueRequest struct {
 
 func (x *TokenIssueRequest) Reset() {
 	*x = TokenIssueRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[81]
+	mi := &file_api_v1_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5342,7 +5478,7 @@ func (x *TokenIssueRequest) String() string {
 func (*TokenIssueRequest) ProtoMessage() {}
 
 func (x *TokenIssueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[81]
+	mi := &file_api_v1_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5355,7 +5491,7 @@ func (x *TokenIssueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenIssueRequest.ProtoReflect.Descriptor instead.
 func (*TokenIssueRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{81}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *TokenIssueRequest) GetSubject() string {
@@ -5419,7 +5555,7 @@ type TokenIssueResponse struct {
 
 func (x *TokenIssueResponse) Reset() {
 	*x = TokenIssueResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[82]
+	mi := &file_api_v1_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5431,7 +5567,7 @@ func (x *TokenIssueResponse) String() string {
 func (*TokenIssueResponse) ProtoMessage() {}
 
 func (x *TokenIssueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[82]
+	mi := &file_api_v1_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5444,7 +5580,7 @@ func (x *TokenIssueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenIssueResponse.ProtoReflect.Descriptor instead.
 func (*TokenIssueResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{82}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *TokenIssueResponse) GetToken() string {
@@ -5485,7 +5621,7 @@ type TokenRevokeRequest struct {
 
 func (x *TokenRevokeRequest) Reset() {
 	*x = TokenRevokeRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[83]
+	mi := &file_api_v1_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5497,7 +5633,7 @@ func (x *TokenRevokeRequest) String() string {
 func (*TokenRevokeRequest) ProtoMessage() {}
 
 func (x *TokenRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[83]
+	mi := &file_api_v1_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5510,7 +5646,7 @@ func (x *TokenRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRevokeRequest.ProtoReflect.Descriptor instead.
 func (*TokenRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{83}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *TokenRevokeRequest) GetId() string {
@@ -5536,7 +5672,7 @@ type TokenRevokeResponse struct {
 
 func (x *TokenRevokeResponse) Reset() {
 	*x = TokenRevokeResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[84]
+	mi := &file_api_v1_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5548,7 +5684,7 @@ func (x *TokenRevokeResponse) String() string {
 func (*TokenRevokeResponse) ProtoMessage() {}
 
 func (x *TokenRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[84]
+	mi := &file_api_v1_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5561,7 +5697,7 @@ func (x *TokenRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRevokeResponse.ProtoReflect.Descriptor instead.
 func (*TokenRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{84}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *TokenRevokeResponse) GetEnded() uint32 {
@@ -5579,7 +5715,7 @@ type TokenKeyRequest struct {
 
 func (x *TokenKeyRequest) Reset() {
 	*x = TokenKeyRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[85]
+	mi := &file_api_v1_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5591,7 +5727,7 @@ func (x *TokenKeyRequest) String() string {
 func (*TokenKeyRequest) ProtoMessage() {}
 
 func (x *TokenKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[85]
+	mi := &file_api_v1_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5604,7 +5740,7 @@ func (x *TokenKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenKeyRequest.ProtoReflect.Descriptor instead.
 func (*TokenKeyRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{85}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{87}
 }
 
 type TokenKeyResponse struct {
@@ -5622,7 +5758,7 @@ type TokenKeyResponse struct {
 
 func (x *TokenKeyResponse) Reset() {
 	*x = TokenKeyResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[86]
+	mi := &file_api_v1_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5634,7 +5770,7 @@ func (x *TokenKeyResponse) String() string {
 func (*TokenKeyResponse) ProtoMessage() {}
 
 func (x *TokenKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[86]
+	mi := &file_api_v1_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5647,7 +5783,7 @@ func (x *TokenKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenKeyResponse.ProtoReflect.Descriptor instead.
 func (*TokenKeyResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{86}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *TokenKeyResponse) GetKey() string {
@@ -5709,7 +5845,7 @@ type TokenTrustRequest struct {
 
 func (x *TokenTrustRequest) Reset() {
 	*x = TokenTrustRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[87]
+	mi := &file_api_v1_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5721,7 +5857,7 @@ func (x *TokenTrustRequest) String() string {
 func (*TokenTrustRequest) ProtoMessage() {}
 
 func (x *TokenTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[87]
+	mi := &file_api_v1_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5734,7 +5870,7 @@ func (x *TokenTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenTrustRequest.ProtoReflect.Descriptor instead.
 func (*TokenTrustRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{87}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *TokenTrustRequest) GetKey() string {
@@ -5760,7 +5896,7 @@ type TokenTrustResponse struct {
 
 func (x *TokenTrustResponse) Reset() {
 	*x = TokenTrustResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[88]
+	mi := &file_api_v1_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5772,7 +5908,7 @@ func (x *TokenTrustResponse) String() string {
 func (*TokenTrustResponse) ProtoMessage() {}
 
 func (x *TokenTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[88]
+	mi := &file_api_v1_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5785,7 +5921,7 @@ func (x *TokenTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenTrustResponse.ProtoReflect.Descriptor instead.
 func (*TokenTrustResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{88}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *TokenTrustResponse) GetKeyId() string {
@@ -5804,7 +5940,7 @@ type TokenCheckRequest struct {
 
 func (x *TokenCheckRequest) Reset() {
 	*x = TokenCheckRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[89]
+	mi := &file_api_v1_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5816,7 +5952,7 @@ func (x *TokenCheckRequest) String() string {
 func (*TokenCheckRequest) ProtoMessage() {}
 
 func (x *TokenCheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[89]
+	mi := &file_api_v1_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5829,7 +5965,7 @@ func (x *TokenCheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenCheckRequest.ProtoReflect.Descriptor instead.
 func (*TokenCheckRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{89}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *TokenCheckRequest) GetToken() string {
@@ -5849,7 +5985,7 @@ type TokenCheckResponse struct {
 
 func (x *TokenCheckResponse) Reset() {
 	*x = TokenCheckResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[90]
+	mi := &file_api_v1_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5861,7 +5997,7 @@ func (x *TokenCheckResponse) String() string {
 func (*TokenCheckResponse) ProtoMessage() {}
 
 func (x *TokenCheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[90]
+	mi := &file_api_v1_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5874,7 +6010,7 @@ func (x *TokenCheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenCheckResponse.ProtoReflect.Descriptor instead.
 func (*TokenCheckResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{90}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *TokenCheckResponse) GetCode() string {
@@ -5900,7 +6036,7 @@ type TokenListenRequest struct {
 
 func (x *TokenListenRequest) Reset() {
 	*x = TokenListenRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[91]
+	mi := &file_api_v1_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5912,7 +6048,7 @@ func (x *TokenListenRequest) String() string {
 func (*TokenListenRequest) ProtoMessage() {}
 
 func (x *TokenListenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[91]
+	mi := &file_api_v1_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5925,7 +6061,7 @@ func (x *TokenListenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenListenRequest.ProtoReflect.Descriptor instead.
 func (*TokenListenRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{91}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *TokenListenRequest) GetAddress() string {
@@ -5944,7 +6080,7 @@ type TokenListenResponse struct {
 
 func (x *TokenListenResponse) Reset() {
 	*x = TokenListenResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[92]
+	mi := &file_api_v1_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5956,7 +6092,7 @@ func (x *TokenListenResponse) String() string {
 func (*TokenListenResponse) ProtoMessage() {}
 
 func (x *TokenListenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[92]
+	mi := &file_api_v1_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5969,7 +6105,7 @@ func (x *TokenListenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenListenResponse.ProtoReflect.Descriptor instead.
 func (*TokenListenResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{92}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *TokenListenResponse) GetAddress() string {
@@ -5987,7 +6123,7 @@ type ErrorsRecentRequest struct {
 
 func (x *ErrorsRecentRequest) Reset() {
 	*x = ErrorsRecentRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[93]
+	mi := &file_api_v1_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5999,7 +6135,7 @@ func (x *ErrorsRecentRequest) String() string {
 func (*ErrorsRecentRequest) ProtoMessage() {}
 
 func (x *ErrorsRecentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[93]
+	mi := &file_api_v1_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6012,7 +6148,7 @@ func (x *ErrorsRecentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorsRecentRequest.ProtoReflect.Descriptor instead.
 func (*ErrorsRecentRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{93}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{95}
 }
 
 type ErrorRecord struct {
@@ -6032,7 +6168,7 @@ type ErrorRecord struct {
 
 func (x *ErrorRecord) Reset() {
 	*x = ErrorRecord{}
-	mi := &file_api_v1_control_proto_msgTypes[94]
+	mi := &file_api_v1_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6044,7 +6180,7 @@ func (x *ErrorRecord) String() string {
 func (*ErrorRecord) ProtoMessage() {}
 
 func (x *ErrorRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[94]
+	mi := &file_api_v1_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6057,7 +6193,7 @@ func (x *ErrorRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorRecord.ProtoReflect.Descriptor instead.
 func (*ErrorRecord) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{94}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *ErrorRecord) GetCode() string {
@@ -6132,7 +6268,7 @@ type ErrorsRecentResponse struct {
 
 func (x *ErrorsRecentResponse) Reset() {
 	*x = ErrorsRecentResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[95]
+	mi := &file_api_v1_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6144,7 +6280,7 @@ func (x *ErrorsRecentResponse) String() string {
 func (*ErrorsRecentResponse) ProtoMessage() {}
 
 func (x *ErrorsRecentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[95]
+	mi := &file_api_v1_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6157,7 +6293,7 @@ func (x *ErrorsRecentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorsRecentResponse.ProtoReflect.Descriptor instead.
 func (*ErrorsRecentResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{95}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *ErrorsRecentResponse) GetErrors() []*ErrorRecord {
@@ -6272,7 +6408,7 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05again\x18\x04 \x01(\bR\x05again\"\xd9\x03\n" +
+	"\x05again\x18\x04 \x01(\bR\x05again\"\xfa\x03\n" +
 	"\x05Agent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -6287,7 +6423,9 @@ const file_api_v1_control_proto_rawDesc = "" +
 	" \x01(\rR\tprocesses\x12!\n" +
 	"\fmemory_bytes\x18\v \x01(\x04R\vmemoryBytes\x122\n" +
 	"\x06labels\x18\f \x03(\v2\x1a.aios.v1.Agent.LabelsEntryR\x06labels\x12-\n" +
-	"\brestarts\x18\r \x01(\v2\x11.aios.v1.RestartsR\brestarts\x1a9\n" +
+	"\brestarts\x18\r \x01(\v2\x11.aios.v1.RestartsR\brestarts\x12\x1f\n" +
+	"\vcloned_from\x18\x0e \x01(\tR\n" +
+	"clonedFrom\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"&\n" +
@@ -6325,7 +6463,18 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\rPauseResponse\"%\n" +
 	"\rResumeRequest\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\"\x10\n" +
-	"\x0eResumeResponse\";\n" +
+	"\x0eResumeResponse\"d\n" +
+	"\fCloneRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\x12\x14\n" +
+	"\x05pause\x18\x04 \x01(\bR\x05pause\"y\n" +
+	"\rCloneResponse\x12&\n" +
+	"\x06copies\x18\x01 \x03(\v2\x0e.aios.v1.AgentR\x06copies\x12\x1f\n" +
+	"\vpause_nanos\x18\x02 \x01(\x03R\n" +
+	"pauseNanos\x12\x1f\n" +
+	"\vready_nanos\x18\x03 \x01(\x03R\n" +
+	"readyNanos\";\n" +
 	"\rRemoveRequest\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x10\n" +
@@ -6636,7 +6785,7 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x0ffirst_unix_nano\x18\b \x01(\x03R\rfirstUnixNano\x12$\n" +
 	"\x0elast_unix_nano\x18\t \x01(\x03R\flastUnixNano\"D\n" +
 	"\x14ErrorsRecentResponse\x12,\n" +
-	"\x06errors\x18\x01 \x03(\v2\x14.aios.v1.ErrorRecordR\x06errors2\x97\x13\n" +
+	"\x06errors\x18\x01 \x03(\v2\x14.aios.v1.ErrorRecordR\x06errors2\xcf\x13\n" +
 	"\aControl\x12<\n" +
 	"\aVersion\x12\x17.aios.v1.VersionRequest\x1a\x18.aios.v1.VersionResponse\x129\n" +
 	"\x06Doctor\x12\x16.aios.v1.DoctorRequest\x1a\x17.aios.v1.DoctorResponse\x12?\n" +
@@ -6647,7 +6796,8 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x04Wait\x12\x14.aios.v1.WaitRequest\x1a\x15.aios.v1.WaitResponse\x129\n" +
 	"\x06Signal\x12\x16.aios.v1.SignalRequest\x1a\x17.aios.v1.SignalResponse\x126\n" +
 	"\x05Pause\x12\x15.aios.v1.PauseRequest\x1a\x16.aios.v1.PauseResponse\x129\n" +
-	"\x06Resume\x12\x16.aios.v1.ResumeRequest\x1a\x17.aios.v1.ResumeResponse\x129\n" +
+	"\x06Resume\x12\x16.aios.v1.ResumeRequest\x1a\x17.aios.v1.ResumeResponse\x126\n" +
+	"\x05Clone\x12\x15.aios.v1.CloneRequest\x1a\x16.aios.v1.CloneResponse\x129\n" +
 	"\x06Remove\x12\x16.aios.v1.RemoveRequest\x1a\x17.aios.v1.RemoveResponse\x12=\n" +
 	"\x06Attach\x12\x16.aios.v1.AttachRequest\x1a\x17.aios.v1.AttachResponse(\x010\x01\x125\n" +
 	"\x04Logs\x12\x14.aios.v1.LogsRequest\x1a\x15.aios.v1.LogsResponse0\x01\x12J\n" +
@@ -6695,7 +6845,7 @@ func file_api_v1_control_proto_rawDescGZIP() []byte {
 	return file_api_v1_control_proto_rawDescData
 }
 
-var file_api_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 98)
+var file_api_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 100)
 var file_api_v1_control_proto_goTypes = []any{
 	(*VersionRequest)(nil),       // 0: aios.v1.VersionRequest
 	(*VersionResponse)(nil),      // 1: aios.v1.VersionResponse
@@ -6727,197 +6877,202 @@ var file_api_v1_control_proto_goTypes = []any{
 	(*PauseResponse)(nil),        // 27: aios.v1.PauseResponse
 	(*ResumeRequest)(nil),        // 28: aios.v1.ResumeRequest
 	(*ResumeResponse)(nil),       // 29: aios.v1.ResumeResponse
-	(*RemoveRequest)(nil),        // 30: aios.v1.RemoveRequest
-	(*RemoveResponse)(nil),       // 31: aios.v1.RemoveResponse
-	(*ExecRequest)(nil),          // 32: aios.v1.ExecRequest
-	(*AttachTarget)(nil),         // 33: aios.v1.AttachTarget
-	(*WindowSize)(nil),           // 34: aios.v1.WindowSize
-	(*AttachRequest)(nil),        // 35: aios.v1.AttachRequest
-	(*AttachStarted)(nil),        // 36: aios.v1.AttachStarted
-	(*AttachResponse)(nil),       // 37: aios.v1.AttachResponse
-	(*LogsRequest)(nil),          // 38: aios.v1.LogsRequest
-	(*LogsResponse)(nil),         // 39: aios.v1.LogsResponse
-	(*ImageImportRequest)(nil),   // 40: aios.v1.ImageImportRequest
-	(*ImageImportResponse)(nil),  // 41: aios.v1.ImageImportResponse
-	(*ImageProgress)(nil),        // 42: aios.v1.ImageProgress
-	(*Image)(nil),                // 43: aios.v1.Image
-	(*ImageListRequest)(nil),     // 44: aios.v1.ImageListRequest
-	(*ImageListResponse)(nil),    // 45: aios.v1.ImageListResponse
-	(*ImageInspectRequest)(nil),  // 46: aios.v1.ImageInspectRequest
-	(*ImageInspectResponse)(nil), // 47: aios.v1.ImageInspectResponse
-	(*ImageRemoveRequest)(nil),   // 48: aios.v1.ImageRemoveRequest
-	(*ImageRemoveResponse)(nil),  // 49: aios.v1.ImageRemoveResponse
-	(*BoxReport)(nil),            // 50: aios.v1.BoxReport
-	(*Domain)(nil),               // 51: aios.v1.Domain
-	(*DomainListRequest)(nil),    // 52: aios.v1.DomainListRequest
-	(*DomainListResponse)(nil),   // 53: aios.v1.DomainListResponse
-	(*DomainStopRequest)(nil),    // 54: aios.v1.DomainStopRequest
-	(*DomainStopResponse)(nil),   // 55: aios.v1.DomainStopResponse
-	(*Capability)(nil),           // 56: aios.v1.Capability
-	(*CapListRequest)(nil),       // 57: aios.v1.CapListRequest
-	(*CapListResponse)(nil),      // 58: aios.v1.CapListResponse
-	(*CapRef)(nil),               // 59: aios.v1.CapRef
-	(*CapChange)(nil),            // 60: aios.v1.CapChange
-	(*CapGrantRequest)(nil),      // 61: aios.v1.CapGrantRequest
-	(*CapGrantResponse)(nil),     // 62: aios.v1.CapGrantResponse
-	(*CapDelegateRequest)(nil),   // 63: aios.v1.CapDelegateRequest
-	(*CapDelegateResponse)(nil),  // 64: aios.v1.CapDelegateResponse
-	(*CapAttenuateRequest)(nil),  // 65: aios.v1.CapAttenuateRequest
-	(*CapAttenuateResponse)(nil), // 66: aios.v1.CapAttenuateResponse
-	(*CapSealRequest)(nil),       // 67: aios.v1.CapSealRequest
-	(*CapSealResponse)(nil),      // 68: aios.v1.CapSealResponse
-	(*CapRenewRequest)(nil),      // 69: aios.v1.CapRenewRequest
-	(*CapRenewResponse)(nil),     // 70: aios.v1.CapRenewResponse
-	(*CapRevokeRequest)(nil),     // 71: aios.v1.CapRevokeRequest
-	(*CapRevokeResponse)(nil),    // 72: aios.v1.CapRevokeResponse
-	(*CapExplainRequest)(nil),    // 73: aios.v1.CapExplainRequest
-	(*CapExplainResponse)(nil),   // 74: aios.v1.CapExplainResponse
-	(*AccountRequest)(nil),       // 75: aios.v1.AccountRequest
-	(*AccountResponse)(nil),      // 76: aios.v1.AccountResponse
-	(*AuditQueryRequest)(nil),    // 77: aios.v1.AuditQueryRequest
-	(*AuditEntry)(nil),           // 78: aios.v1.AuditEntry
-	(*AuditVerifyRequest)(nil),   // 79: aios.v1.AuditVerifyRequest
-	(*AuditVerifyResponse)(nil),  // 80: aios.v1.AuditVerifyResponse
-	(*TokenIssueRequest)(nil),    // 81: aios.v1.TokenIssueRequest
-	(*TokenIssueResponse)(nil),   // 82: aios.v1.TokenIssueResponse
-	(*TokenRevokeRequest)(nil),   // 83: aios.v1.TokenRevokeRequest
-	(*TokenRevokeResponse)(nil),  // 84: aios.v1.TokenRevokeResponse
-	(*TokenKeyRequest)(nil),      // 85: aios.v1.TokenKeyRequest
-	(*TokenKeyResponse)(nil),     // 86: aios.v1.TokenKeyResponse
-	(*TokenTrustRequest)(nil),    // 87: aios.v1.TokenTrustRequest
-	(*TokenTrustResponse)(nil),   // 88: aios.v1.TokenTrustResponse
-	(*TokenCheckRequest)(nil),    // 89: aios.v1.TokenCheckRequest
-	(*TokenCheckResponse)(nil),   // 90: aios.v1.TokenCheckResponse
-	(*TokenListenRequest)(nil),   // 91: aios.v1.TokenListenRequest
-	(*TokenListenResponse)(nil),  // 92: aios.v1.TokenListenResponse
-	(*ErrorsRecentRequest)(nil),  // 93: aios.v1.ErrorsRecentRequest
-	(*ErrorRecord)(nil),          // 94: aios.v1.ErrorRecord
-	(*ErrorsRecentResponse)(nil), // 95: aios.v1.ErrorsRecentResponse
-	nil,                          // 96: aios.v1.SpawnRequest.LabelsEntry
-	nil,                          // 97: aios.v1.Agent.LabelsEntry
+	(*CloneRequest)(nil),         // 30: aios.v1.CloneRequest
+	(*CloneResponse)(nil),        // 31: aios.v1.CloneResponse
+	(*RemoveRequest)(nil),        // 32: aios.v1.RemoveRequest
+	(*RemoveResponse)(nil),       // 33: aios.v1.RemoveResponse
+	(*ExecRequest)(nil),          // 34: aios.v1.ExecRequest
+	(*AttachTarget)(nil),         // 35: aios.v1.AttachTarget
+	(*WindowSize)(nil),           // 36: aios.v1.WindowSize
+	(*AttachRequest)(nil),        // 37: aios.v1.AttachRequest
+	(*AttachStarted)(nil),        // 38: aios.v1.AttachStarted
+	(*AttachResponse)(nil),       // 39: aios.v1.AttachResponse
+	(*LogsRequest)(nil),          // 40: aios.v1.LogsRequest
+	(*LogsResponse)(nil),         // 41: aios.v1.LogsResponse
+	(*ImageImportRequest)(nil),   // 42: aios.v1.ImageImportRequest
+	(*ImageImportResponse)(nil),  // 43: aios.v1.ImageImportResponse
+	(*ImageProgress)(nil),        // 44: aios.v1.ImageProgress
+	(*Image)(nil),                // 45: aios.v1.Image
+	(*ImageListRequest)(nil),     // 46: aios.v1.ImageListRequest
+	(*ImageListResponse)(nil),    // 47: aios.v1.ImageListResponse
+	(*ImageInspectRequest)(nil),  // 48: aios.v1.ImageInspectRequest
+	(*ImageInspectResponse)(nil), // 49: aios.v1.ImageInspectResponse
+	(*ImageRemoveRequest)(nil),   // 50: aios.v1.ImageRemoveRequest
+	(*ImageRemoveResponse)(nil),  // 51: aios.v1.ImageRemoveResponse
+	(*BoxReport)(nil),            // 52: aios.v1.BoxReport
+	(*Domain)(nil),               // 53: aios.v1.Domain
+	(*DomainListRequest)(nil),    // 54: aios.v1.DomainListRequest
+	(*DomainListResponse)(nil),   // 55: aios.v1.DomainListResponse
+	(*DomainStopRequest)(nil),    // 56: aios.v1.DomainStopRequest
+	(*DomainStopResponse)(nil),   // 57: aios.v1.DomainStopResponse
+	(*Capability)(nil),           // 58: aios.v1.Capability
+	(*CapListRequest)(nil),       // 59: aios.v1.CapListRequest
+	(*CapListResponse)(nil),      // 60: aios.v1.CapListResponse
+	(*CapRef)(nil),               // 61: aios.v1.CapRef
+	(*CapChange)(nil),            // 62: aios.v1.CapChange
+	(*CapGrantRequest)(nil),      // 63: aios.v1.CapGrantRequest
+	(*CapGrantResponse)(nil),     // 64: aios.v1.CapGrantResponse
+	(*CapDelegateRequest)(nil),   // 65: aios.v1.CapDelegateRequest
+	(*CapDelegateResponse)(nil),  // 66: aios.v1.CapDelegateResponse
+	(*CapAttenuateRequest)(nil),  // 67: aios.v1.CapAttenuateRequest
+	(*CapAttenuateResponse)(nil), // 68: aios.v1.CapAttenuateResponse
+	(*CapSealRequest)(nil),       // 69: aios.v1.CapSealRequest
+	(*CapSealResponse)(nil),      // 70: aios.v1.CapSealResponse
+	(*CapRenewRequest)(nil),      // 71: aios.v1.CapRenewRequest
+	(*CapRenewResponse)(nil),     // 72: aios.v1.CapRenewResponse
+	(*CapRevokeRequest)(nil),     // 73: aios.v1.CapRevokeRequest
+	(*CapRevokeResponse)(nil),    // 74: aios.v1.CapRevokeResponse
+	(*CapExplainRequest)(nil),    // 75: aios.v1.CapExplainRequest
+	(*CapExplainResponse)(nil),   // 76: aios.v1.CapExplainResponse
+	(*AccountRequest)(nil),       // 77: aios.v1.AccountRequest
+	(*AccountResponse)(nil),      // 78: aios.v1.AccountResponse
+	(*AuditQueryRequest)(nil),    // 79: aios.v1.AuditQueryRequest
+	(*AuditEntry)(nil),           // 80: aios.v1.AuditEntry
+	(*AuditVerifyRequest)(nil),   // 81: aios.v1.AuditVerifyRequest
+	(*AuditVerifyResponse)(nil),  // 82: aios.v1.AuditVerifyResponse
+	(*TokenIssueRequest)(nil),    // 83: aios.v1.TokenIssueRequest
+	(*TokenIssueResponse)(nil),   // 84: aios.v1.TokenIssueResponse
+	(*TokenRevokeRequest)(nil),   // 85: aios.v1.TokenRevokeRequest
+	(*TokenRevokeResponse)(nil),  // 86: aios.v1.TokenRevokeResponse
+	(*TokenKeyRequest)(nil),      // 87: aios.v1.TokenKeyRequest
+	(*TokenKeyResponse)(nil),     // 88: aios.v1.TokenKeyResponse
+	(*TokenTrustRequest)(nil),    // 89: aios.v1.TokenTrustRequest
+	(*TokenTrustResponse)(nil),   // 90: aios.v1.TokenTrustResponse
+	(*TokenCheckRequest)(nil),    // 91: aios.v1.TokenCheckRequest
+	(*TokenCheckResponse)(nil),   // 92: aios.v1.TokenCheckResponse
+	(*TokenListenRequest)(nil),   // 93: aios.v1.TokenListenRequest
+	(*TokenListenResponse)(nil),  // 94: aios.v1.TokenListenResponse
+	(*ErrorsRecentRequest)(nil),  // 95: aios.v1.ErrorsRecentRequest
+	(*ErrorRecord)(nil),          // 96: aios.v1.ErrorRecord
+	(*ErrorsRecentResponse)(nil), // 97: aios.v1.ErrorsRecentResponse
+	nil,                          // 98: aios.v1.SpawnRequest.LabelsEntry
+	nil,                          // 99: aios.v1.Agent.LabelsEntry
 }
 var file_api_v1_control_proto_depIdxs = []int32{
 	3,  // 0: aios.v1.DoctorResponse.findings:type_name -> aios.v1.Finding
 	8,  // 1: aios.v1.SpawnRequest.process:type_name -> aios.v1.Process
 	7,  // 2: aios.v1.SpawnRequest.mounts:type_name -> aios.v1.Mount
 	9,  // 3: aios.v1.SpawnRequest.limits:type_name -> aios.v1.Limits
-	96, // 4: aios.v1.SpawnRequest.labels:type_name -> aios.v1.SpawnRequest.LabelsEntry
+	98, // 4: aios.v1.SpawnRequest.labels:type_name -> aios.v1.SpawnRequest.LabelsEntry
 	12, // 5: aios.v1.SpawnRequest.restart:type_name -> aios.v1.RestartPolicy
 	11, // 6: aios.v1.SpawnRequest.watchdog:type_name -> aios.v1.WatchdogPolicy
 	18, // 7: aios.v1.ListResponse.agents:type_name -> aios.v1.Agent
 	17, // 8: aios.v1.Agent.exit:type_name -> aios.v1.Exit
-	97, // 9: aios.v1.Agent.labels:type_name -> aios.v1.Agent.LabelsEntry
+	99, // 9: aios.v1.Agent.labels:type_name -> aios.v1.Agent.LabelsEntry
 	13, // 10: aios.v1.Agent.restarts:type_name -> aios.v1.Restarts
 	18, // 11: aios.v1.InspectResponse.agent:type_name -> aios.v1.Agent
 	10, // 12: aios.v1.InspectResponse.spec:type_name -> aios.v1.SpawnRequest
 	20, // 13: aios.v1.InspectResponse.processes:type_name -> aios.v1.AgentProcess
-	51, // 14: aios.v1.InspectResponse.domain:type_name -> aios.v1.Domain
+	53, // 14: aios.v1.InspectResponse.domain:type_name -> aios.v1.Domain
 	17, // 15: aios.v1.WaitResponse.exit:type_name -> aios.v1.Exit
-	8,  // 16: aios.v1.ExecRequest.process:type_name -> aios.v1.Process
-	10, // 17: aios.v1.AttachRequest.spawn:type_name -> aios.v1.SpawnRequest
-	32, // 18: aios.v1.AttachRequest.exec:type_name -> aios.v1.ExecRequest
-	33, // 19: aios.v1.AttachRequest.target:type_name -> aios.v1.AttachTarget
-	34, // 20: aios.v1.AttachRequest.resize:type_name -> aios.v1.WindowSize
-	36, // 21: aios.v1.AttachResponse.started:type_name -> aios.v1.AttachStarted
-	17, // 22: aios.v1.AttachResponse.exit:type_name -> aios.v1.Exit
-	42, // 23: aios.v1.ImageImportResponse.progress:type_name -> aios.v1.ImageProgress
-	43, // 24: aios.v1.ImageImportResponse.image:type_name -> aios.v1.Image
-	43, // 25: aios.v1.ImageListResponse.images:type_name -> aios.v1.Image
-	43, // 26: aios.v1.ImageInspectResponse.image:type_name -> aios.v1.Image
-	50, // 27: aios.v1.Domain.boxes:type_name -> aios.v1.BoxReport
-	51, // 28: aios.v1.DomainListResponse.domains:type_name -> aios.v1.Domain
-	56, // 29: aios.v1.CapListResponse.capabilities:type_name -> aios.v1.Capability
-	56, // 30: aios.v1.CapGrantResponse.capabilities:type_name -> aios.v1.Capability
-	59, // 31: aios.v1.CapDelegateRequest.capability:type_name -> aios.v1.CapRef
-	60, // 32: aios.v1.CapDelegateRequest.change:type_name -> aios.v1.CapChange
-	56, // 33: aios.v1.CapDelegateResponse.capability:type_name -> aios.v1.Capability
-	59, // 34: aios.v1.CapAttenuateRequest.capability:type_name -> aios.v1.CapRef
-	60, // 35: aios.v1.CapAttenuateRequest.change:type_name -> aios.v1.CapChange
-	56, // 36: aios.v1.CapAttenuateResponse.capability:type_name -> aios.v1.Capability
-	59, // 37: aios.v1.CapSealRequest.capability:type_name -> aios.v1.CapRef
-	59, // 38: aios.v1.CapRenewRequest.capability:type_name -> aios.v1.CapRef
-	56, // 39: aios.v1.CapRenewResponse.capability:type_name -> aios.v1.Capability
-	59, // 40: aios.v1.CapRevokeRequest.capability:type_name -> aios.v1.CapRef
-	94, // 41: aios.v1.ErrorsRecentResponse.errors:type_name -> aios.v1.ErrorRecord
-	0,  // 42: aios.v1.Control.Version:input_type -> aios.v1.VersionRequest
-	2,  // 43: aios.v1.Control.Doctor:input_type -> aios.v1.DoctorRequest
-	5,  // 44: aios.v1.Control.Shutdown:input_type -> aios.v1.ShutdownRequest
-	10, // 45: aios.v1.Control.Spawn:input_type -> aios.v1.SpawnRequest
-	15, // 46: aios.v1.Control.List:input_type -> aios.v1.ListRequest
-	19, // 47: aios.v1.Control.Inspect:input_type -> aios.v1.InspectRequest
-	22, // 48: aios.v1.Control.Wait:input_type -> aios.v1.WaitRequest
-	24, // 49: aios.v1.Control.Signal:input_type -> aios.v1.SignalRequest
-	26, // 50: aios.v1.Control.Pause:input_type -> aios.v1.PauseRequest
-	28, // 51: aios.v1.Control.Resume:input_type -> aios.v1.ResumeRequest
-	30, // 52: aios.v1.Control.Remove:input_type -> aios.v1.RemoveRequest
-	35, // 53: aios.v1.Control.Attach:input_type -> aios.v1.AttachRequest
-	38, // 54: aios.v1.Control.Logs:input_type -> aios.v1.LogsRequest
-	40, // 55: aios.v1.Control.ImageImport:input_type -> aios.v1.ImageImportRequest
-	44, // 56: aios.v1.Control.ImageList:input_type -> aios.v1.ImageListRequest
-	46, // 57: aios.v1.Control.ImageInspect:input_type -> aios.v1.ImageInspectRequest
-	48, // 58: aios.v1.Control.ImageRemove:input_type -> aios.v1.ImageRemoveRequest
-	52, // 59: aios.v1.Control.DomainList:input_type -> aios.v1.DomainListRequest
-	54, // 60: aios.v1.Control.DomainStop:input_type -> aios.v1.DomainStopRequest
-	57, // 61: aios.v1.Control.CapList:input_type -> aios.v1.CapListRequest
-	61, // 62: aios.v1.Control.CapGrant:input_type -> aios.v1.CapGrantRequest
-	63, // 63: aios.v1.Control.CapDelegate:input_type -> aios.v1.CapDelegateRequest
-	65, // 64: aios.v1.Control.CapAttenuate:input_type -> aios.v1.CapAttenuateRequest
-	67, // 65: aios.v1.Control.CapSeal:input_type -> aios.v1.CapSealRequest
-	69, // 66: aios.v1.Control.CapRenew:input_type -> aios.v1.CapRenewRequest
-	71, // 67: aios.v1.Control.CapRevoke:input_type -> aios.v1.CapRevokeRequest
-	73, // 68: aios.v1.Control.CapExplain:input_type -> aios.v1.CapExplainRequest
-	75, // 69: aios.v1.Control.Account:input_type -> aios.v1.AccountRequest
-	77, // 70: aios.v1.Control.AuditQuery:input_type -> aios.v1.AuditQueryRequest
-	79, // 71: aios.v1.Control.AuditVerify:input_type -> aios.v1.AuditVerifyRequest
-	81, // 72: aios.v1.Control.TokenIssue:input_type -> aios.v1.TokenIssueRequest
-	83, // 73: aios.v1.Control.TokenRevoke:input_type -> aios.v1.TokenRevokeRequest
-	85, // 74: aios.v1.Control.TokenKey:input_type -> aios.v1.TokenKeyRequest
-	87, // 75: aios.v1.Control.TokenTrust:input_type -> aios.v1.TokenTrustRequest
-	89, // 76: aios.v1.Control.TokenCheck:input_type -> aios.v1.TokenCheckRequest
-	91, // 77: aios.v1.Control.TokenListen:input_type -> aios.v1.TokenListenRequest
-	93, // 78: aios.v1.Control.ErrorsRecent:input_type -> aios.v1.ErrorsRecentRequest
-	1,  // 79: aios.v1.Control.Version:output_type -> aios.v1.VersionResponse
-	4,  // 80: aios.v1.Control.Doctor:output_type -> aios.v1.DoctorResponse
-	6,  // 81: aios.v1.Control.Shutdown:output_type -> aios.v1.ShutdownResponse
-	14, // 82: aios.v1.Control.Spawn:output_type -> aios.v1.SpawnResponse
-	16, // 83: aios.v1.Control.List:output_type -> aios.v1.ListResponse
-	21, // 84: aios.v1.Control.Inspect:output_type -> aios.v1.InspectResponse
-	23, // 85: aios.v1.Control.Wait:output_type -> aios.v1.WaitResponse
-	25, // 86: aios.v1.Control.Signal:output_type -> aios.v1.SignalResponse
-	27, // 87: aios.v1.Control.Pause:output_type -> aios.v1.PauseResponse
-	29, // 88: aios.v1.Control.Resume:output_type -> aios.v1.ResumeResponse
-	31, // 89: aios.v1.Control.Remove:output_type -> aios.v1.RemoveResponse
-	37, // 90: aios.v1.Control.Attach:output_type -> aios.v1.AttachResponse
-	39, // 91: aios.v1.Control.Logs:output_type -> aios.v1.LogsResponse
-	41, // 92: aios.v1.Control.ImageImport:output_type -> aios.v1.ImageImportResponse
-	45, // 93: aios.v1.Control.ImageList:output_type -> aios.v1.ImageListResponse
-	47, // 94: aios.v1.Control.ImageInspect:output_type -> aios.v1.ImageInspectResponse
-	49, // 95: aios.v1.Control.ImageRemove:output_type -> aios.v1.ImageRemoveResponse
-	53, // 96: aios.v1.Control.DomainList:output_type -> aios.v1.DomainListResponse
-	55, // 97: aios.v1.Control.DomainStop:output_type -> aios.v1.DomainStopResponse
-	58, // 98: aios.v1.Control.CapList:output_type -> aios.v1.CapListResponse
-	62, // 99: aios.v1.Control.CapGrant:output_type -> aios.v1.CapGrantResponse
-	64, // 100: aios.v1.Control.CapDelegate:output_type -> aios.v1.CapDelegateResponse
-	66, // 101: aios.v1.Control.CapAttenuate:output_type -> aios.v1.CapAttenuateResponse
-	68, // 102: aios.v1.Control.CapSeal:output_type -> aios.v1.CapSealResponse
-	70, // 103: aios.v1.Control.CapRenew:output_type -> aios.v1.CapRenewResponse
-	72, // 104: aios.v1.Control.CapRevoke:output_type -> aios.v1.CapRevokeResponse
-	74, // 105: aios.v1.Control.CapExplain:output_type -> aios.v1.CapExplainResponse
-	76, // 106: aios.v1.Control.Account:output_type -> aios.v1.AccountResponse
-	78, // 107: aios.v1.Control.AuditQuery:output_type -> aios.v1.AuditEntry
-	80, // 108: aios.v1.Control.AuditVerify:output_type -> aios.v1.AuditVerifyResponse
-	82, // 109: aios.v1.Control.TokenIssue:output_type -> aios.v1.TokenIssueResponse
-	84, // 110: aios.v1.Control.TokenRevoke:output_type -> aios.v1.TokenRevokeResponse
-	86, // 111: aios.v1.Control.TokenKey:output_type -> aios.v1.TokenKeyResponse
-	88, // 112: aios.v1.Control.TokenTrust:output_type -> aios.v1.TokenTrustResponse
-	90, // 113: aios.v1.Control.TokenCheck:output_type -> aios.v1.TokenCheckResponse
-	92, // 114: aios.v1.Control.TokenListen:output_type -> aios.v1.TokenListenResponse
-	95, // 115: aios.v1.Control.ErrorsRecent:output_type -> aios.v1.ErrorsRecentResponse
-	79, // [79:116] is the sub-list for method output_type
-	42, // [42:79] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	18, // 16: aios.v1.CloneResponse.copies:type_name -> aios.v1.Agent
+	8,  // 17: aios.v1.ExecRequest.process:type_name -> aios.v1.Process
+	10, // 18: aios.v1.AttachRequest.spawn:type_name -> aios.v1.SpawnRequest
+	34, // 19: aios.v1.AttachRequest.exec:type_name -> aios.v1.ExecRequest
+	35, // 20: aios.v1.AttachRequest.target:type_name -> aios.v1.AttachTarget
+	36, // 21: aios.v1.AttachRequest.resize:type_name -> aios.v1.WindowSize
+	38, // 22: aios.v1.AttachResponse.started:type_name -> aios.v1.AttachStarted
+	17, // 23: aios.v1.AttachResponse.exit:type_name -> aios.v1.Exit
+	44, // 24: aios.v1.ImageImportResponse.progress:type_name -> aios.v1.ImageProgress
+	45, // 25: aios.v1.ImageImportResponse.image:type_name -> aios.v1.Image
+	45, // 26: aios.v1.ImageListResponse.images:type_name -> aios.v1.Image
+	45, // 27: aios.v1.ImageInspectResponse.image:type_name -> aios.v1.Image
+	52, // 28: aios.v1.Domain.boxes:type_name -> aios.v1.BoxReport
+	53, // 29: aios.v1.DomainListResponse.domains:type_name -> aios.v1.Domain
+	58, // 30: aios.v1.CapListResponse.capabilities:type_name -> aios.v1.Capability
+	58, // 31: aios.v1.CapGrantResponse.capabilities:type_name -> aios.v1.Capability
+	61, // 32: aios.v1.CapDelegateRequest.capability:type_name -> aios.v1.CapRef
+	62, // 33: aios.v1.CapDelegateRequest.change:type_name -> aios.v1.CapChange
+	58, // 34: aios.v1.CapDelegateResponse.capability:type_name -> aios.v1.Capability
+	61, // 35: aios.v1.CapAttenuateRequest.capability:type_name -> aios.v1.CapRef
+	62, // 36: aios.v1.CapAttenuateRequest.change:type_name -> aios.v1.CapChange
+	58, // 37: aios.v1.CapAttenuateResponse.capability:type_name -> aios.v1.Capability
+	61, // 38: aios.v1.CapSealRequest.capability:type_name -> aios.v1.CapRef
+	61, // 39: aios.v1.CapRenewRequest.capability:type_name -> aios.v1.CapRef
+	58, // 40: aios.v1.CapRenewResponse.capability:type_name -> aios.v1.Capability
+	61, // 41: aios.v1.CapRevokeRequest.capability:type_name -> aios.v1.CapRef
+	96, // 42: aios.v1.ErrorsRecentResponse.errors:type_name -> aios.v1.ErrorRecord
+	0,  // 43: aios.v1.Control.Version:input_type -> aios.v1.VersionRequest
+	2,  // 44: aios.v1.Control.Doctor:input_type -> aios.v1.DoctorRequest
+	5,  // 45: aios.v1.Control.Shutdown:input_type -> aios.v1.ShutdownRequest
+	10, // 46: aios.v1.Control.Spawn:input_type -> aios.v1.SpawnRequest
+	15, // 47: aios.v1.Control.List:input_type -> aios.v1.ListRequest
+	19, // 48: aios.v1.Control.Inspect:input_type -> aios.v1.InspectRequest
+	22, // 49: aios.v1.Control.Wait:input_type -> aios.v1.WaitRequest
+	24, // 50: aios.v1.Control.Signal:input_type -> aios.v1.SignalRequest
+	26, // 51: aios.v1.Control.Pause:input_type -> aios.v1.PauseRequest
+	28, // 52: aios.v1.Control.Resume:input_type -> aios.v1.ResumeRequest
+	30, // 53: aios.v1.Control.Clone:input_type -> aios.v1.CloneRequest
+	32, // 54: aios.v1.Control.Remove:input_type -> aios.v1.RemoveRequest
+	37, // 55: aios.v1.Control.Attach:input_type -> aios.v1.AttachRequest
+	40, // 56: aios.v1.Control.Logs:input_type -> aios.v1.LogsRequest
+	42, // 57: aios.v1.Control.ImageImport:input_type -> aios.v1.ImageImportRequest
+	46, // 58: aios.v1.Control.ImageList:input_type -> aios.v1.ImageListRequest
+	48, // 59: aios.v1.Control.ImageInspect:input_type -> aios.v1.ImageInspectRequest
+	50, // 60: aios.v1.Control.ImageRemove:input_type -> aios.v1.ImageRemoveRequest
+	54, // 61: aios.v1.Control.DomainList:input_type -> aios.v1.DomainListRequest
+	56, // 62: aios.v1.Control.DomainStop:input_type -> aios.v1.DomainStopRequest
+	59, // 63: aios.v1.Control.CapList:input_type -> aios.v1.CapListRequest
+	63, // 64: aios.v1.Control.CapGrant:input_type -> aios.v1.CapGrantRequest
+	65, // 65: aios.v1.Control.CapDelegate:input_type -> aios.v1.CapDelegateRequest
+	67, // 66: aios.v1.Control.CapAttenuate:input_type -> aios.v1.CapAttenuateRequest
+	69, // 67: aios.v1.Control.CapSeal:input_type -> aios.v1.CapSealRequest
+	71, // 68: aios.v1.Control.CapRenew:input_type -> aios.v1.CapRenewRequest
+	73, // 69: aios.v1.Control.CapRevoke:input_type -> aios.v1.CapRevokeRequest
+	75, // 70: aios.v1.Control.CapExplain:input_type -> aios.v1.CapExplainRequest
+	77, // 71: aios.v1.Control.Account:input_type -> aios.v1.AccountRequest
+	79, // 72: aios.v1.Control.AuditQuery:input_type -> aios.v1.AuditQueryRequest
+	81, // 73: aios.v1.Control.AuditVerify:input_type -> aios.v1.AuditVerifyRequest
+	83, // 74: aios.v1.Control.TokenIssue:input_type -> aios.v1.TokenIssueRequest
+	85, // 75: aios.v1.Control.TokenRevoke:input_type -> aios.v1.TokenRevokeRequest
+	87, // 76: aios.v1.Control.TokenKey:input_type -> aios.v1.TokenKeyRequest
+	89, // 77: aios.v1.Control.TokenTrust:input_type -> aios.v1.TokenTrustRequest
+	91, // 78: aios.v1.Control.TokenCheck:input_type -> aios.v1.TokenCheckRequest
+	93, // 79: aios.v1.Control.TokenListen:input_type -> aios.v1.TokenListenRequest
+	95, // 80: aios.v1.Control.ErrorsRecent:input_type -> aios.v1.ErrorsRecentRequest
+	1,  // 81: aios.v1.Control.Version:output_type -> aios.v1.VersionResponse
+	4,  // 82: aios.v1.Control.Doctor:output_type -> aios.v1.DoctorResponse
+	6,  // 83: aios.v1.Control.Shutdown:output_type -> aios.v1.ShutdownResponse
+	14, // 84: aios.v1.Control.Spawn:output_type -> aios.v1.SpawnResponse
+	16, // 85: aios.v1.Control.List:output_type -> aios.v1.ListResponse
+	21, // 86: aios.v1.Control.Inspect:output_type -> aios.v1.InspectResponse
+	23, // 87: aios.v1.Control.Wait:output_type -> aios.v1.WaitResponse
+	25, // 88: aios.v1.Control.Signal:output_type -> aios.v1.SignalResponse
+	27, // 89: aios.v1.Control.Pause:output_type -> aios.v1.PauseResponse
+	29, // 90: aios.v1.Control.Resume:output_type -> aios.v1.ResumeResponse
+	31, // 91: aios.v1.Control.Clone:output_type -> aios.v1.CloneResponse
+	33, // 92: aios.v1.Control.Remove:output_type -> aios.v1.RemoveResponse
+	39, // 93: aios.v1.Control.Attach:output_type -> aios.v1.AttachResponse
+	41, // 94: aios.v1.Control.Logs:output_type -> aios.v1.LogsResponse
+	43, // 95: aios.v1.Control.ImageImport:output_type -> aios.v1.ImageImportResponse
+	47, // 96: aios.v1.Control.ImageList:output_type -> aios.v1.ImageListResponse
+	49, // 97: aios.v1.Control.ImageInspect:output_type -> aios.v1.ImageInspectResponse
+	51, // 98: aios.v1.Control.ImageRemove:output_type -> aios.v1.ImageRemoveResponse
+	55, // 99: aios.v1.Control.DomainList:output_type -> aios.v1.DomainListResponse
+	57, // 100: aios.v1.Control.DomainStop:output_type -> aios.v1.DomainStopResponse
+	60, // 101: aios.v1.Control.CapList:output_type -> aios.v1.CapListResponse
+	64, // 102: aios.v1.Control.CapGrant:output_type -> aios.v1.CapGrantResponse
+	66, // 103: aios.v1.Control.CapDelegate:output_type -> aios.v1.CapDelegateResponse
+	68, // 104: aios.v1.Control.CapAttenuate:output_type -> aios.v1.CapAttenuateResponse
+	70, // 105: aios.v1.Control.CapSeal:output_type -> aios.v1.CapSealResponse
+	72, // 106: aios.v1.Control.CapRenew:output_type -> aios.v1.CapRenewResponse
+	74, // 107: aios.v1.Control.CapRevoke:output_type -> aios.v1.CapRevokeResponse
+	76, // 108: aios.v1.Control.CapExplain:output_type -> aios.v1.CapExplainResponse
+	78, // 109: aios.v1.Control.Account:output_type -> aios.v1.AccountResponse
+	80, // 110: aios.v1.Control.AuditQuery:output_type -> aios.v1.AuditEntry
+	82, // 111: aios.v1.Control.AuditVerify:output_type -> aios.v1.AuditVerifyResponse
+	84, // 112: aios.v1.Control.TokenIssue:output_type -> aios.v1.TokenIssueResponse
+	86, // 113: aios.v1.Control.TokenRevoke:output_type -> aios.v1.TokenRevokeResponse
+	88, // 114: aios.v1.Control.TokenKey:output_type -> aios.v1.TokenKeyResponse
+	90, // 115: aios.v1.Control.TokenTrust:output_type -> aios.v1.TokenTrustResponse
+	92, // 116: aios.v1.Control.TokenCheck:output_type -> aios.v1.TokenCheckResponse
+	94, // 117: aios.v1.Control.TokenListen:output_type -> aios.v1.TokenListenResponse
+	97, // 118: aios.v1.Control.ErrorsRecent:output_type -> aios.v1.ErrorsRecentResponse
+	81, // [81:119] is the sub-list for method output_type
+	43, // [43:81] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_control_proto_init() }
@@ -6925,7 +7080,7 @@ func file_api_v1_control_proto_init() {
 	if File_api_v1_control_proto != nil {
 		return
 	}
-	file_api_v1_control_proto_msgTypes[35].OneofWrappers = []any{
+	file_api_v1_control_proto_msgTypes[37].OneofWrappers = []any{
 		(*AttachRequest_Spawn)(nil),
 		(*AttachRequest_Exec)(nil),
 		(*AttachRequest_Target)(nil),
@@ -6935,25 +7090,25 @@ func file_api_v1_control_proto_init() {
 		(*AttachRequest_Signal)(nil),
 		(*AttachRequest_OutputClosed)(nil),
 	}
-	file_api_v1_control_proto_msgTypes[37].OneofWrappers = []any{
+	file_api_v1_control_proto_msgTypes[39].OneofWrappers = []any{
 		(*AttachResponse_Started)(nil),
 		(*AttachResponse_Stdout)(nil),
 		(*AttachResponse_Stderr)(nil),
 		(*AttachResponse_Exit)(nil),
 		(*AttachResponse_Detached)(nil),
 	}
-	file_api_v1_control_proto_msgTypes[41].OneofWrappers = []any{
+	file_api_v1_control_proto_msgTypes[43].OneofWrappers = []any{
 		(*ImageImportResponse_Progress)(nil),
 		(*ImageImportResponse_Image)(nil),
 	}
-	file_api_v1_control_proto_msgTypes[60].OneofWrappers = []any{}
+	file_api_v1_control_proto_msgTypes[62].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_control_proto_rawDesc), len(file_api_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   98,
+			NumMessages:   100,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

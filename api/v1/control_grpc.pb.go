@@ -44,6 +44,7 @@ const (
 	Control_Signal_FullMethodName       = "/aios.v1.Control/Signal"
 	Control_Pause_FullMethodName        = "/aios.v1.Control/Pause"
 	Control_Resume_FullMethodName       = "/aios.v1.Control/Resume"
+	Control_Clone_FullMethodName        = "/aios.v1.Control/Clone"
 	Control_Remove_FullMethodName       = "/aios.v1.Control/Remove"
 	Control_Attach_FullMethodName       = "/aios.v1.Control/Attach"
 	Control_Logs_FullMethodName         = "/aios.v1.Control/Logs"
@@ -97,6 +98,9 @@ type ControlClient interface {
 	// Pause stops every task of the agent; Resume lets them go on.
 	Pause(ctx context.Context, in *PauseRequest, opts ...grpc.CallOption) (*PauseResponse, error)
 	Resume(ctx context.Context, in *ResumeRequest, opts ...grpc.CallOption) (*ResumeResponse, error)
+	// Clone copies an agent while it runs: processes, memory, files. It returns
+	// once the copies run, or stand.
+	Clone(ctx context.Context, in *CloneRequest, opts ...grpc.CallOption) (*CloneResponse, error)
 	// Remove forgets an agent that has ended, and its log.
 	Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	// Attach joins a client's streams to a process: a new agent's first
@@ -260,6 +264,16 @@ func (c *controlClient) Resume(ctx context.Context, in *ResumeRequest, opts ...g
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ResumeResponse)
 	err := c.cc.Invoke(ctx, Control_Resume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) Clone(ctx context.Context, in *CloneRequest, opts ...grpc.CallOption) (*CloneResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CloneResponse)
+	err := c.cc.Invoke(ctx, Control_Clone_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -590,6 +604,9 @@ type ControlServer interface {
 	// Pause stops every task of the agent; Resume lets them go on.
 	Pause(context.Context, *PauseRequest) (*PauseResponse, error)
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
+	// Clone copies an agent while it runs: processes, memory, files. It returns
+	// once the copies run, or stand.
+	Clone(context.Context, *CloneRequest) (*CloneResponse, error)
 	// Remove forgets an agent that has ended, and its log.
 	Remove(context.Context, *RemoveRequest) (*RemoveResponse, error)
 	// Attach joins a client's streams to a process: a new agent's first
@@ -688,6 +705,9 @@ func (UnimplementedControlServer) Pause(context.Context, *PauseRequest) (*PauseR
 }
 func (UnimplementedControlServer) Resume(context.Context, *ResumeRequest) (*ResumeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Resume not implemented")
+}
+func (UnimplementedControlServer) Clone(context.Context, *CloneRequest) (*CloneResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Clone not implemented")
 }
 func (UnimplementedControlServer) Remove(context.Context, *RemoveRequest) (*RemoveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Remove not implemented")
@@ -967,6 +987,24 @@ func _Control_Resume_Handler(srv interface{}, ctx context.Context, dec func(inte
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ControlServer).Resume(ctx, req.(*ResumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_Clone_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CloneRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Clone(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Clone_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Clone(ctx, req.(*CloneRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1471,6 +1509,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Resume",
 			Handler:    _Control_Resume_Handler,
+		},
+		{
+			MethodName: "Clone",
+			Handler:    _Control_Clone_Handler,
 		},
 		{
 			MethodName: "Remove",

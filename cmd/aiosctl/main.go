@@ -181,7 +181,7 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 		}
 	}
 	add("agents", a.runCmd(), a.spawnCmd(), a.psCmd(), a.inspectCmd(), a.logsCmd(), a.execCmd(), a.attachCmd(),
-		a.waitCmd(), a.killCmd(), a.pauseCmd(), a.resumeCmd(), a.rmCmd(), a.statsCmd(), a.topCmd(), a.schedCmd(), a.hintCmd())
+		a.waitCmd(), a.killCmd(), a.pauseCmd(), a.resumeCmd(), a.cloneCmd(), a.rmCmd(), a.statsCmd(), a.topCmd(), a.schedCmd(), a.hintCmd())
 	add("authority", a.capCmd(), a.profileCmd(), a.auditCmd(), a.tokenCmd())
 	add("objects", a.imageCmd(), a.domainCmd(), a.fabricCmd())
 	add("debugging", a.eventsCmd(), a.sinkCmd(), a.alertCmd(), a.hookCmd(), a.klogCmd(), a.irqCmd(), a.crashCmd(), a.debugCmd())

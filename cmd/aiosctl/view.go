@@ -33,6 +33,7 @@ type agentView struct {
 	Processes   uint32            `json:"processes"`
 	MemoryBytes uint64            `json:"memory_bytes"`
 	Labels      map[string]string `json:"labels,omitempty"`
+	ClonedFrom  string            `json:"cloned_from,omitempty"`
 }
 
 type processView struct {
@@ -180,6 +181,7 @@ func viewAgent(a *apiv1.Agent) agentView {
 		ID: a.GetId(), Name: a.GetName(), Domain: a.GetDomain(), State: a.GetState(), Image: a.GetImage(),
 		Argv: orEmpty(a.GetArgv()), Created: viewTime(a.GetCreatedUnixNano()), Ended: viewTime(a.GetEndedUnixNano()),
 		Exit: viewExit(a.GetExit()), Processes: a.GetProcesses(), MemoryBytes: a.GetMemoryBytes(), Labels: a.GetLabels(),
+		ClonedFrom: a.GetClonedFrom(),
 	}
 }
 

@@ -135,6 +135,7 @@ type Event struct {
 	//	*Event_AgentLost
 	//	*Event_AgentQuarantine
 	//	*Event_AgentDebug
+	//	*Event_AgentClone
 	//	*Event_DomainStart
 	//	*Event_DomainStop
 	//	*Event_DomainCrash
@@ -396,6 +397,15 @@ func (x *Event) GetAgentDebug() *AgentDebug {
 	if x != nil {
 		if x, ok := x.Payload.(*Event_AgentDebug); ok {
 			return x.AgentDebug
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetAgentClone() *AgentClone {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_AgentClone); ok {
+			return x.AgentClone
 		}
 	}
 	return nil
@@ -930,6 +940,10 @@ type Event_AgentDebug struct {
 	AgentDebug *AgentDebug `protobuf:"bytes,31,opt,name=agent_debug,json=agentDebug,proto3,oneof"`
 }
 
+type Event_AgentClone struct {
+	AgentClone *AgentClone `protobuf:"bytes,32,opt,name=agent_clone,json=agentClone,proto3,oneof"`
+}
+
 type Event_DomainStart struct {
 	DomainStart *DomainStart `protobuf:"bytes,40,opt,name=domain_start,json=domainStart,proto3,oneof"`
 }
@@ -1166,6 +1180,8 @@ func (*Event_AgentQuarantine) isEvent_Payload() {}
 
 func (*Event_AgentDebug) isEvent_Payload() {}
 
+func (*Event_AgentClone) isEvent_Payload() {}
+
 func (*Event_DomainStart) isEvent_Payload() {}
 
 func (*Event_DomainStop) isEvent_Payload() {}
@@ -1381,6 +1397,87 @@ func (x *Process) GetName() string {
 	return ""
 }
 
+// AgentClone: the agent was copied while it ran.
+type AgentClone struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The copy.
+	Copy string `protobuf:"bytes,1,opt,name=copy,proto3" json:"copy,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Processes and threads that were copied.
+	Tasks uint32 `protobuf:"varint,3,opt,name=tasks,proto3" json:"tasks,omitempty"`
+	// For how long the agent stood still.
+	PauseNanos int64 `protobuf:"varint,4,opt,name=pause_nanos,json=pauseNanos,proto3" json:"pause_nanos,omitempty"`
+	// The copy was left stopped.
+	Paused        bool `protobuf:"varint,5,opt,name=paused,proto3" json:"paused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentClone) Reset() {
+	*x = AgentClone{}
+	mi := &file_event_v1_event_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentClone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentClone) ProtoMessage() {}
+
+func (x *AgentClone) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentClone.ProtoReflect.Descriptor instead.
+func (*AgentClone) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *AgentClone) GetCopy() string {
+	if x != nil {
+		return x.Copy
+	}
+	return ""
+}
+
+func (x *AgentClone) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AgentClone) GetTasks() uint32 {
+	if x != nil {
+		return x.Tasks
+	}
+	return 0
+}
+
+func (x *AgentClone) GetPauseNanos() int64 {
+	if x != nil {
+		return x.PauseNanos
+	}
+	return 0
+}
+
+func (x *AgentClone) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
 // AgentSpawn: an agent was made and its program runs.
 type AgentSpawn struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1400,7 +1497,7 @@ type AgentSpawn struct {
 
 func (x *AgentSpawn) Reset() {
 	*x = AgentSpawn{}
-	mi := &file_event_v1_event_proto_msgTypes[3]
+	mi := &file_event_v1_event_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1509,7 @@ func (x *AgentSpawn) String() string {
 func (*AgentSpawn) ProtoMessage() {}
 
 func (x *AgentSpawn) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[3]
+	mi := &file_event_v1_event_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1522,7 @@ func (x *AgentSpawn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentSpawn.ProtoReflect.Descriptor instead.
 func (*AgentSpawn) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{3}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AgentSpawn) GetName() string {
@@ -1492,7 +1589,7 @@ type AgentExec struct {
 
 func (x *AgentExec) Reset() {
 	*x = AgentExec{}
-	mi := &file_event_v1_event_proto_msgTypes[4]
+	mi := &file_event_v1_event_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1601,7 @@ func (x *AgentExec) String() string {
 func (*AgentExec) ProtoMessage() {}
 
 func (x *AgentExec) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[4]
+	mi := &file_event_v1_event_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1614,7 @@ func (x *AgentExec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentExec.ProtoReflect.Descriptor instead.
 func (*AgentExec) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{4}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AgentExec) GetProcess() *Process {
@@ -1559,7 +1656,7 @@ type AgentFork struct {
 
 func (x *AgentFork) Reset() {
 	*x = AgentFork{}
-	mi := &file_event_v1_event_proto_msgTypes[5]
+	mi := &file_event_v1_event_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1668,7 @@ func (x *AgentFork) String() string {
 func (*AgentFork) ProtoMessage() {}
 
 func (x *AgentFork) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[5]
+	mi := &file_event_v1_event_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1681,7 @@ func (x *AgentFork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentFork.ProtoReflect.Descriptor instead.
 func (*AgentFork) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{5}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AgentFork) GetParent() *Process {
@@ -1612,7 +1709,7 @@ type AgentThread struct {
 
 func (x *AgentThread) Reset() {
 	*x = AgentThread{}
-	mi := &file_event_v1_event_proto_msgTypes[6]
+	mi := &file_event_v1_event_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1624,7 +1721,7 @@ func (x *AgentThread) String() string {
 func (*AgentThread) ProtoMessage() {}
 
 func (x *AgentThread) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[6]
+	mi := &file_event_v1_event_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1637,7 +1734,7 @@ func (x *AgentThread) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentThread.ProtoReflect.Descriptor instead.
 func (*AgentThread) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{6}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AgentThread) GetProcess() *Process {
@@ -1673,7 +1770,7 @@ type AgentExit struct {
 
 func (x *AgentExit) Reset() {
 	*x = AgentExit{}
-	mi := &file_event_v1_event_proto_msgTypes[7]
+	mi := &file_event_v1_event_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1685,7 +1782,7 @@ func (x *AgentExit) String() string {
 func (*AgentExit) ProtoMessage() {}
 
 func (x *AgentExit) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[7]
+	mi := &file_event_v1_event_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1698,7 +1795,7 @@ func (x *AgentExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentExit.ProtoReflect.Descriptor instead.
 func (*AgentExit) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{7}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AgentExit) GetCode() int32 {
@@ -1769,7 +1866,7 @@ type AgentPause struct {
 
 func (x *AgentPause) Reset() {
 	*x = AgentPause{}
-	mi := &file_event_v1_event_proto_msgTypes[8]
+	mi := &file_event_v1_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +1878,7 @@ func (x *AgentPause) String() string {
 func (*AgentPause) ProtoMessage() {}
 
 func (x *AgentPause) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[8]
+	mi := &file_event_v1_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +1891,7 @@ func (x *AgentPause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentPause.ProtoReflect.Descriptor instead.
 func (*AgentPause) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{8}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AgentPause) GetBy() string {
@@ -1823,7 +1920,7 @@ type AgentKill struct {
 
 func (x *AgentKill) Reset() {
 	*x = AgentKill{}
-	mi := &file_event_v1_event_proto_msgTypes[9]
+	mi := &file_event_v1_event_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +1932,7 @@ func (x *AgentKill) String() string {
 func (*AgentKill) ProtoMessage() {}
 
 func (x *AgentKill) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[9]
+	mi := &file_event_v1_event_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +1945,7 @@ func (x *AgentKill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentKill.ProtoReflect.Descriptor instead.
 func (*AgentKill) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{9}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AgentKill) GetBy() string {
@@ -1889,7 +1986,7 @@ type AgentSignal struct {
 
 func (x *AgentSignal) Reset() {
 	*x = AgentSignal{}
-	mi := &file_event_v1_event_proto_msgTypes[10]
+	mi := &file_event_v1_event_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +1998,7 @@ func (x *AgentSignal) String() string {
 func (*AgentSignal) ProtoMessage() {}
 
 func (x *AgentSignal) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[10]
+	mi := &file_event_v1_event_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2011,7 @@ func (x *AgentSignal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentSignal.ProtoReflect.Descriptor instead.
 func (*AgentSignal) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{10}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AgentSignal) GetSignal() int32 {
@@ -1971,7 +2068,7 @@ type AgentRestart struct {
 
 func (x *AgentRestart) Reset() {
 	*x = AgentRestart{}
-	mi := &file_event_v1_event_proto_msgTypes[11]
+	mi := &file_event_v1_event_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +2080,7 @@ func (x *AgentRestart) String() string {
 func (*AgentRestart) ProtoMessage() {}
 
 func (x *AgentRestart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[11]
+	mi := &file_event_v1_event_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +2093,7 @@ func (x *AgentRestart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentRestart.ProtoReflect.Descriptor instead.
 func (*AgentRestart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{11}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AgentRestart) GetName() string {
@@ -2060,7 +2157,7 @@ type AgentLost struct {
 
 func (x *AgentLost) Reset() {
 	*x = AgentLost{}
-	mi := &file_event_v1_event_proto_msgTypes[12]
+	mi := &file_event_v1_event_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2072,7 +2169,7 @@ func (x *AgentLost) String() string {
 func (*AgentLost) ProtoMessage() {}
 
 func (x *AgentLost) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[12]
+	mi := &file_event_v1_event_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +2182,7 @@ func (x *AgentLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentLost.ProtoReflect.Descriptor instead.
 func (*AgentLost) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{12}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AgentLost) GetName() string {
@@ -2116,7 +2213,7 @@ type AgentQuarantine struct {
 
 func (x *AgentQuarantine) Reset() {
 	*x = AgentQuarantine{}
-	mi := &file_event_v1_event_proto_msgTypes[13]
+	mi := &file_event_v1_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2128,7 +2225,7 @@ func (x *AgentQuarantine) String() string {
 func (*AgentQuarantine) ProtoMessage() {}
 
 func (x *AgentQuarantine) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[13]
+	mi := &file_event_v1_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2141,7 +2238,7 @@ func (x *AgentQuarantine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentQuarantine.ProtoReflect.Descriptor instead.
 func (*AgentQuarantine) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{13}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AgentQuarantine) GetBy() string {
@@ -2184,7 +2281,7 @@ type AgentDebug struct {
 
 func (x *AgentDebug) Reset() {
 	*x = AgentDebug{}
-	mi := &file_event_v1_event_proto_msgTypes[14]
+	mi := &file_event_v1_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2196,7 +2293,7 @@ func (x *AgentDebug) String() string {
 func (*AgentDebug) ProtoMessage() {}
 
 func (x *AgentDebug) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[14]
+	mi := &file_event_v1_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2209,7 +2306,7 @@ func (x *AgentDebug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentDebug.ProtoReflect.Descriptor instead.
 func (*AgentDebug) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{14}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AgentDebug) GetBy() string {
@@ -2248,7 +2345,7 @@ type DomainStart struct {
 
 func (x *DomainStart) Reset() {
 	*x = DomainStart{}
-	mi := &file_event_v1_event_proto_msgTypes[15]
+	mi := &file_event_v1_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2357,7 @@ func (x *DomainStart) String() string {
 func (*DomainStart) ProtoMessage() {}
 
 func (x *DomainStart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[15]
+	mi := &file_event_v1_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2370,7 @@ func (x *DomainStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainStart.ProtoReflect.Descriptor instead.
 func (*DomainStart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{15}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DomainStart) GetPid() int32 {
@@ -2330,7 +2427,7 @@ type DomainStop struct {
 
 func (x *DomainStop) Reset() {
 	*x = DomainStop{}
-	mi := &file_event_v1_event_proto_msgTypes[16]
+	mi := &file_event_v1_event_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +2439,7 @@ func (x *DomainStop) String() string {
 func (*DomainStop) ProtoMessage() {}
 
 func (x *DomainStop) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[16]
+	mi := &file_event_v1_event_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2452,7 @@ func (x *DomainStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainStop.ProtoReflect.Descriptor instead.
 func (*DomainStop) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{16}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DomainStop) GetReason() string {
@@ -2398,7 +2495,7 @@ type DomainCrash struct {
 
 func (x *DomainCrash) Reset() {
 	*x = DomainCrash{}
-	mi := &file_event_v1_event_proto_msgTypes[17]
+	mi := &file_event_v1_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2410,7 +2507,7 @@ func (x *DomainCrash) String() string {
 func (*DomainCrash) ProtoMessage() {}
 
 func (x *DomainCrash) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[17]
+	mi := &file_event_v1_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2423,7 +2520,7 @@ func (x *DomainCrash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainCrash.ProtoReflect.Descriptor instead.
 func (*DomainCrash) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{17}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DomainCrash) GetPid() int32 {
@@ -2491,7 +2588,7 @@ type DomainRestart struct {
 
 func (x *DomainRestart) Reset() {
 	*x = DomainRestart{}
-	mi := &file_event_v1_event_proto_msgTypes[18]
+	mi := &file_event_v1_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2503,7 +2600,7 @@ func (x *DomainRestart) String() string {
 func (*DomainRestart) ProtoMessage() {}
 
 func (x *DomainRestart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[18]
+	mi := &file_event_v1_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2516,7 +2613,7 @@ func (x *DomainRestart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainRestart.ProtoReflect.Descriptor instead.
 func (*DomainRestart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{18}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DomainRestart) GetAttempt() uint32 {
@@ -2581,7 +2678,7 @@ type DomainAdopt struct {
 
 func (x *DomainAdopt) Reset() {
 	*x = DomainAdopt{}
-	mi := &file_event_v1_event_proto_msgTypes[19]
+	mi := &file_event_v1_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +2690,7 @@ func (x *DomainAdopt) String() string {
 func (*DomainAdopt) ProtoMessage() {}
 
 func (x *DomainAdopt) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[19]
+	mi := &file_event_v1_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2606,7 +2703,7 @@ func (x *DomainAdopt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainAdopt.ProtoReflect.Descriptor instead.
 func (*DomainAdopt) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{19}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DomainAdopt) GetPid() int32 {
@@ -2646,7 +2743,7 @@ type FileMount struct {
 
 func (x *FileMount) Reset() {
 	*x = FileMount{}
-	mi := &file_event_v1_event_proto_msgTypes[20]
+	mi := &file_event_v1_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2658,7 +2755,7 @@ func (x *FileMount) String() string {
 func (*FileMount) ProtoMessage() {}
 
 func (x *FileMount) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[20]
+	mi := &file_event_v1_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2671,7 +2768,7 @@ func (x *FileMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileMount.ProtoReflect.Descriptor instead.
 func (*FileMount) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{20}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FileMount) GetProcess() *Process {
@@ -2732,7 +2829,7 @@ type FileOpen struct {
 
 func (x *FileOpen) Reset() {
 	*x = FileOpen{}
-	mi := &file_event_v1_event_proto_msgTypes[21]
+	mi := &file_event_v1_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +2841,7 @@ func (x *FileOpen) String() string {
 func (*FileOpen) ProtoMessage() {}
 
 func (x *FileOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[21]
+	mi := &file_event_v1_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2757,7 +2854,7 @@ func (x *FileOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpen.ProtoReflect.Descriptor instead.
 func (*FileOpen) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{21}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FileOpen) GetProcess() *Process {
@@ -2809,7 +2906,7 @@ type FileCreate struct {
 
 func (x *FileCreate) Reset() {
 	*x = FileCreate{}
-	mi := &file_event_v1_event_proto_msgTypes[22]
+	mi := &file_event_v1_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2821,7 +2918,7 @@ func (x *FileCreate) String() string {
 func (*FileCreate) ProtoMessage() {}
 
 func (x *FileCreate) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[22]
+	mi := &file_event_v1_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2834,7 +2931,7 @@ func (x *FileCreate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileCreate.ProtoReflect.Descriptor instead.
 func (*FileCreate) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{22}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FileCreate) GetProcess() *Process {
@@ -2878,7 +2975,7 @@ type FileWrite struct {
 
 func (x *FileWrite) Reset() {
 	*x = FileWrite{}
-	mi := &file_event_v1_event_proto_msgTypes[23]
+	mi := &file_event_v1_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2890,7 +2987,7 @@ func (x *FileWrite) String() string {
 func (*FileWrite) ProtoMessage() {}
 
 func (x *FileWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[23]
+	mi := &file_event_v1_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2903,7 +3000,7 @@ func (x *FileWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileWrite.ProtoReflect.Descriptor instead.
 func (*FileWrite) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{23}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FileWrite) GetProcess() *Process {
@@ -2946,7 +3043,7 @@ type FileRename struct {
 
 func (x *FileRename) Reset() {
 	*x = FileRename{}
-	mi := &file_event_v1_event_proto_msgTypes[24]
+	mi := &file_event_v1_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2958,7 +3055,7 @@ func (x *FileRename) String() string {
 func (*FileRename) ProtoMessage() {}
 
 func (x *FileRename) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[24]
+	mi := &file_event_v1_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2971,7 +3068,7 @@ func (x *FileRename) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileRename.ProtoReflect.Descriptor instead.
 func (*FileRename) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{24}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FileRename) GetProcess() *Process {
@@ -3007,7 +3104,7 @@ type FileRemove struct {
 
 func (x *FileRemove) Reset() {
 	*x = FileRemove{}
-	mi := &file_event_v1_event_proto_msgTypes[25]
+	mi := &file_event_v1_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3019,7 +3116,7 @@ func (x *FileRemove) String() string {
 func (*FileRemove) ProtoMessage() {}
 
 func (x *FileRemove) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[25]
+	mi := &file_event_v1_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3032,7 +3129,7 @@ func (x *FileRemove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileRemove.ProtoReflect.Descriptor instead.
 func (*FileRemove) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{25}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FileRemove) GetProcess() *Process {
@@ -3073,7 +3170,7 @@ type NetConnect struct {
 
 func (x *NetConnect) Reset() {
 	*x = NetConnect{}
-	mi := &file_event_v1_event_proto_msgTypes[26]
+	mi := &file_event_v1_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3085,7 +3182,7 @@ func (x *NetConnect) String() string {
 func (*NetConnect) ProtoMessage() {}
 
 func (x *NetConnect) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[26]
+	mi := &file_event_v1_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3098,7 +3195,7 @@ func (x *NetConnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetConnect.ProtoReflect.Descriptor instead.
 func (*NetConnect) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{26}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NetConnect) GetProcess() *Process {
@@ -3157,7 +3254,7 @@ type NetListen struct {
 
 func (x *NetListen) Reset() {
 	*x = NetListen{}
-	mi := &file_event_v1_event_proto_msgTypes[27]
+	mi := &file_event_v1_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3266,7 @@ func (x *NetListen) String() string {
 func (*NetListen) ProtoMessage() {}
 
 func (x *NetListen) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[27]
+	mi := &file_event_v1_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3279,7 @@ func (x *NetListen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetListen.ProtoReflect.Descriptor instead.
 func (*NetListen) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{27}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NetListen) GetProcess() *Process {
@@ -3234,7 +3331,7 @@ type NetAccept struct {
 
 func (x *NetAccept) Reset() {
 	*x = NetAccept{}
-	mi := &file_event_v1_event_proto_msgTypes[28]
+	mi := &file_event_v1_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3246,7 +3343,7 @@ func (x *NetAccept) String() string {
 func (*NetAccept) ProtoMessage() {}
 
 func (x *NetAccept) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[28]
+	mi := &file_event_v1_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3259,7 +3356,7 @@ func (x *NetAccept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetAccept.ProtoReflect.Descriptor instead.
 func (*NetAccept) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{28}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NetAccept) GetProcess() *Process {
@@ -3314,7 +3411,7 @@ type NetDisconnect struct {
 
 func (x *NetDisconnect) Reset() {
 	*x = NetDisconnect{}
-	mi := &file_event_v1_event_proto_msgTypes[29]
+	mi := &file_event_v1_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3326,7 +3423,7 @@ func (x *NetDisconnect) String() string {
 func (*NetDisconnect) ProtoMessage() {}
 
 func (x *NetDisconnect) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[29]
+	mi := &file_event_v1_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3339,7 +3436,7 @@ func (x *NetDisconnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetDisconnect.ProtoReflect.Descriptor instead.
 func (*NetDisconnect) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{29}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *NetDisconnect) GetProtocol() string {
@@ -3409,7 +3506,7 @@ type NetRefused struct {
 
 func (x *NetRefused) Reset() {
 	*x = NetRefused{}
-	mi := &file_event_v1_event_proto_msgTypes[30]
+	mi := &file_event_v1_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3421,7 +3518,7 @@ func (x *NetRefused) String() string {
 func (*NetRefused) ProtoMessage() {}
 
 func (x *NetRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[30]
+	mi := &file_event_v1_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3434,7 +3531,7 @@ func (x *NetRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetRefused.ProtoReflect.Descriptor instead.
 func (*NetRefused) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{30}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NetRefused) GetProcess() *Process {
@@ -3510,7 +3607,7 @@ type NetPacket struct {
 
 func (x *NetPacket) Reset() {
 	*x = NetPacket{}
-	mi := &file_event_v1_event_proto_msgTypes[31]
+	mi := &file_event_v1_event_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3522,7 +3619,7 @@ func (x *NetPacket) String() string {
 func (*NetPacket) ProtoMessage() {}
 
 func (x *NetPacket) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[31]
+	mi := &file_event_v1_event_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3535,7 +3632,7 @@ func (x *NetPacket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetPacket.ProtoReflect.Descriptor instead.
 func (*NetPacket) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{31}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NetPacket) GetDirection() string {
@@ -3621,7 +3718,7 @@ type MemoryFaults struct {
 
 func (x *MemoryFaults) Reset() {
 	*x = MemoryFaults{}
-	mi := &file_event_v1_event_proto_msgTypes[32]
+	mi := &file_event_v1_event_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3633,7 +3730,7 @@ func (x *MemoryFaults) String() string {
 func (*MemoryFaults) ProtoMessage() {}
 
 func (x *MemoryFaults) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[32]
+	mi := &file_event_v1_event_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3646,7 +3743,7 @@ func (x *MemoryFaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryFaults.ProtoReflect.Descriptor instead.
 func (*MemoryFaults) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{32}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *MemoryFaults) GetFaults() uint64 {
@@ -3689,7 +3786,7 @@ type MemoryPressure struct {
 
 func (x *MemoryPressure) Reset() {
 	*x = MemoryPressure{}
-	mi := &file_event_v1_event_proto_msgTypes[33]
+	mi := &file_event_v1_event_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3701,7 +3798,7 @@ func (x *MemoryPressure) String() string {
 func (*MemoryPressure) ProtoMessage() {}
 
 func (x *MemoryPressure) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[33]
+	mi := &file_event_v1_event_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3714,7 +3811,7 @@ func (x *MemoryPressure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryPressure.ProtoReflect.Descriptor instead.
 func (*MemoryPressure) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{33}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MemoryPressure) GetUsed() uint64 {
@@ -3753,7 +3850,7 @@ type MemoryOOM struct {
 
 func (x *MemoryOOM) Reset() {
 	*x = MemoryOOM{}
-	mi := &file_event_v1_event_proto_msgTypes[34]
+	mi := &file_event_v1_event_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3765,7 +3862,7 @@ func (x *MemoryOOM) String() string {
 func (*MemoryOOM) ProtoMessage() {}
 
 func (x *MemoryOOM) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[34]
+	mi := &file_event_v1_event_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3778,7 +3875,7 @@ func (x *MemoryOOM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryOOM.ProtoReflect.Descriptor instead.
 func (*MemoryOOM) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{34}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MemoryOOM) GetUsed() uint64 {
@@ -3821,7 +3918,7 @@ type MemoryLimit struct {
 
 func (x *MemoryLimit) Reset() {
 	*x = MemoryLimit{}
-	mi := &file_event_v1_event_proto_msgTypes[35]
+	mi := &file_event_v1_event_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3833,7 +3930,7 @@ func (x *MemoryLimit) String() string {
 func (*MemoryLimit) ProtoMessage() {}
 
 func (x *MemoryLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[35]
+	mi := &file_event_v1_event_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3846,7 +3943,7 @@ func (x *MemoryLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryLimit.ProtoReflect.Descriptor instead.
 func (*MemoryLimit) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{35}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MemoryLimit) GetBefore() uint64 {
@@ -3885,7 +3982,7 @@ type CPUThrottled struct {
 
 func (x *CPUThrottled) Reset() {
 	*x = CPUThrottled{}
-	mi := &file_event_v1_event_proto_msgTypes[36]
+	mi := &file_event_v1_event_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3897,7 +3994,7 @@ func (x *CPUThrottled) String() string {
 func (*CPUThrottled) ProtoMessage() {}
 
 func (x *CPUThrottled) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[36]
+	mi := &file_event_v1_event_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3910,7 +4007,7 @@ func (x *CPUThrottled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUThrottled.ProtoReflect.Descriptor instead.
 func (*CPUThrottled) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{36}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CPUThrottled) GetThrottled() int64 {
@@ -3955,7 +4052,7 @@ type CPUParams struct {
 
 func (x *CPUParams) Reset() {
 	*x = CPUParams{}
-	mi := &file_event_v1_event_proto_msgTypes[37]
+	mi := &file_event_v1_event_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3967,7 +4064,7 @@ func (x *CPUParams) String() string {
 func (*CPUParams) ProtoMessage() {}
 
 func (x *CPUParams) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[37]
+	mi := &file_event_v1_event_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3980,7 +4077,7 @@ func (x *CPUParams) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUParams.ProtoReflect.Descriptor instead.
 func (*CPUParams) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{37}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CPUParams) GetBy() string {
@@ -4026,7 +4123,7 @@ type CPUHint struct {
 
 func (x *CPUHint) Reset() {
 	*x = CPUHint{}
-	mi := &file_event_v1_event_proto_msgTypes[38]
+	mi := &file_event_v1_event_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4038,7 +4135,7 @@ func (x *CPUHint) String() string {
 func (*CPUHint) ProtoMessage() {}
 
 func (x *CPUHint) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[38]
+	mi := &file_event_v1_event_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4051,7 +4148,7 @@ func (x *CPUHint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUHint.ProtoReflect.Descriptor instead.
 func (*CPUHint) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{38}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CPUHint) GetHint() string {
@@ -4102,7 +4199,7 @@ type CPUPromise struct {
 
 func (x *CPUPromise) Reset() {
 	*x = CPUPromise{}
-	mi := &file_event_v1_event_proto_msgTypes[39]
+	mi := &file_event_v1_event_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4114,7 +4211,7 @@ func (x *CPUPromise) String() string {
 func (*CPUPromise) ProtoMessage() {}
 
 func (x *CPUPromise) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[39]
+	mi := &file_event_v1_event_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4127,7 +4224,7 @@ func (x *CPUPromise) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUPromise.ProtoReflect.Descriptor instead.
 func (*CPUPromise) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{39}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CPUPromise) GetTimes() uint64 {
@@ -4187,7 +4284,7 @@ type CPUChanged struct {
 
 func (x *CPUChanged) Reset() {
 	*x = CPUChanged{}
-	mi := &file_event_v1_event_proto_msgTypes[40]
+	mi := &file_event_v1_event_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4199,7 +4296,7 @@ func (x *CPUChanged) String() string {
 func (*CPUChanged) ProtoMessage() {}
 
 func (x *CPUChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[40]
+	mi := &file_event_v1_event_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4212,7 +4309,7 @@ func (x *CPUChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUChanged.ProtoReflect.Descriptor instead.
 func (*CPUChanged) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{40}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CPUChanged) GetAllowed() string {
@@ -4260,7 +4357,7 @@ type Limit struct {
 
 func (x *Limit) Reset() {
 	*x = Limit{}
-	mi := &file_event_v1_event_proto_msgTypes[41]
+	mi := &file_event_v1_event_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4272,7 +4369,7 @@ func (x *Limit) String() string {
 func (*Limit) ProtoMessage() {}
 
 func (x *Limit) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[41]
+	mi := &file_event_v1_event_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4285,7 +4382,7 @@ func (x *Limit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limit.ProtoReflect.Descriptor instead.
 func (*Limit) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{41}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Limit) GetResource() string {
@@ -4343,7 +4440,7 @@ type Capability struct {
 
 func (x *Capability) Reset() {
 	*x = Capability{}
-	mi := &file_event_v1_event_proto_msgTypes[42]
+	mi := &file_event_v1_event_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4355,7 +4452,7 @@ func (x *Capability) String() string {
 func (*Capability) ProtoMessage() {}
 
 func (x *Capability) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[42]
+	mi := &file_event_v1_event_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4368,7 +4465,7 @@ func (x *Capability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capability.ProtoReflect.Descriptor instead.
 func (*Capability) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{42}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Capability) GetId() string {
@@ -4449,7 +4546,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_event_v1_event_proto_msgTypes[43]
+	mi := &file_event_v1_event_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4461,7 +4558,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[43]
+	mi := &file_event_v1_event_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4474,7 +4571,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{43}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Region) GetName() string {
@@ -4586,7 +4683,7 @@ type CapabilityDeny struct {
 
 func (x *CapabilityDeny) Reset() {
 	*x = CapabilityDeny{}
-	mi := &file_event_v1_event_proto_msgTypes[44]
+	mi := &file_event_v1_event_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4598,7 +4695,7 @@ func (x *CapabilityDeny) String() string {
 func (*CapabilityDeny) ProtoMessage() {}
 
 func (x *CapabilityDeny) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[44]
+	mi := &file_event_v1_event_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4611,7 +4708,7 @@ func (x *CapabilityDeny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityDeny.ProtoReflect.Descriptor instead.
 func (*CapabilityDeny) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{44}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CapabilityDeny) GetOperation() string {
@@ -4676,7 +4773,7 @@ type SecurityViolation struct {
 
 func (x *SecurityViolation) Reset() {
 	*x = SecurityViolation{}
-	mi := &file_event_v1_event_proto_msgTypes[45]
+	mi := &file_event_v1_event_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4688,7 +4785,7 @@ func (x *SecurityViolation) String() string {
 func (*SecurityViolation) ProtoMessage() {}
 
 func (x *SecurityViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[45]
+	mi := &file_event_v1_event_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4701,7 +4798,7 @@ func (x *SecurityViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityViolation.ProtoReflect.Descriptor instead.
 func (*SecurityViolation) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{45}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SecurityViolation) GetKind() string {
@@ -4791,7 +4888,7 @@ type FaultException struct {
 
 func (x *FaultException) Reset() {
 	*x = FaultException{}
-	mi := &file_event_v1_event_proto_msgTypes[46]
+	mi := &file_event_v1_event_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4803,7 +4900,7 @@ func (x *FaultException) String() string {
 func (*FaultException) ProtoMessage() {}
 
 func (x *FaultException) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[46]
+	mi := &file_event_v1_event_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4816,7 +4913,7 @@ func (x *FaultException) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultException.ProtoReflect.Descriptor instead.
 func (*FaultException) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{46}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *FaultException) GetVector() uint32 {
@@ -4933,7 +5030,7 @@ type FaultStorm struct {
 
 func (x *FaultStorm) Reset() {
 	*x = FaultStorm{}
-	mi := &file_event_v1_event_proto_msgTypes[47]
+	mi := &file_event_v1_event_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4945,7 +5042,7 @@ func (x *FaultStorm) String() string {
 func (*FaultStorm) ProtoMessage() {}
 
 func (x *FaultStorm) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[47]
+	mi := &file_event_v1_event_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4958,7 +5055,7 @@ func (x *FaultStorm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultStorm.ProtoReflect.Descriptor instead.
 func (*FaultStorm) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{47}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *FaultStorm) GetVector() uint32 {
@@ -5035,7 +5132,7 @@ type FaultVerdict struct {
 
 func (x *FaultVerdict) Reset() {
 	*x = FaultVerdict{}
-	mi := &file_event_v1_event_proto_msgTypes[48]
+	mi := &file_event_v1_event_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5047,7 +5144,7 @@ func (x *FaultVerdict) String() string {
 func (*FaultVerdict) ProtoMessage() {}
 
 func (x *FaultVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[48]
+	mi := &file_event_v1_event_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5060,7 +5157,7 @@ func (x *FaultVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultVerdict.ProtoReflect.Descriptor instead.
 func (*FaultVerdict) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{48}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *FaultVerdict) GetScope() string {
@@ -5148,7 +5245,7 @@ type KernelPanic struct {
 
 func (x *KernelPanic) Reset() {
 	*x = KernelPanic{}
-	mi := &file_event_v1_event_proto_msgTypes[49]
+	mi := &file_event_v1_event_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5160,7 +5257,7 @@ func (x *KernelPanic) String() string {
 func (*KernelPanic) ProtoMessage() {}
 
 func (x *KernelPanic) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[49]
+	mi := &file_event_v1_event_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5173,7 +5270,7 @@ func (x *KernelPanic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelPanic.ProtoReflect.Descriptor instead.
 func (*KernelPanic) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{49}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *KernelPanic) GetCall() string {
@@ -5249,7 +5346,7 @@ type KernelLockup struct {
 
 func (x *KernelLockup) Reset() {
 	*x = KernelLockup{}
-	mi := &file_event_v1_event_proto_msgTypes[50]
+	mi := &file_event_v1_event_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5261,7 +5358,7 @@ func (x *KernelLockup) String() string {
 func (*KernelLockup) ProtoMessage() {}
 
 func (x *KernelLockup) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[50]
+	mi := &file_event_v1_event_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5274,7 +5371,7 @@ func (x *KernelLockup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelLockup.ProtoReflect.Descriptor instead.
 func (*KernelLockup) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{50}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *KernelLockup) GetKind() string {
@@ -5342,7 +5439,7 @@ type KernelLog struct {
 
 func (x *KernelLog) Reset() {
 	*x = KernelLog{}
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5354,7 +5451,7 @@ func (x *KernelLog) String() string {
 func (*KernelLog) ProtoMessage() {}
 
 func (x *KernelLog) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5367,7 +5464,7 @@ func (x *KernelLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelLog.ProtoReflect.Descriptor instead.
 func (*KernelLog) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *KernelLog) GetLevel() string {
@@ -5422,7 +5519,7 @@ type KernelDump struct {
 
 func (x *KernelDump) Reset() {
 	*x = KernelDump{}
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5434,7 +5531,7 @@ func (x *KernelDump) String() string {
 func (*KernelDump) ProtoMessage() {}
 
 func (x *KernelDump) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5447,7 +5544,7 @@ func (x *KernelDump) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelDump.ProtoReflect.Descriptor instead.
 func (*KernelDump) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *KernelDump) GetKind() string {
@@ -5513,7 +5610,7 @@ type IRQStorm struct {
 
 func (x *IRQStorm) Reset() {
 	*x = IRQStorm{}
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5525,7 +5622,7 @@ func (x *IRQStorm) String() string {
 func (*IRQStorm) ProtoMessage() {}
 
 func (x *IRQStorm) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5538,7 +5635,7 @@ func (x *IRQStorm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IRQStorm.ProtoReflect.Descriptor instead.
 func (*IRQStorm) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *IRQStorm) GetLine() uint32 {
@@ -5592,7 +5689,7 @@ type IRQThrottle struct {
 
 func (x *IRQThrottle) Reset() {
 	*x = IRQThrottle{}
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5604,7 +5701,7 @@ func (x *IRQThrottle) String() string {
 func (*IRQThrottle) ProtoMessage() {}
 
 func (x *IRQThrottle) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5617,7 +5714,7 @@ func (x *IRQThrottle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IRQThrottle.ProtoReflect.Descriptor instead.
 func (*IRQThrottle) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *IRQThrottle) GetLine() uint32 {
@@ -5677,7 +5774,7 @@ type DeviceOpen struct {
 
 func (x *DeviceOpen) Reset() {
 	*x = DeviceOpen{}
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5689,7 +5786,7 @@ func (x *DeviceOpen) String() string {
 func (*DeviceOpen) ProtoMessage() {}
 
 func (x *DeviceOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5702,7 +5799,7 @@ func (x *DeviceOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceOpen.ProtoReflect.Descriptor instead.
 func (*DeviceOpen) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DeviceOpen) GetProcess() *Process {
@@ -5776,7 +5873,7 @@ type Alert struct {
 
 func (x *Alert) Reset() {
 	*x = Alert{}
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5788,7 +5885,7 @@ func (x *Alert) String() string {
 func (*Alert) ProtoMessage() {}
 
 func (x *Alert) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5801,7 +5898,7 @@ func (x *Alert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alert.ProtoReflect.Descriptor instead.
 func (*Alert) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Alert) GetRule() string {
@@ -5903,7 +6000,7 @@ type Hook struct {
 
 func (x *Hook) Reset() {
 	*x = Hook{}
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5915,7 +6012,7 @@ func (x *Hook) String() string {
 func (*Hook) ProtoMessage() {}
 
 func (x *Hook) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5928,7 +6025,7 @@ func (x *Hook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hook.ProtoReflect.Descriptor instead.
 func (*Hook) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Hook) GetName() string {
@@ -6005,7 +6102,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6017,7 +6114,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6030,7 +6127,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Health) GetComponent() string {
@@ -6092,7 +6189,7 @@ type Breaker struct {
 
 func (x *Breaker) Reset() {
 	*x = Breaker{}
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6104,7 +6201,7 @@ func (x *Breaker) String() string {
 func (*Breaker) ProtoMessage() {}
 
 func (x *Breaker) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6117,7 +6214,7 @@ func (x *Breaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker.ProtoReflect.Descriptor instead.
 func (*Breaker) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Breaker) GetName() string {
@@ -6176,7 +6273,7 @@ type WatchdogExpired struct {
 
 func (x *WatchdogExpired) Reset() {
 	*x = WatchdogExpired{}
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6188,7 +6285,7 @@ func (x *WatchdogExpired) String() string {
 func (*WatchdogExpired) ProtoMessage() {}
 
 func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6201,7 +6298,7 @@ func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchdogExpired.ProtoReflect.Descriptor instead.
 func (*WatchdogExpired) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *WatchdogExpired) GetName() string {
@@ -6251,7 +6348,7 @@ type ConfigChanged struct {
 
 func (x *ConfigChanged) Reset() {
 	*x = ConfigChanged{}
-	mi := &file_event_v1_event_proto_msgTypes[61]
+	mi := &file_event_v1_event_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6263,7 +6360,7 @@ func (x *ConfigChanged) String() string {
 func (*ConfigChanged) ProtoMessage() {}
 
 func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[61]
+	mi := &file_event_v1_event_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6276,7 +6373,7 @@ func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged.ProtoReflect.Descriptor instead.
 func (*ConfigChanged) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{61}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ConfigChanged) GetFile() string {
@@ -6323,7 +6420,7 @@ type Clock struct {
 
 func (x *Clock) Reset() {
 	*x = Clock{}
-	mi := &file_event_v1_event_proto_msgTypes[62]
+	mi := &file_event_v1_event_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6335,7 +6432,7 @@ func (x *Clock) String() string {
 func (*Clock) ProtoMessage() {}
 
 func (x *Clock) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[62]
+	mi := &file_event_v1_event_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6348,7 +6445,7 @@ func (x *Clock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clock.ProtoReflect.Descriptor instead.
 func (*Clock) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{62}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Clock) GetState() string {
@@ -6434,7 +6531,7 @@ type BusLost struct {
 
 func (x *BusLost) Reset() {
 	*x = BusLost{}
-	mi := &file_event_v1_event_proto_msgTypes[63]
+	mi := &file_event_v1_event_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6446,7 +6543,7 @@ func (x *BusLost) String() string {
 func (*BusLost) ProtoMessage() {}
 
 func (x *BusLost) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[63]
+	mi := &file_event_v1_event_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6459,7 +6556,7 @@ func (x *BusLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusLost.ProtoReflect.Descriptor instead.
 func (*BusLost) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{63}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *BusLost) GetWhere() string {
@@ -6531,7 +6628,7 @@ type BusSubscription struct {
 
 func (x *BusSubscription) Reset() {
 	*x = BusSubscription{}
-	mi := &file_event_v1_event_proto_msgTypes[64]
+	mi := &file_event_v1_event_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6543,7 +6640,7 @@ func (x *BusSubscription) String() string {
 func (*BusSubscription) ProtoMessage() {}
 
 func (x *BusSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[64]
+	mi := &file_event_v1_event_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6556,7 +6653,7 @@ func (x *BusSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusSubscription.ProtoReflect.Descriptor instead.
 func (*BusSubscription) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{64}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *BusSubscription) GetName() string {
@@ -6633,7 +6730,7 @@ type Sink struct {
 
 func (x *Sink) Reset() {
 	*x = Sink{}
-	mi := &file_event_v1_event_proto_msgTypes[65]
+	mi := &file_event_v1_event_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6645,7 +6742,7 @@ func (x *Sink) String() string {
 func (*Sink) ProtoMessage() {}
 
 func (x *Sink) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[65]
+	mi := &file_event_v1_event_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6658,7 +6755,7 @@ func (x *Sink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sink.ProtoReflect.Descriptor instead.
 func (*Sink) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{65}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Sink) GetName() string {
@@ -6726,7 +6823,7 @@ type DaemonStart struct {
 
 func (x *DaemonStart) Reset() {
 	*x = DaemonStart{}
-	mi := &file_event_v1_event_proto_msgTypes[66]
+	mi := &file_event_v1_event_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6738,7 +6835,7 @@ func (x *DaemonStart) String() string {
 func (*DaemonStart) ProtoMessage() {}
 
 func (x *DaemonStart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[66]
+	mi := &file_event_v1_event_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6751,7 +6848,7 @@ func (x *DaemonStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStart.ProtoReflect.Descriptor instead.
 func (*DaemonStart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{66}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *DaemonStart) GetPid() int32 {
@@ -6801,7 +6898,7 @@ type DaemonStop struct {
 
 func (x *DaemonStop) Reset() {
 	*x = DaemonStop{}
-	mi := &file_event_v1_event_proto_msgTypes[67]
+	mi := &file_event_v1_event_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6813,7 +6910,7 @@ func (x *DaemonStop) String() string {
 func (*DaemonStop) ProtoMessage() {}
 
 func (x *DaemonStop) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[67]
+	mi := &file_event_v1_event_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6826,7 +6923,7 @@ func (x *DaemonStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStop.ProtoReflect.Descriptor instead.
 func (*DaemonStop) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{67}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *DaemonStop) GetReason() string {
@@ -6861,7 +6958,7 @@ type ConfigChanged_Change struct {
 
 func (x *ConfigChanged_Change) Reset() {
 	*x = ConfigChanged_Change{}
-	mi := &file_event_v1_event_proto_msgTypes[69]
+	mi := &file_event_v1_event_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6873,7 +6970,7 @@ func (x *ConfigChanged_Change) String() string {
 func (*ConfigChanged_Change) ProtoMessage() {}
 
 func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[69]
+	mi := &file_event_v1_event_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6886,7 +6983,7 @@ func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged_Change.ProtoReflect.Descriptor instead.
 func (*ConfigChanged_Change) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{61, 0}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{62, 0}
 }
 
 func (x *ConfigChanged_Change) GetKey() string {
@@ -6914,7 +7011,7 @@ var File_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x14event/v1/event.proto\x12\raios.event.v1\"\xb9!\n" +
+	"\x14event/v1/event.proto\x12\raios.event.v1\"\xf7!\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x12\n" +
@@ -6944,7 +7041,9 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"agent_lost\x18\x1d \x01(\v2\x18.aios.event.v1.AgentLostH\x00R\tagentLost\x12K\n" +
 	"\x10agent_quarantine\x18\x1e \x01(\v2\x1e.aios.event.v1.AgentQuarantineH\x00R\x0fagentQuarantine\x12<\n" +
 	"\vagent_debug\x18\x1f \x01(\v2\x19.aios.event.v1.AgentDebugH\x00R\n" +
-	"agentDebug\x12?\n" +
+	"agentDebug\x12<\n" +
+	"\vagent_clone\x18  \x01(\v2\x19.aios.event.v1.AgentCloneH\x00R\n" +
+	"agentClone\x12?\n" +
 	"\fdomain_start\x18( \x01(\v2\x1a.aios.event.v1.DomainStartH\x00R\vdomainStart\x12<\n" +
 	"\vdomain_stop\x18) \x01(\v2\x19.aios.event.v1.DomainStopH\x00R\n" +
 	"domainStop\x12?\n" +
@@ -7026,7 +7125,15 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\aProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x10\n" +
 	"\x03tid\x18\x02 \x01(\x05R\x03tid\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"\xa2\x01\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\x83\x01\n" +
+	"\n" +
+	"AgentClone\x12\x12\n" +
+	"\x04copy\x18\x01 \x01(\tR\x04copy\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05tasks\x18\x03 \x01(\rR\x05tasks\x12\x1f\n" +
+	"\vpause_nanos\x18\x04 \x01(\x03R\n" +
+	"pauseNanos\x12\x16\n" +
+	"\x06paused\x18\x05 \x01(\bR\x06paused\"\xa2\x01\n" +
 	"\n" +
 	"AgentSpawn\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -7534,177 +7641,179 @@ func file_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
+var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_event_v1_event_proto_goTypes = []any{
 	(Severity)(0),                // 0: aios.event.v1.Severity
 	(*Event)(nil),                // 1: aios.event.v1.Event
 	(*Batch)(nil),                // 2: aios.event.v1.Batch
 	(*Process)(nil),              // 3: aios.event.v1.Process
-	(*AgentSpawn)(nil),           // 4: aios.event.v1.AgentSpawn
-	(*AgentExec)(nil),            // 5: aios.event.v1.AgentExec
-	(*AgentFork)(nil),            // 6: aios.event.v1.AgentFork
-	(*AgentThread)(nil),          // 7: aios.event.v1.AgentThread
-	(*AgentExit)(nil),            // 8: aios.event.v1.AgentExit
-	(*AgentPause)(nil),           // 9: aios.event.v1.AgentPause
-	(*AgentKill)(nil),            // 10: aios.event.v1.AgentKill
-	(*AgentSignal)(nil),          // 11: aios.event.v1.AgentSignal
-	(*AgentRestart)(nil),         // 12: aios.event.v1.AgentRestart
-	(*AgentLost)(nil),            // 13: aios.event.v1.AgentLost
-	(*AgentQuarantine)(nil),      // 14: aios.event.v1.AgentQuarantine
-	(*AgentDebug)(nil),           // 15: aios.event.v1.AgentDebug
-	(*DomainStart)(nil),          // 16: aios.event.v1.DomainStart
-	(*DomainStop)(nil),           // 17: aios.event.v1.DomainStop
-	(*DomainCrash)(nil),          // 18: aios.event.v1.DomainCrash
-	(*DomainRestart)(nil),        // 19: aios.event.v1.DomainRestart
-	(*DomainAdopt)(nil),          // 20: aios.event.v1.DomainAdopt
-	(*FileMount)(nil),            // 21: aios.event.v1.FileMount
-	(*FileOpen)(nil),             // 22: aios.event.v1.FileOpen
-	(*FileCreate)(nil),           // 23: aios.event.v1.FileCreate
-	(*FileWrite)(nil),            // 24: aios.event.v1.FileWrite
-	(*FileRename)(nil),           // 25: aios.event.v1.FileRename
-	(*FileRemove)(nil),           // 26: aios.event.v1.FileRemove
-	(*NetConnect)(nil),           // 27: aios.event.v1.NetConnect
-	(*NetListen)(nil),            // 28: aios.event.v1.NetListen
-	(*NetAccept)(nil),            // 29: aios.event.v1.NetAccept
-	(*NetDisconnect)(nil),        // 30: aios.event.v1.NetDisconnect
-	(*NetRefused)(nil),           // 31: aios.event.v1.NetRefused
-	(*NetPacket)(nil),            // 32: aios.event.v1.NetPacket
-	(*MemoryFaults)(nil),         // 33: aios.event.v1.MemoryFaults
-	(*MemoryPressure)(nil),       // 34: aios.event.v1.MemoryPressure
-	(*MemoryOOM)(nil),            // 35: aios.event.v1.MemoryOOM
-	(*MemoryLimit)(nil),          // 36: aios.event.v1.MemoryLimit
-	(*CPUThrottled)(nil),         // 37: aios.event.v1.CPUThrottled
-	(*CPUParams)(nil),            // 38: aios.event.v1.CPUParams
-	(*CPUHint)(nil),              // 39: aios.event.v1.CPUHint
-	(*CPUPromise)(nil),           // 40: aios.event.v1.CPUPromise
-	(*CPUChanged)(nil),           // 41: aios.event.v1.CPUChanged
-	(*Limit)(nil),                // 42: aios.event.v1.Limit
-	(*Capability)(nil),           // 43: aios.event.v1.Capability
-	(*Region)(nil),               // 44: aios.event.v1.Region
-	(*CapabilityDeny)(nil),       // 45: aios.event.v1.CapabilityDeny
-	(*SecurityViolation)(nil),    // 46: aios.event.v1.SecurityViolation
-	(*FaultException)(nil),       // 47: aios.event.v1.FaultException
-	(*FaultStorm)(nil),           // 48: aios.event.v1.FaultStorm
-	(*FaultVerdict)(nil),         // 49: aios.event.v1.FaultVerdict
-	(*KernelPanic)(nil),          // 50: aios.event.v1.KernelPanic
-	(*KernelLockup)(nil),         // 51: aios.event.v1.KernelLockup
-	(*KernelLog)(nil),            // 52: aios.event.v1.KernelLog
-	(*KernelDump)(nil),           // 53: aios.event.v1.KernelDump
-	(*IRQStorm)(nil),             // 54: aios.event.v1.IRQStorm
-	(*IRQThrottle)(nil),          // 55: aios.event.v1.IRQThrottle
-	(*DeviceOpen)(nil),           // 56: aios.event.v1.DeviceOpen
-	(*Alert)(nil),                // 57: aios.event.v1.Alert
-	(*Hook)(nil),                 // 58: aios.event.v1.Hook
-	(*Health)(nil),               // 59: aios.event.v1.Health
-	(*Breaker)(nil),              // 60: aios.event.v1.Breaker
-	(*WatchdogExpired)(nil),      // 61: aios.event.v1.WatchdogExpired
-	(*ConfigChanged)(nil),        // 62: aios.event.v1.ConfigChanged
-	(*Clock)(nil),                // 63: aios.event.v1.Clock
-	(*BusLost)(nil),              // 64: aios.event.v1.BusLost
-	(*BusSubscription)(nil),      // 65: aios.event.v1.BusSubscription
-	(*Sink)(nil),                 // 66: aios.event.v1.Sink
-	(*DaemonStart)(nil),          // 67: aios.event.v1.DaemonStart
-	(*DaemonStop)(nil),           // 68: aios.event.v1.DaemonStop
-	nil,                          // 69: aios.event.v1.KernelLog.FieldsEntry
-	(*ConfigChanged_Change)(nil), // 70: aios.event.v1.ConfigChanged.Change
-	nil,                          // 71: aios.event.v1.BusLost.BySeverityEntry
+	(*AgentClone)(nil),           // 4: aios.event.v1.AgentClone
+	(*AgentSpawn)(nil),           // 5: aios.event.v1.AgentSpawn
+	(*AgentExec)(nil),            // 6: aios.event.v1.AgentExec
+	(*AgentFork)(nil),            // 7: aios.event.v1.AgentFork
+	(*AgentThread)(nil),          // 8: aios.event.v1.AgentThread
+	(*AgentExit)(nil),            // 9: aios.event.v1.AgentExit
+	(*AgentPause)(nil),           // 10: aios.event.v1.AgentPause
+	(*AgentKill)(nil),            // 11: aios.event.v1.AgentKill
+	(*AgentSignal)(nil),          // 12: aios.event.v1.AgentSignal
+	(*AgentRestart)(nil),         // 13: aios.event.v1.AgentRestart
+	(*AgentLost)(nil),            // 14: aios.event.v1.AgentLost
+	(*AgentQuarantine)(nil),      // 15: aios.event.v1.AgentQuarantine
+	(*AgentDebug)(nil),           // 16: aios.event.v1.AgentDebug
+	(*DomainStart)(nil),          // 17: aios.event.v1.DomainStart
+	(*DomainStop)(nil),           // 18: aios.event.v1.DomainStop
+	(*DomainCrash)(nil),          // 19: aios.event.v1.DomainCrash
+	(*DomainRestart)(nil),        // 20: aios.event.v1.DomainRestart
+	(*DomainAdopt)(nil),          // 21: aios.event.v1.DomainAdopt
+	(*FileMount)(nil),            // 22: aios.event.v1.FileMount
+	(*FileOpen)(nil),             // 23: aios.event.v1.FileOpen
+	(*FileCreate)(nil),           // 24: aios.event.v1.FileCreate
+	(*FileWrite)(nil),            // 25: aios.event.v1.FileWrite
+	(*FileRename)(nil),           // 26: aios.event.v1.FileRename
+	(*FileRemove)(nil),           // 27: aios.event.v1.FileRemove
+	(*NetConnect)(nil),           // 28: aios.event.v1.NetConnect
+	(*NetListen)(nil),            // 29: aios.event.v1.NetListen
+	(*NetAccept)(nil),            // 30: aios.event.v1.NetAccept
+	(*NetDisconnect)(nil),        // 31: aios.event.v1.NetDisconnect
+	(*NetRefused)(nil),           // 32: aios.event.v1.NetRefused
+	(*NetPacket)(nil),            // 33: aios.event.v1.NetPacket
+	(*MemoryFaults)(nil),         // 34: aios.event.v1.MemoryFaults
+	(*MemoryPressure)(nil),       // 35: aios.event.v1.MemoryPressure
+	(*MemoryOOM)(nil),            // 36: aios.event.v1.MemoryOOM
+	(*MemoryLimit)(nil),          // 37: aios.event.v1.MemoryLimit
+	(*CPUThrottled)(nil),         // 38: aios.event.v1.CPUThrottled
+	(*CPUParams)(nil),            // 39: aios.event.v1.CPUParams
+	(*CPUHint)(nil),              // 40: aios.event.v1.CPUHint
+	(*CPUPromise)(nil),           // 41: aios.event.v1.CPUPromise
+	(*CPUChanged)(nil),           // 42: aios.event.v1.CPUChanged
+	(*Limit)(nil),                // 43: aios.event.v1.Limit
+	(*Capability)(nil),           // 44: aios.event.v1.Capability
+	(*Region)(nil),               // 45: aios.event.v1.Region
+	(*CapabilityDeny)(nil),       // 46: aios.event.v1.CapabilityDeny
+	(*SecurityViolation)(nil),    // 47: aios.event.v1.SecurityViolation
+	(*FaultException)(nil),       // 48: aios.event.v1.FaultException
+	(*FaultStorm)(nil),           // 49: aios.event.v1.FaultStorm
+	(*FaultVerdict)(nil),         // 50: aios.event.v1.FaultVerdict
+	(*KernelPanic)(nil),          // 51: aios.event.v1.KernelPanic
+	(*KernelLockup)(nil),         // 52: aios.event.v1.KernelLockup
+	(*KernelLog)(nil),            // 53: aios.event.v1.KernelLog
+	(*KernelDump)(nil),           // 54: aios.event.v1.KernelDump
+	(*IRQStorm)(nil),             // 55: aios.event.v1.IRQStorm
+	(*IRQThrottle)(nil),          // 56: aios.event.v1.IRQThrottle
+	(*DeviceOpen)(nil),           // 57: aios.event.v1.DeviceOpen
+	(*Alert)(nil),                // 58: aios.event.v1.Alert
+	(*Hook)(nil),                 // 59: aios.event.v1.Hook
+	(*Health)(nil),               // 60: aios.event.v1.Health
+	(*Breaker)(nil),              // 61: aios.event.v1.Breaker
+	(*WatchdogExpired)(nil),      // 62: aios.event.v1.WatchdogExpired
+	(*ConfigChanged)(nil),        // 63: aios.event.v1.ConfigChanged
+	(*Clock)(nil),                // 64: aios.event.v1.Clock
+	(*BusLost)(nil),              // 65: aios.event.v1.BusLost
+	(*BusSubscription)(nil),      // 66: aios.event.v1.BusSubscription
+	(*Sink)(nil),                 // 67: aios.event.v1.Sink
+	(*DaemonStart)(nil),          // 68: aios.event.v1.DaemonStart
+	(*DaemonStop)(nil),           // 69: aios.event.v1.DaemonStop
+	nil,                          // 70: aios.event.v1.KernelLog.FieldsEntry
+	(*ConfigChanged_Change)(nil), // 71: aios.event.v1.ConfigChanged.Change
+	nil,                          // 72: aios.event.v1.BusLost.BySeverityEntry
 }
 var file_event_v1_event_proto_depIdxs = []int32{
 	0,  // 0: aios.event.v1.Event.severity:type_name -> aios.event.v1.Severity
-	4,  // 1: aios.event.v1.Event.agent_spawn:type_name -> aios.event.v1.AgentSpawn
-	5,  // 2: aios.event.v1.Event.agent_exec:type_name -> aios.event.v1.AgentExec
-	6,  // 3: aios.event.v1.Event.agent_fork:type_name -> aios.event.v1.AgentFork
-	7,  // 4: aios.event.v1.Event.agent_thread:type_name -> aios.event.v1.AgentThread
-	8,  // 5: aios.event.v1.Event.agent_exit:type_name -> aios.event.v1.AgentExit
-	9,  // 6: aios.event.v1.Event.agent_pause:type_name -> aios.event.v1.AgentPause
-	10, // 7: aios.event.v1.Event.agent_kill:type_name -> aios.event.v1.AgentKill
-	11, // 8: aios.event.v1.Event.agent_signal:type_name -> aios.event.v1.AgentSignal
-	12, // 9: aios.event.v1.Event.agent_restart:type_name -> aios.event.v1.AgentRestart
-	13, // 10: aios.event.v1.Event.agent_lost:type_name -> aios.event.v1.AgentLost
-	14, // 11: aios.event.v1.Event.agent_quarantine:type_name -> aios.event.v1.AgentQuarantine
-	15, // 12: aios.event.v1.Event.agent_debug:type_name -> aios.event.v1.AgentDebug
-	16, // 13: aios.event.v1.Event.domain_start:type_name -> aios.event.v1.DomainStart
-	17, // 14: aios.event.v1.Event.domain_stop:type_name -> aios.event.v1.DomainStop
-	18, // 15: aios.event.v1.Event.domain_crash:type_name -> aios.event.v1.DomainCrash
-	19, // 16: aios.event.v1.Event.domain_restart:type_name -> aios.event.v1.DomainRestart
-	20, // 17: aios.event.v1.Event.domain_adopt:type_name -> aios.event.v1.DomainAdopt
-	21, // 18: aios.event.v1.Event.file_mount:type_name -> aios.event.v1.FileMount
-	22, // 19: aios.event.v1.Event.file_open:type_name -> aios.event.v1.FileOpen
-	23, // 20: aios.event.v1.Event.file_create:type_name -> aios.event.v1.FileCreate
-	24, // 21: aios.event.v1.Event.file_write:type_name -> aios.event.v1.FileWrite
-	25, // 22: aios.event.v1.Event.file_rename:type_name -> aios.event.v1.FileRename
-	26, // 23: aios.event.v1.Event.file_remove:type_name -> aios.event.v1.FileRemove
-	27, // 24: aios.event.v1.Event.net_connect:type_name -> aios.event.v1.NetConnect
-	28, // 25: aios.event.v1.Event.net_listen:type_name -> aios.event.v1.NetListen
-	29, // 26: aios.event.v1.Event.net_accept:type_name -> aios.event.v1.NetAccept
-	30, // 27: aios.event.v1.Event.net_disconnect:type_name -> aios.event.v1.NetDisconnect
-	31, // 28: aios.event.v1.Event.net_refused:type_name -> aios.event.v1.NetRefused
-	32, // 29: aios.event.v1.Event.net_packet:type_name -> aios.event.v1.NetPacket
-	33, // 30: aios.event.v1.Event.memory_faults:type_name -> aios.event.v1.MemoryFaults
-	34, // 31: aios.event.v1.Event.memory_pressure:type_name -> aios.event.v1.MemoryPressure
-	35, // 32: aios.event.v1.Event.memory_oom:type_name -> aios.event.v1.MemoryOOM
-	36, // 33: aios.event.v1.Event.memory_limit:type_name -> aios.event.v1.MemoryLimit
-	37, // 34: aios.event.v1.Event.cpu_throttled:type_name -> aios.event.v1.CPUThrottled
-	42, // 35: aios.event.v1.Event.limit:type_name -> aios.event.v1.Limit
-	41, // 36: aios.event.v1.Event.cpu_changed:type_name -> aios.event.v1.CPUChanged
-	38, // 37: aios.event.v1.Event.cpu_params:type_name -> aios.event.v1.CPUParams
-	39, // 38: aios.event.v1.Event.cpu_hint:type_name -> aios.event.v1.CPUHint
-	40, // 39: aios.event.v1.Event.cpu_promise:type_name -> aios.event.v1.CPUPromise
-	44, // 40: aios.event.v1.Event.region:type_name -> aios.event.v1.Region
-	43, // 41: aios.event.v1.Event.capability:type_name -> aios.event.v1.Capability
-	45, // 42: aios.event.v1.Event.capability_deny:type_name -> aios.event.v1.CapabilityDeny
-	46, // 43: aios.event.v1.Event.security_violation:type_name -> aios.event.v1.SecurityViolation
-	47, // 44: aios.event.v1.Event.fault_exception:type_name -> aios.event.v1.FaultException
-	48, // 45: aios.event.v1.Event.fault_storm:type_name -> aios.event.v1.FaultStorm
-	49, // 46: aios.event.v1.Event.fault_verdict:type_name -> aios.event.v1.FaultVerdict
-	50, // 47: aios.event.v1.Event.kernel_panic:type_name -> aios.event.v1.KernelPanic
-	51, // 48: aios.event.v1.Event.kernel_lockup:type_name -> aios.event.v1.KernelLockup
-	52, // 49: aios.event.v1.Event.kernel_log:type_name -> aios.event.v1.KernelLog
-	53, // 50: aios.event.v1.Event.kernel_dump:type_name -> aios.event.v1.KernelDump
-	54, // 51: aios.event.v1.Event.irq_storm:type_name -> aios.event.v1.IRQStorm
-	55, // 52: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
-	56, // 53: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
-	57, // 54: aios.event.v1.Event.alert:type_name -> aios.event.v1.Alert
-	59, // 55: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
-	60, // 56: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
-	61, // 57: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
-	62, // 58: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
-	63, // 59: aios.event.v1.Event.clock:type_name -> aios.event.v1.Clock
-	58, // 60: aios.event.v1.Event.hook:type_name -> aios.event.v1.Hook
-	64, // 61: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
-	65, // 62: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
-	66, // 63: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
-	67, // 64: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
-	68, // 65: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
-	1,  // 66: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
-	3,  // 67: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
-	3,  // 68: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
-	3,  // 69: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
-	3,  // 70: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
-	3,  // 71: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
-	3,  // 72: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
-	3,  // 73: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
-	3,  // 74: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
-	3,  // 75: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
-	3,  // 76: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
-	3,  // 77: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
-	3,  // 78: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
-	3,  // 79: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
-	3,  // 80: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
-	3,  // 81: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
-	3,  // 82: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
-	3,  // 83: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
-	3,  // 84: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
-	3,  // 85: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
-	69, // 86: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
-	3,  // 87: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
-	70, // 88: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
-	71, // 89: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
-	90, // [90:90] is the sub-list for method output_type
-	90, // [90:90] is the sub-list for method input_type
-	90, // [90:90] is the sub-list for extension type_name
-	90, // [90:90] is the sub-list for extension extendee
-	0,  // [0:90] is the sub-list for field type_name
+	5,  // 1: aios.event.v1.Event.agent_spawn:type_name -> aios.event.v1.AgentSpawn
+	6,  // 2: aios.event.v1.Event.agent_exec:type_name -> aios.event.v1.AgentExec
+	7,  // 3: aios.event.v1.Event.agent_fork:type_name -> aios.event.v1.AgentFork
+	8,  // 4: aios.event.v1.Event.agent_thread:type_name -> aios.event.v1.AgentThread
+	9,  // 5: aios.event.v1.Event.agent_exit:type_name -> aios.event.v1.AgentExit
+	10, // 6: aios.event.v1.Event.agent_pause:type_name -> aios.event.v1.AgentPause
+	11, // 7: aios.event.v1.Event.agent_kill:type_name -> aios.event.v1.AgentKill
+	12, // 8: aios.event.v1.Event.agent_signal:type_name -> aios.event.v1.AgentSignal
+	13, // 9: aios.event.v1.Event.agent_restart:type_name -> aios.event.v1.AgentRestart
+	14, // 10: aios.event.v1.Event.agent_lost:type_name -> aios.event.v1.AgentLost
+	15, // 11: aios.event.v1.Event.agent_quarantine:type_name -> aios.event.v1.AgentQuarantine
+	16, // 12: aios.event.v1.Event.agent_debug:type_name -> aios.event.v1.AgentDebug
+	4,  // 13: aios.event.v1.Event.agent_clone:type_name -> aios.event.v1.AgentClone
+	17, // 14: aios.event.v1.Event.domain_start:type_name -> aios.event.v1.DomainStart
+	18, // 15: aios.event.v1.Event.domain_stop:type_name -> aios.event.v1.DomainStop
+	19, // 16: aios.event.v1.Event.domain_crash:type_name -> aios.event.v1.DomainCrash
+	20, // 17: aios.event.v1.Event.domain_restart:type_name -> aios.event.v1.DomainRestart
+	21, // 18: aios.event.v1.Event.domain_adopt:type_name -> aios.event.v1.DomainAdopt
+	22, // 19: aios.event.v1.Event.file_mount:type_name -> aios.event.v1.FileMount
+	23, // 20: aios.event.v1.Event.file_open:type_name -> aios.event.v1.FileOpen
+	24, // 21: aios.event.v1.Event.file_create:type_name -> aios.event.v1.FileCreate
+	25, // 22: aios.event.v1.Event.file_write:type_name -> aios.event.v1.FileWrite
+	26, // 23: aios.event.v1.Event.file_rename:type_name -> aios.event.v1.FileRename
+	27, // 24: aios.event.v1.Event.file_remove:type_name -> aios.event.v1.FileRemove
+	28, // 25: aios.event.v1.Event.net_connect:type_name -> aios.event.v1.NetConnect
+	29, // 26: aios.event.v1.Event.net_listen:type_name -> aios.event.v1.NetListen
+	30, // 27: aios.event.v1.Event.net_accept:type_name -> aios.event.v1.NetAccept
+	31, // 28: aios.event.v1.Event.net_disconnect:type_name -> aios.event.v1.NetDisconnect
+	32, // 29: aios.event.v1.Event.net_refused:type_name -> aios.event.v1.NetRefused
+	33, // 30: aios.event.v1.Event.net_packet:type_name -> aios.event.v1.NetPacket
+	34, // 31: aios.event.v1.Event.memory_faults:type_name -> aios.event.v1.MemoryFaults
+	35, // 32: aios.event.v1.Event.memory_pressure:type_name -> aios.event.v1.MemoryPressure
+	36, // 33: aios.event.v1.Event.memory_oom:type_name -> aios.event.v1.MemoryOOM
+	37, // 34: aios.event.v1.Event.memory_limit:type_name -> aios.event.v1.MemoryLimit
+	38, // 35: aios.event.v1.Event.cpu_throttled:type_name -> aios.event.v1.CPUThrottled
+	43, // 36: aios.event.v1.Event.limit:type_name -> aios.event.v1.Limit
+	42, // 37: aios.event.v1.Event.cpu_changed:type_name -> aios.event.v1.CPUChanged
+	39, // 38: aios.event.v1.Event.cpu_params:type_name -> aios.event.v1.CPUParams
+	40, // 39: aios.event.v1.Event.cpu_hint:type_name -> aios.event.v1.CPUHint
+	41, // 40: aios.event.v1.Event.cpu_promise:type_name -> aios.event.v1.CPUPromise
+	45, // 41: aios.event.v1.Event.region:type_name -> aios.event.v1.Region
+	44, // 42: aios.event.v1.Event.capability:type_name -> aios.event.v1.Capability
+	46, // 43: aios.event.v1.Event.capability_deny:type_name -> aios.event.v1.CapabilityDeny
+	47, // 44: aios.event.v1.Event.security_violation:type_name -> aios.event.v1.SecurityViolation
+	48, // 45: aios.event.v1.Event.fault_exception:type_name -> aios.event.v1.FaultException
+	49, // 46: aios.event.v1.Event.fault_storm:type_name -> aios.event.v1.FaultStorm
+	50, // 47: aios.event.v1.Event.fault_verdict:type_name -> aios.event.v1.FaultVerdict
+	51, // 48: aios.event.v1.Event.kernel_panic:type_name -> aios.event.v1.KernelPanic
+	52, // 49: aios.event.v1.Event.kernel_lockup:type_name -> aios.event.v1.KernelLockup
+	53, // 50: aios.event.v1.Event.kernel_log:type_name -> aios.event.v1.KernelLog
+	54, // 51: aios.event.v1.Event.kernel_dump:type_name -> aios.event.v1.KernelDump
+	55, // 52: aios.event.v1.Event.irq_storm:type_name -> aios.event.v1.IRQStorm
+	56, // 53: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
+	57, // 54: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
+	58, // 55: aios.event.v1.Event.alert:type_name -> aios.event.v1.Alert
+	60, // 56: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
+	61, // 57: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
+	62, // 58: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
+	63, // 59: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
+	64, // 60: aios.event.v1.Event.clock:type_name -> aios.event.v1.Clock
+	59, // 61: aios.event.v1.Event.hook:type_name -> aios.event.v1.Hook
+	65, // 62: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
+	66, // 63: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
+	67, // 64: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
+	68, // 65: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
+	69, // 66: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
+	1,  // 67: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
+	3,  // 68: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
+	3,  // 69: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
+	3,  // 70: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
+	3,  // 71: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
+	3,  // 72: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
+	3,  // 73: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
+	3,  // 74: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
+	3,  // 75: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
+	3,  // 76: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
+	3,  // 77: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
+	3,  // 78: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
+	3,  // 79: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
+	3,  // 80: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
+	3,  // 81: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
+	3,  // 82: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
+	3,  // 83: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
+	3,  // 84: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
+	3,  // 85: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
+	3,  // 86: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
+	70, // 87: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
+	3,  // 88: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
+	71, // 89: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
+	72, // 90: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
+	91, // [91:91] is the sub-list for method output_type
+	91, // [91:91] is the sub-list for method input_type
+	91, // [91:91] is the sub-list for extension type_name
+	91, // [91:91] is the sub-list for extension extendee
+	0,  // [0:91] is the sub-list for field type_name
 }
 
 func init() { file_event_v1_event_proto_init() }
@@ -7725,6 +7834,7 @@ func file_event_v1_event_proto_init() {
 		(*Event_AgentLost)(nil),
 		(*Event_AgentQuarantine)(nil),
 		(*Event_AgentDebug)(nil),
+		(*Event_AgentClone)(nil),
 		(*Event_DomainStart)(nil),
 		(*Event_DomainStop)(nil),
 		(*Event_DomainCrash)(nil),
@@ -7785,7 +7895,7 @@ func file_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_event_v1_event_proto_rawDesc), len(file_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   71,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -99,6 +99,9 @@ func (t *Task) Wanted() smp.Set {
 	return t.allowed
 }
 
+// Runner returns what the task is run by.
+func (t *Task) Runner() Runner { return t.r }
+
 // ID returns what the task is to others.
 func (t *Task) ID() any { return t.id }
 

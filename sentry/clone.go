@@ -1,0 +1,377 @@
+package sentry
+
+import (
+	"os"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	"gvisor.dev/gvisor/pkg/sentry/mm"
+
+	"aios.dev/aios/abi"
+	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
+	"aios.dev/aios/event"
+	eventv1 "aios.dev/aios/event/v1"
+)
+
+// An agent is copied while it runs. It is stopped for the time that this takes:
+//
+//	survey      every task stands at a point from which it could go on  clonetasks.go
+//	authority   the copy's capabilities, out of the original's          cloneauth.go
+//	files       the upper layer, mounts of grants                       clonetree.go
+//	tasks       processes and threads, memory copy-on-write             clonemake.go
+//	descriptors what is open                                            clonefiles.go, clonesockets.go, clonelocks.go
+//	memory      what a fork would share                                 clonemem.go
+//
+// What cannot be carried over is found before the copy runs: then there is no copy,
+// and the original goes on.
+
+const (
+	// cloneTimeout bounds how long an agent is tried that is never at a point at
+	// which it could be copied.
+	cloneTimeout = 2 * time.Second
+	// maxCopies is how many copies one request makes at most.
+	maxCopies = 64
+)
+
+// Clone copies an agent. It owns files: the logs of the copies.
+func (s *Kernel) Clone(req control.CloneRequest, files []*os.File) (control.CloneReply, error) {
+	var reply control.CloneReply
+	defer func() {
+		for _, f := range files {
+			closeFile(f)
+		}
+	}()
+	if len(files) != len(req.Copies) || len(files) == 0 || len(files) > maxCopies {
+		return reply, errdefs.Newf(errdefs.Protocol, "the request brought %d logs for %d copies", len(files), len(req.Copies))
+	}
+	a, err := s.agent(req.ID)
+	if err != nil {
+		return reply, err
+	}
+	a.lifeMu.Lock()
+	defer a.lifeMu.Unlock()
+	if err := a.mustBe(abi.StateRunning, abi.StatePaused); err != nil {
+		return reply, err
+	}
+	if a.debugger.Load() != nil {
+		return reply, errdefs.New(errdefs.WrongState, "the agent is being debugged", errdefs.Op("clone"), errdefs.Resource("%s", a.id),
+			errdefs.Fix("end the debugger first"))
+	}
+	paused := a.mustBe(abi.StatePaused) == nil
+	late := s.cfg.Clock.Now().Add(cloneTimeout)
+	a.dog.hold()
+	defer a.dog.release()
+	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 20*time.Millisecond) {
+		var busy string
+		reply, busy, err = a.cloneOnce(req, files, paused)
+		if busy == "" {
+			break
+		}
+		if paused || s.cfg.Clock.Now().After(late) {
+			err = errdefs.New(errdefs.WrongState, "the agent is at no point at which it could be copied: "+busy, errdefs.Op("clone"),
+				errdefs.Resource("%s", a.id), errdefs.Fix("try again"+ifPaused(paused)))
+			break
+		}
+		nap(s.cfg.Clock, pause)
+	}
+	s.trail.flushSoon()
+	return reply, err
+}
+
+func ifPaused(paused bool) string {
+	if paused {
+		return " after `aiosctl resume`"
+	}
+	return ""
+}
+
+// cloneOnce makes all copies, or none. If there is a reason why the agent is busy,
+// it may succeed when the agent has run on.
+//
+// +checklocks:a.lifeMu
+func (a *Agent) cloneOnce(req control.CloneRequest, files []*os.File, paused bool) (reply control.CloneReply, busy string, err error) {
+	s := a.s
+	if a.dying.Load() {
+		return reply, "", errdefs.New(errdefs.AgentNotRunning, "the agent is being killed", errdefs.Resource("%s", a.id))
+	}
+	shells := make([]*namespaces, len(files))
+	for i := range shells {
+		shells[i] = s.newNamespaces()
+	}
+	began := s.cfg.Clock.Now()
+	if !paused {
+		if err := a.freeze(); err != nil {
+			a.thaw(nil)
+			for _, ns := range shells {
+				s.releaseShell(ns)
+			}
+			return reply, "", err
+		}
+	}
+	made, tasks, busy, err := a.copies(req, files, shells)
+	if !paused {
+		a.thaw(nil)
+		reply.Pause = s.cfg.Clock.Since(began)
+	}
+	for _, ns := range shells {
+		if ns != nil {
+			s.releaseShell(ns)
+		}
+	}
+	if busy != "" || err != nil {
+		return reply, busy, err
+	}
+	for _, c := range made {
+		c.run(req.Pause)
+		reply.Copies = append(reply.Copies, control.CloneCopied{ID: c.dst.id})
+		s.emitFor(a, event.AgentClone, &eventv1.AgentClone{
+			Copy: c.dst.id, Name: c.dst.name, Tasks: uint32(tasks), PauseNanos: int64(reply.Pause), Paused: req.Pause,
+		}, req.Actor.Correlation)
+	}
+	reply.Ready = s.cfg.Clock.Since(began)
+	return reply, "", nil
+}
+
+// copies makes all copies of an agent that stands still, none of which runs yet, or
+// none. Of shells it sets those to nil that were taken over.
+//
+// +checklocks:a.lifeMu
+func (a *Agent) copies(req control.CloneRequest, files []*os.File, shells []*namespaces) (made []*copying, tasks int, busy string, err error) {
+	f, busy, err := a.survey()
+	if busy != "" || err != nil {
+		return nil, 0, busy, err
+	}
+	for i, ns := range shells {
+		c, err := a.copyTo(f, ns, req, req.Copies[i], files[i], uint64(len(shells)-i))
+		if c != nil {
+			shells[i] = nil
+		}
+		if err != nil {
+			for _, c := range made {
+				c.undo()
+			}
+			return nil, 0, f.busy, err
+		}
+		made = append(made, c)
+		f.forget()
+	}
+	return made, len(f.twins), "", nil
+}
+
+// forget has the family be ready for another copy.
+func (f *family) forget() {
+	for _, tw := range f.twins {
+		tw.new, tw.group.new = nil, nil
+	}
+	for _, g := range f.fillers {
+		g.new, g.leader.new = nil, nil
+	}
+}
+
+// copyTo makes one copy, none of whose tasks runs yet. If it fails and returns a
+// copying, that has taken ns over and was undone.
+//
+// +checklocks:a.lifeMu
+func (a *Agent) copyTo(f *family, ns *namespaces, req control.CloneRequest, as control.CloneCopy, log *os.File, rest uint64) (*copying, error) {
+	s := a.s
+	if err := s.newRoot(ns, a.ns.root.Root, a.ns.root.disk, a.ns.upper); err != nil {
+		return nil, err
+	}
+	own, err := dupFile(log) // The request may be tried again.
+	if err != nil {
+		return nil, err
+	}
+	dst, err := s.addAgent(control.SpawnRequest{ID: as.ID, Name: as.Name, DiskBytes: a.ns.root.disk}, ns, own)
+	if err != nil {
+		own.Close()
+		return nil, err
+	}
+	c := &copying{
+		s: s, f: f, src: a, dst: dst, ctx: dst.ctx,
+		handlers: make(map[*kernel.SignalHandlers]*kernel.SignalHandlers), images: make(map[*mm.MemoryManager]*kernel.Task),
+		dirs: make(map[*kernel.FSContext]*kernel.FSContext), tables: make(map[*kernel.FDTable]*kernel.FDTable),
+	}
+	if err := c.make(req, as, rest); err != nil {
+		c.undo()
+		return c, err
+	}
+	return c, nil
+}
+
+func dupFile(f *os.File) (*os.File, error) {
+	fd, err := unixDup(int(f.Fd()))
+	if err != nil {
+		return nil, errdefs.Wrap(err, errdefs.HostIO, "open the log")
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// make makes everything of the copy.
+func (c *copying) make(req control.CloneRequest, as control.CloneCopy, rest uint64) error {
+	s, dst := c.s, c.dst
+	dst.lifeMu.Lock()
+	defer dst.lifeMu.Unlock()
+	dst.ns.uts.SetHostName(c.ctx, as.Hostname)
+	dst.zone = c.src.zone
+	dst.setSeccomp(c.src.seccomp)
+	dst.faults.policy, dst.faults.violations, dst.faults.strict = c.src.faults.policy, c.src.faults.violations, c.src.faults.strict
+	dst.dog.a, dst.dog.owner, dst.dog.rule = dst, c.src.dog.owner, c.src.dog.rule
+	by := s.actor(req.Actor)
+	by.Privileged = true // The daemon has decided.
+	grants, err := c.inherit(rest, by)
+	if err != nil {
+		return err
+	}
+	if err := c.open(grants); err != nil {
+		return err
+	}
+	s.trail.putGathered(dst)
+	dst.endowed.Store(true)
+	dst.reweigh()
+	if err := dst.cpuRefusal(); err != nil {
+		return err
+	}
+	c.files = newFileCopier(c)
+	defer c.files.release()
+	if err := c.consoles(); err != nil {
+		return err
+	}
+	for _, step := range []func() error{c.tasks, c.files.tables, c.memory, c.bury, c.timers} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	c.signals()
+	c.orphans()
+	return nil
+}
+
+// consoles gives every process that was started from outside standard files of its
+// own: their log is the copy's.
+func (c *copying) consoles() error {
+	c.src.mu.Lock()
+	procs := make(map[int32]*process, len(c.src.procs))
+	for id, p := range c.src.procs {
+		procs[id] = p
+	}
+	next := c.src.nextExec
+	c.src.mu.Unlock()
+	c.dst.mu.Lock()
+	c.dst.nextExec = next
+	c.dst.mu.Unlock()
+	for id, p := range procs {
+		con, err := c.console(p.console)
+		if err != nil {
+			return err
+		}
+		c.dst.mu.Lock()
+		c.dst.procs[id] = &process{id: id, console: con, tty: p.tty}
+		c.dst.mu.Unlock()
+	}
+	return nil
+}
+
+// orphans notes what is known of processes whose parents may end.
+func (c *copying) orphans() {
+	from, to := &c.src.orph, &c.dst.orph
+	from.mu.Lock()
+	var kids []*kernel.ThreadGroup
+	for tg := range from.kids {
+		kids = append(kids, tg)
+	}
+	from.mu.Unlock()
+	byOld := make(map[*kernel.ThreadGroup]*twinGroup)
+	for _, g := range c.f.groups {
+		byOld[g.old] = g
+	}
+	to.mu.Lock()
+	defer to.mu.Unlock()
+	to.kids = make(map[*kernel.ThreadGroup]time.Time)
+	for _, tg := range kids {
+		if g := byOld[tg]; g != nil {
+			to.kids[g.new] = time.Time{}
+			if g.leader.zombie {
+				c.dst.noteEndLocked(g.new)
+			}
+		}
+	}
+	c.dst.mu.Lock()
+	defer c.dst.mu.Unlock()
+	for id, p := range c.dst.procs {
+		c.src.mu.Lock()
+		old := c.src.procs[id]
+		c.src.mu.Unlock()
+		if old == nil || byOld[old.tg] == nil {
+			continue
+		}
+		p.tg = byOld[old.tg].new
+	}
+}
+
+// run lets the copy go, or keeps it stopped.
+func (c *copying) run(pause bool) {
+	a := c.dst
+	a.lifeMu.Lock()
+	defer a.lifeMu.Unlock()
+	root := c.s.k.RootPIDNamespace()
+	if pause {
+		a.dog.hold()
+		for _, t := range c.made {
+			t.BeginExternalStop()
+			a.stopped = append(a.stopped, t)
+		}
+	}
+	a.mu.Lock()
+	a.state = abi.StateRunning
+	if pause {
+		a.state = abi.StatePaused
+	}
+	procs := make([]*process, 0, len(a.procs))
+	for id, p := range a.procs {
+		if p.tg == nil { // It has ended.
+			delete(a.procs, id)
+			p.console.release(a.ctx)
+			continue
+		}
+		procs = append(procs, p)
+	}
+	a.mu.Unlock()
+	for _, t := range c.made {
+		t.Start(root.IDOfTask(t))
+	}
+	if a.killed.Load() != nil { // The domain was stopped meanwhile, and found no process.
+		for _, p := range procs {
+			c.s.k.SendExternalSignalThreadGroup(p.tg, kernel.SignalInfoPriv(linux.SIGKILL))
+		}
+	}
+	c.s.watch.add(a)
+	a.dog.start()
+	for _, p := range procs {
+		if p.id == 0 {
+			go a.waitFirst(p)
+		} else {
+			go a.waitFurther(p)
+		}
+	}
+}
+
+// undo takes back what was made of a copy.
+func (c *copying) undo() {
+	a := c.dst
+	c.abandon()
+	a.awaitEmpty()
+	a.lifeMu.Lock()
+	a.mu.Lock()
+	for id, p := range a.procs {
+		p.console.release(a.ctx)
+		delete(a.procs, id)
+	}
+	a.mu.Unlock()
+	a.release()
+	a.lifeMu.Unlock()
+	c.s.mu.Lock()
+	delete(c.s.agents, a.id)
+	c.s.mu.Unlock()
+}

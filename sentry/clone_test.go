@@ -1,0 +1,171 @@
+package sentry
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"aios.dev/aios/abi"
+	"aios.dev/aios/control"
+	"aios.dev/aios/errdefs"
+)
+
+// clone makes copies of s's agent.
+func (s *spawned) clone(n int, opts ...func(*control.CloneRequest)) []*spawned {
+	s.t.Helper()
+	out, err := s.tryClone(n, opts...)
+	if err != nil {
+		s.t.Fatalf("clone: %v", err)
+	}
+	return out
+}
+
+func (s *spawned) tryClone(n int, opts ...func(*control.CloneRequest)) ([]*spawned, error) {
+	s.t.Helper()
+	req := control.CloneRequest{ID: s.id}
+	var files []*os.File
+	var out []*spawned
+	for range n {
+		c := &spawned{t: s.t, id: string(abi.NewAgentID()), log: filepath.Join(s.t.TempDir(), "log")}
+		f, err := os.Create(c.log)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		files = append(files, f)
+		out = append(out, c)
+		req.Copies = append(req.Copies, control.CloneCopy{ID: c.id, Hostname: "copy"})
+	}
+	for _, o := range opts {
+		o(&req)
+	}
+	reply, err := theKernel.Clone(req, files)
+	if err != nil {
+		return nil, err
+	}
+	s.t.Logf("pause %v, ready %v", reply.Pause, reply.Ready)
+	for _, c := range out {
+		s.t.Cleanup(func() {
+			theKernel.Signal(control.SignalRequest{ID: c.id, Signal: 9})
+			exits.wait(s.t, c.id, 0)
+			theKernel.Forget(control.AgentRequest{ID: c.id})
+		})
+	}
+	return out, nil
+}
+
+// logged returns what an agent has written, without the frames of the log.
+func (s *spawned) logged() string {
+	s.t.Helper()
+	out, _ := readLog(s.t, s.log)
+	return out
+}
+
+func TestCloneOfALoop(t *testing.T) {
+	s := spawn(t, sh("i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo $i; usleep 1000; done; hostname; echo $$; exit 7"))
+	s.expect("50\n")
+	for _, c := range s.clone(2) {
+		if e := c.wait(); e.Code != 7 {
+			t.Errorf("the copy ended with %+v", e)
+		}
+		if got := c.logged(); !strings.HasSuffix(got, "199\n200\ncopy\n1\n") {
+			t.Errorf("the copy wrote %q", got)
+		}
+	}
+	if _, _, e := s.output(); e.Code != 7 {
+		t.Errorf("the original ended with %+v", e)
+	}
+}
+
+// Whatever the original is made to do, the copy does not follow, and the reverse.
+func TestCopiesShareNothing(t *testing.T) {
+	s := spawn(t, sh(`echo one > /tmp/f; exec 3< /tmp/f; echo two > /root-file; mkdir -p /d/e; ln /root-file /d/e/link; ln -s x /d/sym
+		echo ready; until [ -e /go ]; do usleep 2000; done; read line <&3; echo "$line $(cat /root-file) $(cat /d/e/link) $(readlink /d/sym) $(cat /own 2>/dev/null)"`))
+	s.expect("ready\n")
+	c := s.clone(1)[0]
+	for _, x := range []struct {
+		who  *spawned
+		word string
+	}{{s, "original"}, {c, "copy"}} {
+		x.who.execIn(sh("echo " + x.word + " > /own; echo " + x.word + " > /root-file; touch /go")).wait()
+	}
+	if e := c.wait(); e.Code != 0 {
+		t.Errorf("the copy ended with %+v", e)
+	}
+	if got := c.logged(); got != "one copy copy x copy\n" {
+		t.Errorf("the copy wrote %q", got)
+	}
+	if out, _, _ := s.output(); out != "one original original x original\n" {
+		t.Errorf("the original wrote %q", out)
+	}
+}
+
+func TestCloneStaysStopped(t *testing.T) {
+	s := spawn(t, sh("echo ready; sleep 0.2; echo done"))
+	s.expect("ready\n")
+	c := s.clone(1, func(r *control.CloneRequest) { r.Pause = true })[0]
+	if out, _, e := s.output(); out != "done\n" || e.Code != 0 {
+		t.Errorf("the original wrote %q and ended with %+v", out, e)
+	}
+	if st := inspect(t, c.id); st.State != string(abi.StatePaused) {
+		t.Errorf("the copy is %s", st.State)
+	}
+	c.resume()
+	if e := c.wait(); e.Code != 0 || c.logged() != "done\n" {
+		t.Errorf("the copy wrote %q and ended with %+v", c.logged(), e)
+	}
+}
+
+// What is in pipes, who waits for whom, and who has ended, is as in the original.
+func TestCloneOfAPipeline(t *testing.T) {
+	s := spawn(t, sh(`(i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo $i; usleep 700; done) | while read x; do echo "<$x>"; done | (sleep 0.1; sort | wc -l) ; echo end`))
+	eventually(t, func() bool { return len(inspect(t, s.id).Processes) >= 4 })
+	c := s.clone(1)[0]
+	if e := c.wait(); e.Code != 0 || c.logged() != "300\nend\n" {
+		t.Errorf("the copy wrote %q and ended with %+v", c.logged(), e)
+	}
+	if out, _, e := s.output(); out != "300\nend\n" || e.Code != 0 {
+		t.Errorf("the original wrote %q and ended with %+v", out, e)
+	}
+}
+
+func TestCloneOfStoppedAndEnded(t *testing.T) {
+	s := spawn(t, sh(`sleep 1000 & p=$!; kill -STOP $p; sh -c 'exit 3' & q=$!; usleep 20000; echo ready; until [ -e /go ]; do usleep 2000; done
+		wait $q; echo $?; grep State /proc/$p/status; kill -9 $p; kill -CONT $p; wait $p; echo $?`))
+	s.expect("ready\n")
+	c := s.clone(1)[0]
+	want := "3\nState:\tT (stopped)\n137\n"
+	s.execIn(sh("touch /go")).wait()
+	c.execIn(sh("touch /go")).wait()
+	if e := c.wait(); e.Code != 0 || c.logged() != want {
+		t.Errorf("the copy wrote %q and ended with %+v", c.logged(), e)
+	}
+	if out, _, _ := s.output(); out != want {
+		t.Errorf("the original wrote %q", out)
+	}
+}
+
+// A copy's budget is taken from the original's, which ends the making of copies.
+func TestCloneBomb(t *testing.T) {
+	s := spawn(t, sh("echo ready; sleep 100"), granted("mem:self:map+exec,bytes=256M", "proc:self:spawn+exec+signal,count=32", "cpu:self", "io:self"))
+	s.expect("ready\n")
+	var all []*spawned
+	for n := 0; ; n++ {
+		c, err := s.tryClone(1)
+		if err != nil {
+			wantCode(t, err, errdefs.BudgetExhausted)
+			break
+		}
+		if all = append(all, c...); n > 100 {
+			t.Fatal("there is no end to it")
+		}
+	}
+	sum := uint64(0)
+	for _, x := range append(all, s) {
+		a := theKernel.findAgent(x.id)
+		sum += a.taskLimit()
+	}
+	if sum > 32 {
+		t.Errorf("together they may have %d tasks of 32", sum)
+	}
+}

@@ -1,0 +1,52 @@
+package sentry
+
+import (
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/sentry/kernel/pipe"
+	"gvisor.dev/gvisor/pkg/sentry/vfs"
+
+	"aios.dev/aios/errdefs"
+)
+
+func unixDup(fd int) (int, error) { return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) }
+
+// console makes the standard files of a process of the copy. What the original has
+// written and nobody has read yet is the original's alone; what is to be read from
+// its input, the copy reads too.
+func (c *copying) console(old *console) (*console, error) {
+	if old.tty {
+		return nil, errdefs.New(errdefs.Unsupported, "a process of the agent has a terminal", errdefs.Op("clone"), errdefs.Resource("%s", c.src.id),
+			errdefs.Fix("start the agent without --tty"))
+	}
+	old.mu.Lock()
+	in := old.in
+	if in != nil {
+		in.IncRef()
+	}
+	old.mu.Unlock()
+	if in != nil {
+		defer in.DecRef(c.ctx)
+	}
+	fds := c.s.k.NewFDTable()
+	defer fds.DecRef(c.ctx)
+	con, err := c.s.newConsole(c.ctx, c.dst.ns, fds, false, in != nil, c.dst)
+	if err != nil {
+		return nil, err
+	}
+	get := func(n int32) *vfs.FileDescription {
+		f, _ := fds.Get(n)
+		return f
+	}
+	if in != nil {
+		impl := in.Impl().(*pipe.VFSPipeFD)
+		c.files.pipes[impl.Pipe()] = &pipeEnds{r: get(0)}
+		if err := c.files.fillPipe(con.in, impl); err != nil { // +checklocksignore: nobody else knows con.
+			con.release(c.ctx)
+			return nil, err
+		}
+	}
+	for i, o := range old.outs {
+		c.files.pipes[o.fd.Impl().(*pipe.VFSPipeFD).Pipe()] = &pipeEnds{w: get(int32(i + 1))}
+	}
+	return con, nil
+}

@@ -1,0 +1,502 @@
+package sentry
+
+import (
+	"fmt"
+	"io"
+
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/context"
+	"gvisor.dev/gvisor/pkg/errors/linuxerr"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/eventfd"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/pipefs"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/signalfd"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/timerfd"
+	"gvisor.dev/gvisor/pkg/sentry/fsimpl/tmpfs"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	"gvisor.dev/gvisor/pkg/sentry/kernel/pipe"
+	"gvisor.dev/gvisor/pkg/sentry/vfs"
+	"gvisor.dev/gvisor/pkg/usermem"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"aios.dev/aios/errdefs"
+)
+
+// fileCopier makes the open files of a copy. What two descriptors share they share
+// in the copy too: a description is copied once.
+type fileCopier struct {
+	c        *copying
+	ctx      context.Context
+	from, to vfs.VirtualDentry // the roots
+	files    map[*vfs.FileDescription]*vfs.FileDescription
+	pipes    map[*pipe.Pipe]*pipeEnds
+	deleted  map[fileID]string // files without a name, and the name they have for now
+	holder   map[*vfs.FileDescription]*twin
+	endings  []func() // at the end
+	sockets  socketCopier
+}
+
+// fileID is what tells files apart.
+type fileID struct {
+	dev, ino uint64
+}
+
+// pipeEnds are the ends of a pipe in the copy.
+type pipeEnds struct {
+	r, w *vfs.FileDescription
+}
+
+func newFileCopier(c *copying) *fileCopier {
+	return &fileCopier{
+		c: c, ctx: c.ctx, from: c.src.ns.mnt.Root(c.ctx), to: c.dst.ns.mnt.Root(c.ctx),
+		files: make(map[*vfs.FileDescription]*vfs.FileDescription), pipes: make(map[*pipe.Pipe]*pipeEnds),
+		deleted: make(map[fileID]string), holder: make(map[*vfs.FileDescription]*twin),
+	}
+}
+
+// release gives back what the copier holds, and takes away names that were needed
+// for a while.
+func (f *fileCopier) release() {
+	for _, p := range f.deleted {
+		f.c.s.k.VFS().UnlinkAt(f.ctx, f.c.s.creds, creating(f.to, p))
+	}
+	for _, file := range f.files {
+		if file != nil {
+			file.DecRef(f.ctx)
+		}
+	}
+	for _, p := range f.pipes {
+		for _, end := range []*vfs.FileDescription{p.r, p.w} {
+			if end != nil {
+				end.DecRef(f.ctx)
+			}
+		}
+	}
+	f.from.DecRef(f.ctx)
+	f.to.DecRef(f.ctx)
+}
+
+// refuse says that a file cannot be carried over.
+func (f *fileCopier) refuse(file *vfs.FileDescription, why string) error {
+	who := ""
+	if tw := f.holder[file]; tw != nil {
+		who = "process " + tw.old.Name() + " has "
+	}
+	return errdefs.New(errdefs.Unsupported, who+"an open file that cannot be copied: "+why, errdefs.Op("clone"), errdefs.Resource("%s", f.c.src.id),
+		errdefs.Fix("have the program close it, and clone the agent then; docs/clone.md says what a copy can carry"))
+}
+
+// find returns, with a reference, what is at the place of vd in the copy.
+func (f *fileCopier) find(vd vfs.VirtualDentry) (vfs.VirtualDentry, error) {
+	v := f.c.s.k.VFS()
+	name, err := v.PathnameReachable(f.ctx, f.from, vd)
+	if err == nil && name != "" && !vd.Dentry().IsDead() {
+		found, err := v.GetDentryAt(f.ctx, f.c.s.creds, creating(f.to, name), &vfs.GetDentryOptions{})
+		if err == nil {
+			return found, nil
+		}
+	}
+	return vfs.VirtualDentry{}, errdefs.New(errdefs.Unsupported, "a process is in a directory that was removed", errdefs.Op("clone"),
+		errdefs.Resource("%s", name), errdefs.Fix("have it leave that directory, and clone the agent then"))
+}
+
+// tables fills the tables of the copy.
+func (f *fileCopier) tables() error {
+	for _, tw := range f.c.f.twins {
+		if tw.zombie {
+			continue
+		}
+		table := tw.old.FDTable()
+		table.ForEach(f.ctx, func(_ int32, file *vfs.FileDescription, _ kernel.FDFlags) bool {
+			if f.holder[file] == nil || tw.lead && tw.tid < f.holder[file].tid {
+				f.holder[file] = tw
+			}
+			return true
+		})
+	}
+	for old, table := range f.c.tables {
+		type entry struct {
+			fd    int32
+			file  *vfs.FileDescription
+			flags kernel.FDFlags
+		}
+		var all []entry
+		old.ForEach(f.ctx, func(fd int32, file *vfs.FileDescription, flags kernel.FDFlags) bool {
+			all = append(all, entry{fd, file, flags}) // The table stands still, and keeps it.
+			return true
+		})
+		for _, e := range all {
+			file, err := f.file(e.file)
+			if err != nil {
+				return err
+			}
+			prev, err := table.NewFDAt(f.ctx, e.fd, file, e.flags)
+			if prev != nil {
+				prev.DecRef(f.ctx)
+			}
+			if err != nil {
+				return errdefs.Wrap(err, errdefs.Internal, "set a descriptor")
+			}
+		}
+	}
+	for old, file := range f.files {
+		if err := f.interests(old, file); err != nil {
+			return err
+		}
+	}
+	for _, end := range f.endings {
+		end()
+	}
+	return f.locks()
+}
+
+// file returns the copy of an open file. The reference is the copier's.
+func (f *fileCopier) file(old *vfs.FileDescription) (*vfs.FileDescription, error) {
+	if file, ok := f.files[old]; ok {
+		return file, nil
+	}
+	file, err := f.copyFile(old)
+	if err != nil {
+		return nil, err
+	}
+	f.files[old] = file
+	if want := old.StatusFlags(); file.StatusFlags() != want {
+		file.SetStatusFlags(f.ctx, f.c.s.creds, want) // What can be changed.
+	}
+	return file, nil
+}
+
+func (f *fileCopier) copyFile(old *vfs.FileDescription) (*vfs.FileDescription, error) {
+	v := f.c.s.k.VFS()
+	switch impl := old.Impl().(type) {
+	case *pipe.VFSPipeFD:
+		return f.copyPipe(old, impl)
+	case *eventfd.EventFileDescription:
+		return f.copyEvent(old, impl)
+	case *timerfd.TimerFileDescription:
+		return f.copyTimer(old, impl)
+	case *signalfd.SignalFileDescription:
+		tw := f.holder[old]
+		if tw == nil || tw.group.leader.new == nil {
+			return nil, f.refuse(old, "nobody reads the signals")
+		}
+		return signalfd.New(v, tw.group.leader.new, impl.Mask(), old.StatusFlags()&linux.O_NONBLOCK)
+	case *vfs.EpollInstance:
+		return v.NewEpollInstanceFD(f.ctx)
+	case *vfs.Inotify:
+		return nil, f.refuse(old, "what inotify watches is not known")
+	}
+	if target, err := kernel.PIDFDTask(old); err == nil {
+		return f.copyPIDFD(old, target)
+	}
+	if file, ok, err := f.sockets.copy(f, old); ok || err != nil {
+		return file, err
+	}
+	if old.Mount() == f.c.s.k.ShmMount() {
+		return f.copyMemory(old)
+	}
+	return f.reopen(old)
+}
+
+// copyPIDFD names the copy of a process.
+func (f *fileCopier) copyPIDFD(old *vfs.FileDescription, target *kernel.Task) (*vfs.FileDescription, error) {
+	tw := f.c.f.of[target]
+	if tw == nil || tw.new == nil {
+		return nil, f.refuse(old, "the process that it names has ended, or is another agent's")
+	}
+	file, err := f.holder[old].new.PIDFDOpen(tw.tid, !tw.lead, old.StatusFlags()&linux.O_NONBLOCK != 0)
+	return file, errdefs.Wrap(err, errdefs.Internal, "open a process")
+}
+
+// copyPipe makes the ends of a pipe anew, with what is in it.
+func (f *fileCopier) copyPipe(old *vfs.FileDescription, impl *pipe.VFSPipeFD) (*vfs.FileDescription, error) {
+	p := impl.Pipe()
+	ends := f.pipes[p]
+	if ends == nil {
+		if old.Mount() != f.c.s.k.PipeMount() {
+			return f.copyFIFO(old, impl)
+		}
+		var err error
+		if ends, err = f.newPipe(impl); err != nil {
+			return nil, err
+		}
+	}
+	end := ends.w
+	if old.IsReadable() {
+		end = ends.r
+	}
+	if end == nil {
+		return nil, f.refuse(old, "it is an end of the standard input or output that is not the program's")
+	}
+	end.IncRef()
+	return end, nil
+}
+
+func (f *fileCopier) newPipe(impl *pipe.VFSPipeFD) (*pipeEnds, error) {
+	r, w, err := pipefs.NewConnectedPipeFDs(f.ctx, f.c.s.k.PipeMount(), 0)
+	if err != nil {
+		return nil, errdefs.Wrap(err, errdefs.Internal, "make a pipe")
+	}
+	ends := &pipeEnds{r: r, w: w}
+	f.pipes[impl.Pipe()] = ends
+	return ends, f.fillPipe(w, impl)
+}
+
+// fillPipe puts into a new pipe what is in another.
+func (f *fileCopier) fillPipe(w *vfs.FileDescription, impl *pipe.VFSPipeFD) error {
+	dst := w.Impl().(*pipe.VFSPipeFD)
+	if size := impl.PipeSize(); size != dst.PipeSize() {
+		if _, err := dst.SetPipeSize(size); err != nil {
+			return errdefs.Wrap(err, errdefs.Internal, "size a pipe")
+		}
+	}
+	if impl.Readiness(waiter.ReadableEvents)&waiter.ReadableEvents == 0 && !impl.Pipe().HasReaders() {
+		return nil
+	}
+	_, err := pipe.Tee(f.ctx, dst, impl, impl.PipeSize())
+	if err != nil && !linuxerr.Equals(linuxerr.ErrWouldBlock, err) && err != io.EOF {
+		return errdefs.Wrap(err, errdefs.Internal, "copy what is in a pipe")
+	}
+	return nil
+}
+
+// copyFIFO opens a pipe that has a name.
+func (f *fileCopier) copyFIFO(old *vfs.FileDescription, impl *pipe.VFSPipeFD) (*vfs.FileDescription, error) {
+	name, err := f.path(old)
+	if err != nil {
+		return nil, err
+	}
+	open := func(flags uint32) (*vfs.FileDescription, error) {
+		file, err := f.c.s.k.VFS().OpenAt(f.ctx, f.c.s.creds, creating(f.to, name), &vfs.OpenOptions{Flags: flags | linux.O_NONBLOCK})
+		return file, errdefs.Wrap(err, errdefs.Internal, "open", errdefs.Resource("%s", name))
+	}
+	both, err := open(linux.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	f.endings = append(f.endings, func() { both.DecRef(f.ctx) })
+	if dst := both.Impl().(*pipe.VFSPipeFD); dst.Readiness(waiter.ReadableEvents)&waiter.ReadableEvents == 0 {
+		if err := f.fillPipe(both, impl); err != nil {
+			return nil, err
+		}
+	}
+	return open(old.StatusFlags() & linux.O_ACCMODE)
+}
+
+// copyEvent makes an eventfd with the same count. It tells a semaphore from a
+// counter by what a read of more than one returns.
+func (f *fileCopier) copyEvent(old *vfs.FileDescription, impl *eventfd.EventFileDescription) (*vfs.FileDescription, error) {
+	read := func() (n uint64) {
+		raw := make([]byte, 8)
+		if _, err := impl.Read(f.ctx, usermem.BytesIOSequence(raw), vfs.ReadOptions{}); err == nil {
+			for i := range raw {
+				n |= uint64(raw[i]) << (8 * i)
+			}
+		}
+		return n
+	}
+	var sum uint64
+	for n := read(); n != 0; n = read() {
+		sum += n
+	}
+	impl.Signal(2)
+	semaphore := read() == 1
+	if semaphore {
+		read()
+	}
+	if sum > 0 {
+		impl.Signal(sum)
+	}
+	file, err := eventfd.New(f.ctx, f.c.s.k.VFS(), sum, semaphore, old.StatusFlags()&linux.O_NONBLOCK)
+	return file, errdefs.Wrap(err, errdefs.Internal, "make an eventfd")
+}
+
+// copyTimer makes a timer that expires when the original does. One that has
+// expired and was not read expires at once.
+func (f *fileCopier) copyTimer(old *vfs.FileDescription, impl *timerfd.TimerFileDescription) (*vfs.FileDescription, error) {
+	file, err := timerfd.New(f.ctx, f.c.s.k.VFS(), impl.Clock(), old.StatusFlags()&linux.O_NONBLOCK)
+	if err != nil {
+		return nil, errdefs.Wrap(err, errdefs.Internal, "make a timer")
+	}
+	now, set := impl.GetTime()
+	timer := file.Impl().(*timerfd.TimerFileDescription)
+	if impl.Readiness(waiter.ReadableEvents)&waiter.ReadableEvents != 0 {
+		if !set.Enabled { // It was to expire once.
+			set.Enabled, set.Next = true, now
+		} else if set.Period > 0 {
+			set.Next = set.Next.Add(-set.Period)
+		}
+	}
+	timer.SetTime(set)
+	return file, nil
+}
+
+// copyMemory copies a file of memfd_create(2), or what is mapped without a file.
+func (f *fileCopier) copyMemory(old *vfs.FileDescription) (*vfs.FileDescription, error) {
+	id := idOf(f.ctx, old)
+	for other, file := range f.files {
+		if file != nil && other.Mount() == old.Mount() && idOf(f.ctx, other) == id {
+			file.IncRef() // Two descriptions of one are rare; they share the offset then.
+			return file, nil
+		}
+	}
+	name := old.MappedName(f.ctx)
+	file, err := tmpfs.NewMemfd(f.ctx, f.c.s.creds, f.c.s.k.ShmMount(), true, name)
+	if err != nil {
+		return nil, errdefs.Wrap(err, errdefs.Internal, "make a file in memory")
+	}
+	if err := f.content(old.VirtualDentry(), file); err != nil {
+		file.DecRef(f.ctx)
+		return nil, err
+	}
+	if seals, err := tmpfs.GetSeals(old); err == nil && seals != 0 {
+		tmpfs.AddSeals(file, seals)
+	}
+	f.seek(old, file)
+	return file, nil
+}
+
+func idOf(ctx context.Context, file *vfs.FileDescription) fileID {
+	return fileID{file.DeviceID(), file.InodeID()}
+}
+
+// seek gives file the offset of old.
+func (f *fileCopier) seek(old, file *vfs.FileDescription) {
+	if at, err := old.Seek(f.ctx, 0, linux.SEEK_CUR); err == nil && at != 0 {
+		file.Seek(f.ctx, at, linux.SEEK_SET)
+	}
+}
+
+// content copies the bytes of a file, which may have no name any more.
+func (f *fileCopier) content(vd vfs.VirtualDentry, to *vfs.FileDescription) error {
+	from, err := f.c.s.k.VFS().OpenAt(f.ctx, f.c.s.creds, &vfs.PathOperation{Root: vd, Start: vd}, &vfs.OpenOptions{Flags: linux.O_RDONLY})
+	if err != nil {
+		return errdefs.Wrap(err, errdefs.Internal, "read a file without a name")
+	}
+	defer from.DecRef(f.ctx)
+	return copyBytes(f.ctx, from, to)
+}
+
+// path returns the name by which the agent reaches a file, which a file that was
+// removed gets in the copy for a while.
+func (f *fileCopier) path(old *vfs.FileDescription) (string, error) {
+	v := f.c.s.k.VFS()
+	vd := old.VirtualDentry()
+	name, err := v.PathnameReachable(f.ctx, f.from, vd)
+	if err == nil && name == "" {
+		name = f.beneath(vd)
+	}
+	if err != nil || name == "" {
+		return "", f.refuse(old, "it is in a file system that the agent does not see")
+	}
+	stat, err := old.Stat(f.ctx, vfs.StatOptions{Mask: linux.STATX_NLINK | linux.STATX_TYPE | linux.STATX_MODE | linux.STATX_INO | linux.STATX_UID | linux.STATX_GID})
+	if err != nil {
+		return "", errdefs.Wrap(err, errdefs.Internal, "look at", errdefs.Resource("%s", name))
+	}
+	if stat.Nlink != 0 && !vd.Dentry().IsDead() {
+		return name, nil
+	}
+	if stat.Mode&linux.S_IFMT != linux.S_IFREG {
+		return "", f.refuse(old, name+" was removed and is no plain file")
+	}
+	id := idOf(f.ctx, old)
+	if p := f.deleted[id]; p != "" {
+		return p, nil
+	}
+	p := fmt.Sprintf("/.clone-%d", len(f.deleted))
+	file, err := v.OpenAt(f.ctx, f.c.s.creds, creating(f.to, p), &vfs.OpenOptions{
+		Flags: linux.O_WRONLY | linux.O_CREAT | linux.O_EXCL, Mode: linux.FileMode(stat.Mode & 0o777),
+	})
+	if err != nil {
+		return "", errdefs.Wrap(err, errdefs.Internal, "make a file for one that was removed")
+	}
+	defer file.DecRef(f.ctx)
+	f.deleted[id] = p
+	file.SetStat(f.ctx, vfs.SetStatOptions{Stat: linux.Statx{Mask: linux.STATX_UID | linux.STATX_GID, UID: stat.UID, GID: stat.GID}})
+	return p, f.content(vd, file)
+}
+
+// beneath returns the name by which the agent reaches what is in a layer of its
+// root: devices, pipes and sockets are opened there.
+func (f *fileCopier) beneath(vd vfs.VirtualDentry) string {
+	s, ns := f.c.s, f.c.src.ns
+	name, err := s.k.VFS().PathnameInFilesystem(f.ctx, vd)
+	if err != nil {
+		return ""
+	}
+	fs := vd.Mount().Filesystem()
+	if fs == ns.upper.Filesystem() {
+		return ns.root.lowerName(name)
+	}
+	is := func(key string) bool {
+		mnt, err := s.mount(key)
+		if err != nil {
+			return false
+		}
+		defer mnt.DecRef(f.ctx)
+		return mnt.Filesystem() == fs
+	}
+	switch {
+	case is(devKey):
+		return "/dev" + name
+	case is(ns.root.Base):
+		return name
+	}
+	for _, l := range ns.root.Layers {
+		if is(l.Key) {
+			return l.Target + name
+		}
+	}
+	return ""
+}
+
+// reopen opens the same file in the copy.
+func (f *fileCopier) reopen(old *vfs.FileDescription) (*vfs.FileDescription, error) {
+	name, err := f.path(old)
+	if err != nil {
+		return nil, err
+	}
+	flags := old.StatusFlags() &^ (linux.O_CREAT | linux.O_EXCL | linux.O_TRUNC | linux.O_NOCTTY)
+	file, err := f.c.s.k.VFS().OpenAt(f.ctx, f.c.s.creds, creating(f.to, name), &vfs.OpenOptions{Flags: flags | linux.O_NOCTTY})
+	if err != nil {
+		return nil, errdefs.New(errdefs.Unsupported, "a file that is open cannot be opened again", errdefs.Op("clone"), errdefs.Resource("%s", name),
+			errdefs.Cause(err), errdefs.Fix("have the program close it, and clone the agent then"))
+	}
+	f.seek(old, file)
+	return file, nil
+}
+
+// interests has the copy of an epoll instance wait for what the original does.
+func (f *fileCopier) interests(old, file *vfs.FileDescription) error {
+	ep, ok := file.Impl().(*vfs.EpollInstance)
+	if !ok {
+		return nil
+	}
+	notes, mine := &f.c.src.notes, &f.c.dst.notes
+	notes.mu.Lock()
+	var want map[interestKey]linux.EpollEvent
+	if x := notes.files[old]; x != nil {
+		want = make(map[interestKey]linux.EpollEvent, len(x.interests))
+		for k, ev := range x.interests {
+			want[k] = ev
+		}
+	}
+	notes.mu.Unlock()
+	for k, ev := range want {
+		to := f.files[k.file]
+		if to == nil {
+			continue // It is closed.
+		}
+		if err := ep.AddInterest(to, k.fd, ev); err != nil {
+			return errdefs.Wrap(err, errdefs.Internal, "wait for a file")
+		}
+		key := interestKey{to, k.fd}
+		mine.mu.Lock()
+		x := mine.file(file)
+		if x.interests == nil {
+			x.interests = make(map[interestKey]linux.EpollEvent)
+		}
+		x.interests[key] = ev
+		mine.mu.Unlock()
+	}
+	return nil
+}

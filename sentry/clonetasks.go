@@ -1,0 +1,254 @@
+package sentry
+
+import (
+	"slices"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/errors/linuxerr"
+	"gvisor.dev/gvisor/pkg/sentry/arch"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	"gvisor.dev/gvisor/pkg/sentry/mm"
+
+	"aios.dev/aios/errdefs"
+)
+
+// twin is a task of an agent, and what it becomes in the copy. Old is nil for one
+// that only takes a number that the original has used, or that leads a session or
+// a process group whose leader has ended there: it ends before the copy runs.
+type twin struct {
+	old, new *kernel.Task
+	tid      kernel.ThreadID
+	group    *twinGroup
+	lead     bool // of its process
+	zombie   bool
+	parent   *twin // of whose process it is a child; nil for none
+	restart  bool  // whether an interrupted call is to be made again
+}
+
+// twinGroup is a process.
+type twinGroup struct {
+	old, new *kernel.ThreadGroup
+	leader   *twin
+	tasks    []*twin
+	sid      kernel.SessionID
+	pgid     kernel.ProcessGroupID
+	stopped  bool // by a signal
+	handlers *kernel.SignalHandlers
+	foster   *twinGroup // whose child it is until that ends, to be of its session
+}
+
+// family is the processes of an agent that stands still.
+type family struct {
+	a      *Agent
+	twins  map[kernel.ThreadID]*twin
+	of     map[*kernel.Task]*twin
+	groups []*twinGroup // by number
+	last   kernel.ThreadID
+	// fillers lead sessions and groups whose leaders have ended, by number.
+	fillers map[kernel.ThreadID]*twinGroup
+	// busy is why the agent has to run on for a moment, if anything is.
+	busy string
+}
+
+// survey looks at every task of an agent that was frozen. Busy says why the agent
+// has to run on for a moment before it can be copied.
+//
+// +checklocks:a.lifeMu
+func (a *Agent) survey() (f *family, busy string, err error) {
+	pid := a.ns.pid
+	f = &family{a: a, twins: make(map[kernel.ThreadID]*twin), of: make(map[*kernel.Task]*twin), fillers: make(map[kernel.ThreadID]*twinGroup)}
+	groups := make(map[*kernel.ThreadGroup]*twinGroup)
+	spaces := make(map[*mm.MemoryManager]*twinGroup)
+	for _, t := range pid.Tasks() {
+		if t.ExitState() == kernel.TaskExitDead {
+			continue
+		}
+		tg := t.ThreadGroup()
+		if tg.PIDNamespace() != pid {
+			return nil, "", f.refuse(t, "is in a PID namespace of its own")
+		}
+		g := groups[tg]
+		if g == nil {
+			g = &twinGroup{old: tg, handlers: tg.SignalHandlers()}
+			groups[tg] = g
+			f.groups = append(f.groups, g)
+		}
+		tw := &twin{old: t, tid: pid.IDOfTask(t), group: g, lead: tg.Leader() == t, zombie: t.ExitState() == kernel.TaskExitZombie}
+		g.tasks = append(g.tasks, tw)
+		f.twins[tw.tid], f.of[t] = tw, tw
+		f.last = max(f.last, tw.tid)
+		if tw.lead {
+			g.leader = tw
+		}
+		if tw.zombie {
+			if !tw.lead {
+				return nil, t.Name() + " is ending", nil
+			}
+			continue
+		}
+		if busy, err = f.look(tw); busy != "" || err != nil {
+			return nil, busy, err
+		}
+		t.WithMuLocked(func(t *kernel.Task) {
+			m := t.MemoryManager()
+			if other := spaces[m]; other != nil && other != g {
+				busy = t.Name() + " has the memory of another process, as after a vfork(2)"
+			}
+			spaces[m] = g
+		})
+		if busy != "" {
+			return nil, busy, nil
+		}
+	}
+	slices.SortFunc(f.groups, func(x, y *twinGroup) int { return int(leaderTID(x) - leaderTID(y)) })
+	for _, g := range f.groups {
+		if g.leader == nil {
+			return nil, "a process changes its program", nil
+		}
+		slices.SortFunc(g.tasks, func(x, y *twin) int { return int(x.tid - y.tid) })
+		g.sid, g.pgid = pid.IDOfSession(g.old.Session()), pid.IDOfProcessGroup(g.old.ProcessGroup())
+		if p := g.leader.old.Parent(); p != nil {
+			if g.leader.parent = f.of[p]; g.leader.parent == nil {
+				return nil, "a process ends", nil
+			}
+		}
+	}
+	if first := f.twins[1]; first == nil || first.zombie {
+		return nil, "", errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", a.id))
+	}
+	if ipc := a.ns.ipc; ipc.ShmRegistry().ShmInfo().ShmTot > 0 || ipc.SemaphoreRegistry().SemInfo().SemUsz > 0 || ipc.MsgqueueRegistry().MsgInfo(a.ctx).MsgPool > 0 {
+		return nil, "", f.refuse(first(f), "has shared memory, semaphores or messages of System V")
+	}
+	return f, "", f.place()
+}
+
+func first(f *family) *kernel.Task { return f.twins[1].old }
+
+func leaderTID(g *twinGroup) kernel.ThreadID {
+	if g.leader == nil {
+		return 0
+	}
+	return g.leader.tid
+}
+
+func (f *family) refuse(t *kernel.Task, why string) error {
+	return errdefs.New(errdefs.Unsupported, "process "+t.Name()+" "+why, errdefs.Op("clone"), errdefs.Resource("%s", f.a.id),
+		errdefs.Fix("have the program end that, and clone the agent then; docs/clone.md says what a copy can carry"))
+}
+
+// look says why a task cannot be copied now, or at all.
+func (f *family) look(tw *twin) (busy string, err error) {
+	t, a := tw.old, f.a
+	switch {
+	case t.ExitState() != kernel.TaskExitNone, t.TaskGoroutineState() != kernel.TaskGoroutineStopped:
+		return t.Name() + " is ending or beginning", nil
+	case t.Tracer() != nil:
+		return "", f.refuse(t, "is traced by another")
+	case t.MountNamespace() != a.ns.mnt, t.UTSNamespace() != a.ns.uts, t.IPCNamespace() != a.ns.ipc, t.NetworkNamespace() != a.ns.net,
+		t.UserNamespace() != a.s.creds.UserNamespace:
+		return "", f.refuse(t, "is in a namespace of its own")
+	}
+	nr, called := a.crowd.LastCall(t)
+	if called && (nr == unix.SYS_EXIT || nr == unix.SYS_EXIT_GROUP) || t.ThreadGroup().ExitStatus() != 0 {
+		return t.Name() + " is ending", nil
+	}
+	tw.restart = called && nr != unix.SYS_RT_SIGRETURN
+	tw.group.stopped = tw.group.stopped || t.StateStatus() == "T (stopped)"
+	pending := t.PendingSignals()
+	if pending&linux.SignalSetOf(linux.SIGKILL) != 0 || !tw.group.stopped && pending&^t.SignalMask() != 0 {
+		return t.Name() + " is about to get a signal", nil
+	}
+	return "", nil
+}
+
+// place says where the processes go whose session is not that of their parent, and
+// which numbers must be taken by leaders that have ended.
+func (f *family) place() error {
+	for _, g := range f.groups {
+		for _, id := range []kernel.ThreadID{kernel.ThreadID(g.sid), kernel.ThreadID(g.pgid)} {
+			if f.twins[id] == nil && f.fillers[id] == nil {
+				f.fill(id, g)
+			}
+		}
+	}
+	for _, g := range f.groups {
+		p := g.leader.parent
+		if p == nil || kernel.ThreadID(g.sid) == g.leader.tid {
+			continue
+		}
+		if p.tid < g.leader.tid && p.group.sid == g.sid {
+			continue
+		}
+		if filler := f.fillers[kernel.ThreadID(g.sid)]; filler != nil && p.tid == 1 {
+			g.foster = filler
+			continue
+		}
+		if p.tid < g.leader.tid && kernel.ThreadID(p.group.sid) == p.group.leader.tid {
+			continue // It was made before its parent began a session of its own.
+		}
+		// A hole between the leader of the session and this process: it was
+		// started there by a process that has ended.
+		for id := kernel.ThreadID(g.sid) + 1; p.tid == 1 && id < g.leader.tid; id++ {
+			if f.twins[id] == nil && f.fillers[id] == nil {
+				f.fill(id, g)
+				f.fillers[id].sid = g.sid
+				g.foster = f.fillers[id]
+				break
+			}
+		}
+		if g.foster == nil {
+			return f.refuse(g.leader.old, "is of another session than the process that it is a child of")
+		}
+	}
+	return nil
+}
+
+// fill has id taken by a process that ends before the copy runs, for the sake of g.
+func (f *family) fill(id kernel.ThreadID, g *twinGroup) {
+	filler := &twinGroup{sid: g.sid, pgid: kernel.ProcessGroupID(id)}
+	filler.leader = &twin{tid: id, group: filler, lead: true}
+	filler.tasks = []*twin{filler.leader}
+	// A parent of that session, if it does not lead it itself.
+	if kernel.ThreadID(g.sid) != id {
+		if p := f.twins[kernel.ThreadID(g.sid)]; p != nil && p.tid < id {
+			filler.leader.parent = p
+		} else if s := f.fillers[kernel.ThreadID(g.sid)]; s != nil {
+			filler.leader.parent = s.leader
+		}
+	} else {
+		filler.leader.parent = f.twins[1]
+	}
+	f.fillers[id] = filler
+}
+
+// restarted returns the registers with which a copy of tw goes on: an interrupted
+// call is made again, as in the original.
+func (tw *twin) restarted(ac *arch.Context64) {
+	if !tw.restart {
+		return
+	}
+	if again, ok := linuxerr.SyscallRestartErrorFromReturn(ac.Return()); ok {
+		if again == linuxerr.ERESTART_RESTARTBLOCK {
+			ac.RestartSyscallWithRestartBlock()
+		} else {
+			ac.RestartSyscall()
+		}
+	}
+}
+
+// mask returns the signal mask with which a copy of tw goes on. A call that has
+// replaced it is over, and will be made again.
+func (tw *twin) mask(a *Agent) linux.SignalSet {
+	mask := tw.old.SignalMask()
+	nr, called := a.crowd.LastCall(tw.old)
+	if !called || !maskCalls[callName(nr)] {
+		return mask
+	}
+	ret := tw.old.Arch().Return()
+	_, again := linuxerr.SyscallRestartErrorFromReturn(ret)
+	if saved, ok := a.notes.savedMask(tw.old); ok && (again || int64(ret) == -int64(unix.EINTR)) {
+		return saved
+	}
+	return mask
+}
