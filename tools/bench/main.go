@@ -237,6 +237,9 @@ func output(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 		return nil, ctx.Err()
 	}
 	said := strings.TrimSpace(errs.String())
+	if said == "" { // go test complains there.
+		said = strings.TrimSpace(out.String())
+	}
 	if len(said) > 400 {
 		said = "…" + said[len(said)-400:]
 	}

@@ -5,6 +5,8 @@
 //	open    opens and maps them, and touches every mapping
 //	check   tries them all, lets them go, and prints how many files and how
 //	        many mappings still worked
+//	revoke  followed by the ID of a capability: ends it, and prints how many
+//	        nanoseconds that took
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -12,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { MOST = 1000, PAGE = 4096 };
@@ -24,12 +27,29 @@ static void fault(int sig)
 	siglongjmp(bus, 1);
 }
 
+// give_up revokes it and returns how long it took, or -1.
+static long give_up(const char *id)
+{
+	struct timespec began, ended;
+	char text[64];
+	int ctl = open("/aios/ctl", O_RDWR), n = snprintf(text, sizeof text, "revoke %s", id);
+
+	if (ctl < 0)
+		return -1;
+	clock_gettime(CLOCK_MONOTONIC, &began);
+	if (write(ctl, text, n) != n)
+		return -1;
+	clock_gettime(CLOCK_MONOTONIC, &ended);
+	close(ctl);
+	return (ended.tv_sec - began.tv_sec) * 1000000000L + ended.tv_nsec - began.tv_nsec;
+}
+
 int main(int argc, char **argv)
 {
 	static int fds[MOST];
 	static char *maps[MOST];
 	static char page[PAGE];
-	char command[16], path[4096];
+	char command[16], id[32], path[4096];
 
 	if (argc != 4)
 		return 2;
@@ -69,6 +89,13 @@ int main(int argc, char **argv)
 				close(fds[i]);
 			}
 			printf("%d %d\n", readable, mapped);
+		} else if (!strcmp(command, "revoke") && scanf("%31s", id) == 1) {
+			long took = give_up(id);
+			if (took < 0) {
+				perror("revoke");
+				return 1;
+			}
+			printf("%ld\n", took);
 		} else {
 			return 2;
 		}
