@@ -176,7 +176,7 @@ func (f *family) forget() {
 // +checklocks:a.lifeMu
 func (a *Agent) copyTo(f *family, ns *namespaces, req control.CloneRequest, as control.CloneCopy, log *os.File, rest uint64) (*copying, error) {
 	s := a.s
-	if err := s.newRoot(ns, a.ns.root.Root, a.ns.root.disk, a.ns.upper); err != nil {
+	if err := s.newRoot(ns, a.ns.root.Root, a.ns.root.disk, a.ns); err != nil {
 		return nil, err
 	}
 	own, err := dupFile(log) // The request may be tried again.

@@ -79,8 +79,8 @@ func TestCloneOfALoop(t *testing.T) {
 
 // Whatever the original is made to do, the copy does not follow, and the reverse.
 func TestCopiesShareNothing(t *testing.T) {
-	s := spawn(t, sh(`echo one > /tmp/f; exec 3< /tmp/f; echo two > /root-file; mkdir -p /d/e; ln /root-file /d/e/link; ln -s x /d/sym
-		echo ready; until [ -e /go ]; do usleep 2000; done; read line <&3; echo "$line $(cat /root-file) $(cat /d/e/link) $(readlink /d/sym) $(cat /own 2>/dev/null)"`))
+	s := spawn(t, sh(`echo one > /tmp/f; exec 3< /tmp/f; echo two > /root-file; mkdir -p /d/e; ln /root-file /d/e/link; ln /root-file /a-link; rm -f /gone; stat -c %i /root-file /d/e/link /tmp/f > /inodes;  ln -s x /d/sym
+		echo ready; until [ -e /go ]; do usleep 2000; done; read line <&3; echo "$line $(cat /root-file) $(cat /d/e/link) $(readlink /d/sym) $(cat /own 2>/dev/null)"; stat -c %i /root-file /d/e/link /tmp/f | cmp - /inodes && echo same`))
 	s.expect("ready\n")
 	c := s.clone(1)[0]
 	for _, x := range []struct {
@@ -92,10 +92,10 @@ func TestCopiesShareNothing(t *testing.T) {
 	if e := c.wait(); e.Code != 0 {
 		t.Errorf("the copy ended with %+v", e)
 	}
-	if got := c.logged(); got != "one copy copy x copy\n" {
+	if got := c.logged(); got != "one copy copy x copy\nsame\n" {
 		t.Errorf("the copy wrote %q", got)
 	}
-	if out, _, _ := s.output(); out != "one original original x original\n" {
+	if out, _, _ := s.output(); out != "one original original x original\nsame\n" {
 		t.Errorf("the original wrote %q", out)
 	}
 }
@@ -167,5 +167,30 @@ func TestCloneBomb(t *testing.T) {
 	}
 	if sum > 32 {
 		t.Errorf("together they may have %d tasks of 32", sum)
+	}
+}
+
+// A copy outlives its original with what it may do, and whoever gave that to the
+// original takes it from the copy.
+func TestCopyOutlivesItsOriginal(t *testing.T) {
+	s := spawn(t, sh("echo ready; until [ -e /go ]; do usleep 2000; done"), granted("mem:self:map+exec,bytes=256M", "proc:self:spawn+exec+signal,count=32", "cpu:self", "io:self"))
+	s.expect("ready\n")
+	given := theKernel.space.List(s.id)
+	c := s.clone(1)[0]
+	s.execIn(sh("touch /go")).wait()
+	s.output()
+	if n := len(theKernel.space.List(c.id)); n != len(given) {
+		t.Errorf("the copy has %d capabilities of %d", n, len(given))
+	}
+	if out, _, _ := c.execIn(sh("echo alive")).output(); out != "alive\n" {
+		t.Errorf("the copy says %q", out)
+	}
+	for _, g := range given {
+		if _, err := theKernel.space.Revoke(g, true, theKernel.actor(control.Actor{}), "a test"); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := len(theKernel.space.List(c.id)); n != 0 {
+		t.Errorf("the copy still has %d capabilities", n)
 	}
 }

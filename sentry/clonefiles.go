@@ -179,7 +179,7 @@ func (f *fileCopier) copyFile(old *vfs.FileDescription) (*vfs.FileDescription, e
 		if tw == nil || tw.group.leader.new == nil {
 			return nil, f.refuse(old, "nobody reads the signals")
 		}
-		return signalfd.New(v, tw.group.leader.new, impl.Mask(), old.StatusFlags()&linux.O_NONBLOCK)
+		return signalfd.New(v, tw.group.leader.new, impl.Mask(), anonFlags(old))
 	case *vfs.EpollInstance:
 		return v.NewEpollInstanceFD(f.ctx)
 	case *vfs.Inotify:
@@ -306,14 +306,19 @@ func (f *fileCopier) copyEvent(old *vfs.FileDescription, impl *eventfd.EventFile
 	if sum > 0 {
 		impl.Signal(sum)
 	}
-	file, err := eventfd.New(f.ctx, f.c.s.k.VFS(), sum, semaphore, old.StatusFlags()&linux.O_NONBLOCK)
+	file, err := eventfd.New(f.ctx, f.c.s.k.VFS(), sum, semaphore, anonFlags(old))
 	return file, errdefs.Wrap(err, errdefs.Internal, "make an eventfd")
+}
+
+// anonFlags are the flags by which a file without a name is made like old.
+func anonFlags(old *vfs.FileDescription) uint32 {
+	return old.StatusFlags() & (linux.O_ACCMODE | linux.O_NONBLOCK)
 }
 
 // copyTimer makes a timer that expires when the original does. One that has
 // expired and was not read expires at once.
 func (f *fileCopier) copyTimer(old *vfs.FileDescription, impl *timerfd.TimerFileDescription) (*vfs.FileDescription, error) {
-	file, err := timerfd.New(f.ctx, f.c.s.k.VFS(), impl.Clock(), old.StatusFlags()&linux.O_NONBLOCK)
+	file, err := timerfd.New(f.ctx, f.c.s.k.VFS(), impl.Clock(), anonFlags(old))
 	if err != nil {
 		return nil, errdefs.Wrap(err, errdefs.Internal, "make a timer")
 	}

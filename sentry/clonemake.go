@@ -270,8 +270,7 @@ func (c *copying) living(tw *twin, parent *kernel.Task) (*kernel.Task, error) {
 func (c *copying) image(old *kernel.Task) (*kernel.TaskImage, error) {
 	first := c.images[old.MemoryManager()]
 	if first == nil {
-		img, err := old.TaskImage().Fork(c.ctx, c.s.k, false)
-		return img, errdefs.Wrap(err, errdefs.Internal, "copy memory")
+		return c.fork(old)
 	}
 	img, err := first.TaskImage().Fork(c.ctx, c.s.k, true)
 	if err != nil {

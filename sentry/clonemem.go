@@ -8,6 +8,7 @@ import (
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/hostarch"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/tmpfs"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/memmap"
 	"gvisor.dev/gvisor/pkg/sentry/mm"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
@@ -29,6 +30,43 @@ type mapping struct {
 	offset uint64
 	id     fileID
 	path   string
+}
+
+// fork copies an address space. What a program wants left out when it forks itself,
+// by madvise(2), is copied all the same.
+func (c *copying) fork(old *kernel.Task) (*kernel.TaskImage, error) {
+	img, err := old.TaskImage().Fork(c.ctx, c.s.k, false)
+	if err != nil {
+		return nil, errdefs.Wrap(err, errdefs.Internal, "copy memory")
+	}
+	from := old.MemoryManager()
+	if img.MemoryManager.VirtualMemorySize() == from.VirtualMemorySize() {
+		return img, nil
+	}
+	has := make(map[hostarch.Addr]hostarch.Addr)
+	img.MemoryManager.ReadMapsDataInto(c.ctx, func(start, end hostarch.Addr, _ hostarch.AccessType, _ string, _ uint64, _, _ uint32, _ uint64, _ string) {
+		has[start] = end
+	})
+	var left []hostarch.AddrRange
+	from.ReadMapsDataInto(c.ctx, func(start, end hostarch.Addr, _ hostarch.AccessType, _ string, _ uint64, _, _ uint32, _ uint64, _ string) {
+		if has[start] != end {
+			left = append(left, hostarch.AddrRange{Start: start, End: end})
+		}
+	})
+	img.MemoryManager.DecUsers(c.ctx)
+	set := func(m *mm.MemoryManager, leave bool) {
+		for _, r := range left {
+			m.SetDontFork(r.Start, uint64(r.Length()), leave)
+		}
+	}
+	set(from, false)
+	img, err = old.TaskImage().Fork(c.ctx, c.s.k, false)
+	set(from, true)
+	if err != nil {
+		return nil, errdefs.Wrap(err, errdefs.Internal, "copy memory")
+	}
+	set(img.MemoryManager, true)
+	return img, nil
 }
 
 // memory sets up the address spaces of the copy.

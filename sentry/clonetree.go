@@ -1,6 +1,11 @@
 package sentry
 
 import (
+	"cmp"
+	"path"
+	"slices"
+	"strconv"
+
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/fspath"
@@ -15,32 +20,50 @@ import (
 // copyUpper is asked for, and all that a file system that copies in no time would
 // have to offer.
 
-// treeCopier copies one file system into another.
+// treeCopier copies one file system into another. Files keep their numbers, by
+// which programs know that a file is still the one that they have opened: they are
+// made in the order of their numbers, below names of their own, and then put where
+// they belong.
 type treeCopier struct {
-	s     *Kernel
-	ctx   context.Context
-	links map[uint64]vfs.VirtualDentry // of files with several names, the copy
+	s        *Kernel
+	ctx      context.Context
+	from, to vfs.VirtualDentry
+	nodes    []*treeNode
+	byIno    map[uint64]*treeNode
 }
+
+// treeNode is a file, and where it is.
+type treeNode struct {
+	stat  linux.Statx
+	names []string
+}
+
+// maxHoles is how many numbers of files that are no more are used up for the sake
+// of those that are. Beyond that, files get new numbers.
+const maxHoles = 1 << 15
 
 // copyUpper fills an upper layer with what is in another.
 func (s *Kernel) copyUpper(ctx context.Context, from, to *vfs.Mount) error {
-	c := &treeCopier{s: s, ctx: ctx, links: make(map[uint64]vfs.VirtualDentry)}
-	defer func() {
-		for _, vd := range c.links {
-			vd.DecRef(ctx)
+	c := &treeCopier{
+		s: s, ctx: ctx, from: vfs.MakeVirtualDentry(from, from.Root()), to: vfs.MakeVirtualDentry(to, to.Root()),
+		byIno: make(map[uint64]*treeNode),
+	}
+	for _, step := range []func() error{func() error { return c.walk("") }, c.create, c.attach} {
+		if err := step(); err != nil {
+			return errdefs.Wrap(err, errdefs.HostIO, "copy the agent's files")
 		}
-	}()
-	return errdefs.Wrap(c.dir(vfs.MakeVirtualDentry(from, from.Root()), vfs.MakeVirtualDentry(to, to.Root())), errdefs.HostIO, "copy the agent's files")
+	}
+	return nil
 }
 
-func below1(dir vfs.VirtualDentry, name string) *vfs.PathOperation {
-	return &vfs.PathOperation{Root: dir, Start: dir, Path: fspath.Parse(name)}
+func inTree(root vfs.VirtualDentry, name string) *vfs.PathOperation {
+	return &vfs.PathOperation{Root: root, Start: root, Path: fspath.Parse(name)}
 }
 
-// dir copies what is in a directory.
-func (c *treeCopier) dir(from, to vfs.VirtualDentry) error {
+// walk lists what is in a directory, directories before what is in them.
+func (c *treeCopier) walk(dir string) error {
 	v := c.s.k.VFS()
-	d, err := v.OpenAt(c.ctx, c.s.creds, below1(from, ""), &vfs.OpenOptions{Flags: linux.O_RDONLY | linux.O_DIRECTORY})
+	d, err := v.OpenAt(c.ctx, c.s.creds, inTree(c.from, dir), &vfs.OpenOptions{Flags: linux.O_RDONLY | linux.O_DIRECTORY})
 	if err != nil {
 		return err
 	}
@@ -55,76 +78,101 @@ func (c *treeCopier) dir(from, to vfs.VirtualDentry) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		if err := c.entry(from, to, name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// entry copies one file or directory.
-func (c *treeCopier) entry(fromDir, toDir vfs.VirtualDentry, name string) error {
-	v, from, to := c.s.k.VFS(), below1(fromDir, name), below1(toDir, name)
-	stat, err := v.StatAt(c.ctx, c.s.creds, from, &vfs.StatOptions{Mask: linux.STATX_BASIC_STATS})
-	if err != nil {
-		return err
-	}
-	mode := linux.FileMode(stat.Mode & 0o7777)
-	kind := stat.Mode & linux.S_IFMT
-	if kind != linux.S_IFDIR && stat.Nlink > 1 {
-		if first, ok := c.links[stat.Ino]; ok {
-			return v.LinkAt(c.ctx, c.s.creds, below1(first, ""), to)
-		}
-	}
-	switch kind {
-	case linux.S_IFDIR:
-		err = v.MkdirAt(c.ctx, c.s.creds, to, &vfs.MkdirOptions{Mode: mode})
-		if err == nil {
-			err = c.inside(from, to)
-		}
-	case linux.S_IFREG:
-		err = c.regular(from, to, mode)
-	case linux.S_IFLNK:
-		var target string
-		if target, err = v.ReadlinkAt(c.ctx, c.s.creds, from); err == nil {
-			err = v.SymlinkAt(c.ctx, c.s.creds, to, target)
-		}
-	default:
-		err = v.MknodAt(c.ctx, c.s.creds, to, &vfs.MknodOptions{
-			Mode: linux.FileMode(stat.Mode), DevMajor: stat.RdevMajor, DevMinor: stat.RdevMinor,
-		})
-	}
-	if err != nil {
-		return err
-	}
-	if err := c.attributes(from, to, &stat); err != nil {
-		return err
-	}
-	if kind != linux.S_IFDIR && stat.Nlink > 1 {
-		vd, err := v.GetDentryAt(c.ctx, c.s.creds, to, &vfs.GetDentryOptions{})
+	for _, n := range names {
+		name := path.Join(dir, n)
+		stat, err := v.StatAt(c.ctx, c.s.creds, inTree(c.from, name), &vfs.StatOptions{Mask: linux.STATX_BASIC_STATS})
 		if err != nil {
 			return err
 		}
-		c.links[stat.Ino] = vd
+		if x := c.byIno[stat.Ino]; x != nil {
+			x.names = append(x.names, name)
+			continue
+		}
+		x := &treeNode{stat, []string{name}}
+		c.byIno[stat.Ino] = x
+		c.nodes = append(c.nodes, x)
+		if stat.Mode&linux.S_IFMT == linux.S_IFDIR {
+			if err := c.walk(name); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
-// inside copies what is in the directory from.
-func (c *treeCopier) inside(from, to *vfs.PathOperation) error {
+// staged is where a file is before it is put where it belongs.
+func staged(ino uint64) string { return ".clone-" + strconv.FormatUint(ino, 10) }
+
+// create makes every file, in the order of their numbers.
+func (c *treeCopier) create() error {
 	v := c.s.k.VFS()
-	f, err := v.GetDentryAt(c.ctx, c.s.creds, from, &vfs.GetDentryOptions{})
-	if err != nil {
-		return err
+	order := slices.Clone(c.nodes)
+	slices.SortFunc(order, func(x, y *treeNode) int { return cmp.Compare(x.stat.Ino, y.stat.Ino) })
+	next := uint64(2) // The root is the first.
+	exact := len(order) > 0 && order[len(order)-1].stat.Ino-next-uint64(len(order)) < maxHoles
+	hole := inTree(c.to, staged(0))
+	for _, x := range order {
+		for ; exact && next < x.stat.Ino; next++ {
+			if err := v.SymlinkAt(c.ctx, c.s.creds, hole, "-"); err != nil {
+				return err
+			}
+			if err := v.UnlinkAt(c.ctx, c.s.creds, hole); err != nil {
+				return err
+			}
+		}
+		if err := c.make(x, inTree(c.from, x.names[0]), inTree(c.to, staged(x.stat.Ino))); err != nil {
+			return err
+		}
+		next++
 	}
-	defer f.DecRef(c.ctx)
-	t, err := v.GetDentryAt(c.ctx, c.s.creds, to, &vfs.GetDentryOptions{})
-	if err != nil {
-		return err
+	return nil
+}
+
+// make copies one file without its attributes, or makes a directory.
+func (c *treeCopier) make(x *treeNode, from, to *vfs.PathOperation) error {
+	v := c.s.k.VFS()
+	mode := linux.FileMode(x.stat.Mode & 0o7777)
+	switch x.stat.Mode & linux.S_IFMT {
+	case linux.S_IFDIR:
+		return v.MkdirAt(c.ctx, c.s.creds, to, &vfs.MkdirOptions{Mode: mode})
+	case linux.S_IFREG:
+		return c.regular(from, to, mode)
+	case linux.S_IFLNK:
+		target, err := v.ReadlinkAt(c.ctx, c.s.creds, from)
+		if err != nil {
+			return err
+		}
+		return v.SymlinkAt(c.ctx, c.s.creds, to, target)
+	default:
+		return v.MknodAt(c.ctx, c.s.creds, to, &vfs.MknodOptions{
+			Mode: linux.FileMode(x.stat.Mode), DevMajor: x.stat.RdevMajor, DevMinor: x.stat.RdevMinor,
+		})
 	}
-	defer t.DecRef(c.ctx)
-	return c.dir(f, t)
+}
+
+// attach puts every file where it belongs, and says of it what is said of the
+// original: of directories last, since their times follow what is put into them.
+func (c *treeCopier) attach() error {
+	v := c.s.k.VFS()
+	for _, x := range c.nodes {
+		if err := v.RenameAt(c.ctx, c.s.creds, inTree(c.to, staged(x.stat.Ino)), inTree(c.to, x.names[0]), &vfs.RenameOptions{}); err != nil {
+			return err
+		}
+	}
+	for _, x := range c.nodes {
+		for _, name := range x.names[1:] {
+			if err := v.LinkAt(c.ctx, c.s.creds, inTree(c.to, x.names[0]), inTree(c.to, name)); err != nil {
+				return err
+			}
+		}
+	}
+	for i := len(c.nodes) - 1; i >= 0; i-- {
+		x := c.nodes[i]
+		if err := c.attributes(inTree(c.from, x.names[0]), inTree(c.to, x.names[0]), &x.stat); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // attributes copies what is said about a file.

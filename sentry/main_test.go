@@ -146,7 +146,7 @@ func mountTestImage(dir string) error {
 				return err
 			}
 		}
-		for _, l := range strings.Fields(`cat chroot cut date dd echo env false find free grep head hostname id kill
+		for _, l := range strings.Fields(`cat chroot cmp cut date dd echo env false find free grep head hostname id kill
 			ls mkdir mount mv nc nproc od printf ps readlink rm sed seq setsid sh sleep sort stat stty taskset test touch tr
 			true tty usleep wc yes`) {
 			if err := os.Symlink("busybox", filepath.Join(root, "bin", l)); err != nil {

@@ -81,9 +81,9 @@ func (r *rootLayers) lowerName(name string) string {
 	return ""
 }
 
-// newRoot gives ns a mount namespace with a fresh root. With from, the upper layer
-// of another root of the same composition, what is in that is in it.
-func (s *Kernel) newRoot(ns *namespaces, root control.Root, disk uint64, from *vfs.Mount) (err error) {
+// newRoot gives ns a mount namespace with a fresh root. With from, which has a root
+// of the same composition, what is in the upper layer of that is in it.
+func (s *Kernel) newRoot(ns *namespaces, root control.Root, disk uint64, from *namespaces) (err error) {
 	ctx := s.context(ns, s.creds, 0)
 	upper, err := s.newUpper(ctx, disk)
 	if err != nil {
@@ -95,7 +95,10 @@ func (s *Kernel) newRoot(ns *namespaces, root control.Root, disk uint64, from *v
 		}
 	}()
 	if from != nil {
-		if err := s.copyUpper(ctx, from, upper); err != nil {
+		// gVisor renames nothing without a mount namespace.
+		within := *ns
+		within.mnt = from.mnt
+		if err := s.copyUpper(s.context(&within, s.creds, 0), from.upper, upper); err != nil {
 			return err
 		}
 	}
