@@ -1,0 +1,1 @@
+cd /tmp; for i in 1 2 3 4 5; do printf 'int f%d(int x){return x*%d;}\n' $i $i > f$i.c; gcc -O2 -c f$i.c; done; printf 'int f1(int);int f5(int);int puts(const char*);int main(){return f1(2)*f5(3);}\n' > m.c; gcc -o m m.c f*.o && ./m; echo $?

@@ -1,0 +1,1 @@
+cd /tmp; git init -q a; cd a; git config user.email a@b; git config user.name n; for i in $(seq 1 6); do seq 1 $((i*200)) > f$i; git add .; GIT_AUTHOR_DATE=2020-01-0${i}T00:00:00Z GIT_COMMITTER_DATE=2020-01-0${i}T00:00:00Z git commit -qm c$i; done; cd ..; git clone -q a b; cd b; git fsck 2>&1 | tail -1; git log --format=%h | tr '\n' ' '; wc -l < f6
