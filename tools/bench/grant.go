@@ -25,7 +25,7 @@ func (h *harness) toolsRoot() (*root, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"hold", "steady", "hog", "files", "storm", "violate", "share"} {
+	for _, name := range []string{"hold", "steady", "hog", "files", "storm", "violate", "share", "dirty"} {
 		if err := compiled(h, r, name); err != nil {
 			return nil, err
 		}

@@ -52,6 +52,7 @@ var experiments = []struct {
 	{"quota", (*harness).quota},
 	{"wake", (*harness).wake},
 	{"deadline", (*harness).deadline},
+	{"clone", (*harness).clone},
 	{"bus", (*harness).bus},
 	{"faults", (*harness).faults},
 	{"restart", (*harness).restart},
