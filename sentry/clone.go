@@ -31,6 +31,8 @@ const (
 	// cloneTimeout bounds how long an agent is tried that is never at a point at
 	// which it could be copied.
 	cloneTimeout = 2 * time.Second
+	// leastCopyDisk is the least that a copy can write beyond what is there.
+	leastCopyDisk = 1 << 20
 	// maxCopies is how many copies one request makes at most.
 	maxCopies = 64
 )
@@ -176,14 +178,19 @@ func (f *family) forget() {
 // +checklocks:a.lifeMu
 func (a *Agent) copyTo(f *family, ns *namespaces, req control.CloneRequest, as control.CloneCopy, log *os.File, rest uint64) (*copying, error) {
 	s := a.s
-	if err := s.newRoot(ns, a.ns.root.Root, a.ns.root.disk, a.ns); err != nil {
+	// What may be written is divided, too; the original keeps what it has room for.
+	disk := a.ns.root.disk
+	if disk > 0 {
+		disk = max(disk/(rest+1), a.disk()+leastCopyDisk)
+	}
+	if err := s.newRoot(ns, a.ns.root.Root, disk, a.ns); err != nil {
 		return nil, err
 	}
 	own, err := dupFile(log) // The request may be tried again.
 	if err != nil {
 		return nil, err
 	}
-	dst, err := s.addAgent(control.SpawnRequest{ID: as.ID, Name: as.Name, DiskBytes: a.ns.root.disk}, ns, own)
+	dst, err := s.addAgent(control.SpawnRequest{ID: as.ID, Name: as.Name, DiskBytes: disk}, ns, own)
 	if err != nil {
 		own.Close()
 		return nil, err

@@ -114,14 +114,9 @@ func (c *copying) changes(name string) bool {
 	if strings.HasSuffix(name, " (deleted)") {
 		return false // What is mapped of it stays as it is.
 	}
-	c.src.grantsMu.Lock()
-	for _, g := range c.src.grants {
-		if name == g.view.at || strings.HasPrefix(name, strings.TrimSuffix(g.view.at, "/")+"/") {
-			c.src.grantsMu.Unlock()
-			return true
-		}
+	if c.files.granted(name) {
+		return true
 	}
-	c.src.grantsMu.Unlock()
 	ns := c.dst.ns
 	if ns.upper == nil {
 		return true

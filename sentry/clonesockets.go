@@ -224,7 +224,12 @@ func (f *fileCopier) pair(old *vfs.FileDescription, s *unix.Socket, stype linux.
 		return nil, sockErr(serr, "make a pair of sockets")
 	}
 	f.options(s, a.Impl().(socket.Socket), t, unixOptions)
-	peer := f.peer(old)
+	peer, err := f.peer(old, s)
+	if err != nil {
+		a.DecRef(f.ctx)
+		b.DecRef(f.ctx)
+		return nil, err
+	}
 	if peer == nil { // Closed, or of somebody else.
 		f.endings = append(f.endings, func() { b.DecRef(f.ctx) })
 		if s.Readiness(waiter.EventHUp)&waiter.EventHUp == 0 {
@@ -259,6 +264,11 @@ func (f *fileCopier) pair(old *vfs.FileDescription, s *unix.Socket, stype linux.
 			way.new.Shutdown(tcpip.ShutdownWrite)
 		}
 	}
+	for _, x := range []struct{ old, new transport.Endpoint }{{s.Endpoint(), ep2(a)}, {ps.Endpoint(), ep2(b)}} {
+		if addr, err := x.old.GetLocalAddress(); err == nil && addr.Addr != "" {
+			x.new.Bind(addr) // That is what it is called; nobody finds it by that.
+		}
+	}
 	notes := &f.c.dst.notes
 	notes.note(t, a, func(n *fileNote) { n.peer = b })
 	notes.note(t, b, func(n *fileNote) { n.peer = a })
@@ -287,17 +297,6 @@ func (f *fileCopier) leftOver(ep, from transport.Endpoint, t *kernel.Task) error
 		return err2
 	}
 	return f.refill(from, []queued{own})
-}
-
-// peer returns the other of a pair, if the agent has it open.
-func (f *fileCopier) peer(old *vfs.FileDescription) *vfs.FileDescription {
-	notes := &f.c.src.notes
-	notes.mu.Lock()
-	defer notes.mu.Unlock()
-	if x := notes.files[old]; x != nil && x.peer != nil && f.holder[x.peer] != nil {
-		return x.peer
-	}
-	return nil
 }
 
 // copyInet copies a socket of another family.

@@ -19,6 +19,7 @@ var cloneCorpus = []struct {
 	{"python threads", "python3", []string{"python3", "/p/threads.py"}},
 	{"python asyncio", "python3", []string{"python3", "/p/loop.py"}},
 	{"python multiprocessing", "python3", []string{"python3", "/p/processes.py"}},
+	{"python manager", "python3", []string{"python3", "/p/manager.py"}},
 	{"sqlite with a journal", "python3", []string{"python3", "/p/transactions.py"}},
 	{"sqlite with a write-ahead log", "python3", []string{"env", "WAL=1", "python3", "/p/transactions.py"}},
 	{"node", "node", []string{"node", "/p/node.js"}},
