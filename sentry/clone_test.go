@@ -194,3 +194,38 @@ func TestCopyOutlivesItsOriginal(t *testing.T) {
 		t.Errorf("the copy still has %d capabilities", n)
 	}
 }
+
+// Copies of an agent that is paused run, and it stays paused.
+func TestCloneOfThePaused(t *testing.T) {
+	s := spawn(t, sh("echo ready; sleep 0.1; echo done"))
+	s.expect("ready\n")
+	s.pause()
+	for _, c := range s.clone(2) {
+		if e := c.wait(); e.Code != 0 || c.logged() != "done\n" {
+			t.Errorf("the copy wrote %q and ended with %+v", c.logged(), e)
+		}
+	}
+	if st := inspect(t, s.id); st.State != string(abi.StatePaused) {
+		t.Errorf("the original is %s", st.State)
+	}
+	s.resume()
+	if out, _, e := s.output(); out != "done\n" || e.Code != 0 {
+		t.Errorf("the original wrote %q and ended with %+v", out, e)
+	}
+}
+
+// What cannot be carried over is refused, and the original goes on.
+func TestCloneRefused(t *testing.T) {
+	s := spawn(t, []string{"sh", "-i"}, withTTY)
+	_, err := s.tryClone(2)
+	wantCode(t, err, errdefs.Unsupported)
+	s.send("echo still $((40+2))\n")
+	s.expect("still 42")
+	if n := len(theKernel.liveAgents()); n == 0 {
+		t.Error("nobody is left")
+	}
+	theKernel.Signal(control.SignalRequest{ID: s.id, Signal: 9})
+	s.wait()
+	_, err = s.tryClone(1)
+	wantCode(t, err, errdefs.AgentNotRunning)
+}

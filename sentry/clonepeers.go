@@ -42,7 +42,8 @@ func (f *fileCopier) peer(old *vfs.FileDescription, s *unix.Socket) (*vfs.FileDe
 			return found[0], nil
 		}
 	}
-	return nil, f.refuse(old, "which of several connections of AF_UNIX it is the other end of is not known")
+	// It may be about to be accepted, or one of several.
+	return nil, f.busy("who is at the other end of a connection of AF_UNIX is not known")
 }
 
 // pairsWith counts the sockets of the agent that may be the other end of one.

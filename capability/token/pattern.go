@@ -46,7 +46,7 @@ var ops = []Op{
 	{OpSpawn, true, "start an agent, with no more than the token's grants"},
 	{OpExec, true, "start a further program in an agent"},
 	{OpSignal, true, "signal and kill an agent"},
-	{OpPause, true, "pause and resume an agent, and say what it does"},
+	{OpPause, true, "pause and resume an agent, copy it, and say what it does"},
 	{OpWait, true, "wait for an agent's end"},
 	{OpAttach, true, "use an agent's standard streams and terminal"},
 	{OpLogs, true, "read an agent's log"},
