@@ -79,7 +79,7 @@ vm-test: ## test kvm and cgroup v2 in an emulated machine
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME
 	grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' [a-z]* | sed 's|/[^/]*:func | |' | while read -r dir target; do \
-		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$dir"; done
+		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "./$$dir"; done
 
 .PHONY: sim
 sim: ## run random worlds of the scheduler for a minute, or the one of SEED again; SIMFLAGS=-help for choices
