@@ -90,15 +90,15 @@ func (a *Agent) survey() (f *family, busy string, err error) {
 		if busy, err = f.look(tw); busy != "" || err != nil {
 			return nil, busy, err
 		}
+		borrowed := false
 		t.WithMuLocked(func(t *kernel.Task) {
 			m := t.MemoryManager()
-			if other := spaces[m]; other != nil && other != g {
-				busy = t.Name() + " has the memory of another process, as after a vfork(2)"
-			}
+			other := spaces[m]
+			borrowed = other != nil && other != g
 			spaces[m] = g
 		})
-		if busy != "" {
-			return nil, busy, nil
+		if borrowed { // Its name is not to be asked for with its lock held.
+			return nil, t.Name() + " has the memory of another process, as after a vfork(2)", nil
 		}
 	}
 	slices.SortFunc(f.groups, func(x, y *twinGroup) int { return int(leaderTID(x) - leaderTID(y)) })
