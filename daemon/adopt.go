@@ -65,34 +65,32 @@ func (d *System) sweepDomains() {
 const adoptTimeout = 5 * time.Second
 
 func (d *System) adopt(name string, info domainInfo, records map[string]*record) error {
-	ctx, cancel := background(adoptTimeout)
-	defer cancel()
 	dom := d.newDomain(name)
 	dom.info = info // +checklocksignore: nobody else knows dom yet.
 	d.mu.Lock()
 	d.domains[name] = dom // First: its death, at any moment, takes it out again.
 	d.mu.Unlock()
-	var list control.ListReply
-	err := dom.connect(ctx, info)
-	if err == nil {
-		err = dom.call(ctx, control.MethodList, struct{}{}, &list)
-	}
+	dom.joining.Lock()
+	agents, err := dom.join(info)
 	if err != nil {
 		killProcess(info)
 		dom.bury()
+		dom.joining.Unlock()
 		return err
 	}
-	if !dom.compare(list.Agents, records) {
+	known := dom.compare(agents, records)
+	dom.joining.Unlock()
+	if !known {
 		<-dom.gone // Whoever tells of its end is at it.
 		return errdefs.New(errdefs.DomainDied, "its kernel process ended while it was adopted")
 	}
-	d.log.Info("domain adopted", "domain", name, "pid", info.PID, "agents", len(list.Agents))
+	d.log.Info("domain adopted", "domain", name, "pid", info.PID, "agents", len(agents))
 	adopted := &eventv1.DomainAdopt{Pid: int32(info.PID)}
-	for _, st := range list.Agents {
+	for _, st := range agents {
 		adopted.Agents = append(adopted.Agents, st.ID)
 	}
 	d.emit(event.DomainAdopt, "", name, adopted)
-	if info.Isolated && len(list.Agents) == 0 { // Its agent never came to be.
+	if info.Isolated && len(agents) == 0 { // Its agent never came to be.
 		for _, r := range records {
 			if r.domName == name && !r.final() {
 				d.disown(r)
@@ -106,41 +104,59 @@ func (d *System) adopt(name string, info domainInfo, records map[string]*record)
 // againPause lies between two attempts to connect again.
 const againPause = 5 * time.Millisecond
 
-// disconnected is the end of the connection. Nearly always the kernel process has
+// join connects to the kernel process that runs already, and asks which agents it
+// has. A connection that is cut meanwhile is made again.
+//
+// +checklocks:dom.joining
+func (dom *domain) join(info domainInfo) ([]control.AgentStatus, error) {
+	ctx, cancel := background(adoptTimeout)
+	defer cancel()
+	for {
+		var list control.ListReply
+		err := dom.connect(ctx, info)
+		if err == nil {
+			err = dom.call(ctx, control.MethodList, struct{}{}, &list)
+		}
+		if err == nil {
+			return list.Agents, nil
+		}
+		if ctx.Err() != nil || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
+			return nil, err // Nobody listens: the process is gone.
+		}
+		<-after(dom.d.clock, againPause)
+	}
+}
+
+// disconnected is the end of a connection. Nearly always the kernel process has
 // ended. One that lives had more to say than this daemon, which was stopped or
 // had no CPU, took in time: it is connected to again, and has kept what was not
 // acknowledged.
-func (dom *domain) disconnected(info domainInfo) {
-	if dom.stopping.Load() || !dom.reconnect(info) {
+func (dom *domain) disconnected(client *control.Client, info domainInfo) {
+	dom.joining.Lock() // Whoever is at it connects again.
+	dom.mu.Lock()
+	over := dom.client != client || dom.dead
+	dom.mu.Unlock()
+	lives := over || !dom.stopping.Load() && dom.rejoin(info)
+	dom.joining.Unlock()
+	if !lives {
 		dom.d.domainDied(dom)
 	}
 }
 
-// reconnect reports whether the domain is connected again.
-func (dom *domain) reconnect(info domainInfo) bool {
-	ctx, cancel := background(adoptTimeout)
-	defer cancel()
-	for {
-		err := dom.connect(ctx, info)
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
-			return false // Nobody listens: the process is gone.
-		}
-		<-after(dom.d.clock, againPause)
-	}
-	var list control.ListReply
-	if err := dom.call(ctx, control.MethodList, struct{}{}, &list); err != nil {
-		killProcess(info) // The end of the new connection says the rest.
-		return true
+// rejoin reports whether the domain is connected again.
+//
+// +checklocks:dom.joining
+func (dom *domain) rejoin(info domainInfo) bool {
+	agents, err := dom.join(info)
+	if err != nil {
+		return false
 	}
 	d := dom.d
 	d.mu.Lock()
 	records := maps.Clone(d.agents)
 	d.mu.Unlock()
-	dom.compare(list.Agents, records)
-	d.log.Warn("the kernel process had cut the connection: this daemon was too slow", "domain", dom.name, "agents", len(list.Agents))
+	dom.compare(agents, records)
+	d.log.Warn("the kernel process had cut the connection: this daemon was too slow", "domain", dom.name, "agents", len(agents))
 	return true
 }
 

@@ -52,6 +52,10 @@ type domain struct {
 	// As it last answered.
 	dogs []control.Watchdog // +checklocks:mu
 
+	// joining is held while a process that runs already is connected to. Before
+	// mu and claiming.
+	joining sync.Mutex
+
 	// claiming is held while agents of the kernel process are taken over, and
 	// while its end is told. Before record.mu.
 	claiming sync.Mutex
@@ -232,7 +236,7 @@ func (dom *domain) connect(ctx context.Context, info domainInfo) error {
 	dom.mu.Unlock()
 	go func() {
 		<-client.Done()
-		dom.disconnected(info)
+		dom.disconnected(client, info)
 	}()
 	dom.tellClock()
 	dom.notify(control.MethodAuditPull, struct{}{}) // What an earlier daemon did not write.

@@ -120,6 +120,9 @@ func TestAdoption(t *testing.T) {
 	if err != nil || len(list.GetDomains()) != 1 || list.GetDomains()[0].GetState() != "ending" {
 		t.Errorf("while files are left of it, it is listed as %v, %v", list, err)
 	}
+	dom.mu.Lock()
+	dom.dead = false
+	dom.mu.Unlock()
 	k.die()
 	within(t, "the loss", r.settled)
 	if a := r.proto(); a.GetState() != string(abi.StateLost) || !strings.Contains(a.GetExit().GetReason(), "dom") {
