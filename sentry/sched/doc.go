@@ -27,7 +27,9 @@
 // Deadline First", 1995; Linux 6.6 has it too), first among groups by weight,
 // then among the tasks of the one that was chosen, by niceness. What a task asks
 // for at once is estimated from how long it ran before it last slept: who needs
-// little is due soon, and gains no share by it.
+// little is due soon, and gains no share by it. Who sleeps saves, up to savedMax,
+// what it leaves to others, against debts: a turn in which the host ran something
+// else is charged like any other, and who uses little need not wait for it.
 //
 // Then the idle class: the same among those that only take what nobody wants.
 //

@@ -26,6 +26,9 @@ type entity struct {
 	// credit is the lag with which it stopped to compete, if it was owed
 	// service; what it owed is in v.
 	credit int64
+	// saved is what it was entitled to and left to others while it did not
+	// compete, in virtual time and up to a bound; left is when it stopped to.
+	saved, left int64
 	// on says that it competes.
 	on bool
 }
@@ -96,16 +99,20 @@ func (l *timeline) ripe(e *entity) bool { return e.v-l.now() <= 0 }
 
 // join has e compete, with the lag it left with: what it was owed, up to a
 // bound, is owed still; what it owed has become less by as much as the others
-// have got since.
+// have got since. What they have got beyond that is saved.
 func (l *timeline) join(e *entity) {
 	now := l.now()
+	if unused := now - max(e.left, e.v); unused > 0 {
+		e.saved = min(e.saved+unused, e.virtual(savedMax))
+	}
 	switch ahead := e.v - now; {
 	case e.credit > 0:
 		e.v = now - e.credit
 	case ahead < 0:
 		e.v = now
 	default: // A debt. One that nobody can have is of a clock that went round.
-		e.v = now + min(ahead, 4*e.virtual(sliceMax))
+		ahead = min(ahead, 4*e.virtual(sliceMax))
+		e.v = now + ahead - e.spend(ahead)
 	}
 	e.credit = 0
 	e.on = true
@@ -127,8 +134,29 @@ func (l *timeline) leave(e *entity, bound int64) {
 	if l.load == 0 {
 		l.base, l.sum = last, 0
 	}
-	if lag := l.now() - e.v; lag > 0 {
+	e.left = l.now()
+	if lag := e.left - e.v; lag > 0 {
 		e.credit = min(lag, e.virtual(bound))
+	}
+}
+
+// spend takes up to debt from what e has saved.
+func (e *entity) spend(debt int64) int64 {
+	d := min(debt, e.saved)
+	e.saved -= d
+	return d
+}
+
+// settle pays what e owes from what it has saved. How far its request is
+// fulfilled stays.
+func (l *timeline) settle(e *entity) {
+	if e.saved == 0 {
+		return
+	}
+	if debt := e.v - l.now(); debt > 0 {
+		d := e.spend(debt)
+		l.advance(e, -d)
+		e.deadline -= d
 	}
 }
 
@@ -145,6 +173,7 @@ func (l *timeline) reweigh(e *entity, weight int64) {
 	}
 	left := mulDiv(e.deadline-e.v, e.weight, weight)
 	now := l.now()
+	e.saved = mulDiv(e.saved, e.weight, weight)
 	if !e.on {
 		e.credit = mulDiv(e.credit, e.weight, weight)
 		if debt := e.v - now; debt > 0 {

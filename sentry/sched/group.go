@@ -207,6 +207,7 @@ func (p *part) advance(d int64, promised bool) bool {
 			l.advance(&p.e, least-p.e.v)
 		}
 	}
+	l.settle(&p.e)
 	if !p.e.fulfilled() {
 		return false
 	}

@@ -15,6 +15,10 @@ const (
 	sliceMax   = 4 * int64(time.Millisecond)
 	sliceMin   = 1 * int64(time.Millisecond)
 	loadPeriod = 20 * int64(time.Millisecond)
+	// savedMax is how much of what somebody did not use while it slept may make
+	// up for what it uses too much later: about a turn in which the host ran
+	// something else.
+	savedMax = 4 * int64(time.Millisecond)
 	// requestMin is the least that a task can ask for.
 	requestMin = 200 * int64(time.Microsecond)
 	// granule is the least that a task runs before a waking one takes its CPU.
@@ -239,6 +243,7 @@ func (s *Scheduler) charge(c *cpu, now int64) {
 	if least := p.line.now() - t.e.virtual(sliceMax); p.waiting.empty() && t.e.v-least < 0 {
 		p.line.advance(&t.e, least-t.e.v) // It has all that it can use.
 	}
+	p.line.settle(&t.e)
 	if t.e.fulfilled() {
 		t.e.renew(min(2*t.e.request, g.fullRequest()))
 		c.over = true
