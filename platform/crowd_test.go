@@ -97,7 +97,7 @@ func crowded(s *spinner, g *Crowd, n int) []*taskContext {
 // until the program is done. Every third turn it sleeps.
 func run(c *taskContext) {
 	for i := 0; ; i++ {
-		if _, _, err := c.Switch(context.Background(), nil, nil, -1); err == nil {
+		if _, _, err := c.Switch(context.Background(), nil, noRegisters, -1); err == nil {
 			c.Release()
 			return
 		}
@@ -206,7 +206,7 @@ func TestInterruptEndsAWait(t *testing.T) {
 	}
 	returned := make(chan error, 1)
 	again := func() {
-		_, _, err := cs[1].Switch(context.Background(), nil, nil, -1)
+		_, _, err := cs[1].Switch(context.Background(), nil, noRegisters, -1)
 		returned <- err
 	}
 	go again()
@@ -225,7 +225,7 @@ func TestInterruptEndsAWait(t *testing.T) {
 	cs[1].PrepareSleep()
 	// One that was interrupted beforehand does not begin to wait.
 	cs[1].Interrupt()
-	if _, _, err := cs[1].Switch(context.Background(), nil, nil, -1); err != gvplatform.ErrContextInterrupt {
+	if _, _, err := cs[1].Switch(context.Background(), nil, noRegisters, -1); err != gvplatform.ErrContextInterrupt {
 		t.Errorf("the task that was interrupted before got %v", err)
 	}
 	cs[1].PrepareSleep()
@@ -250,13 +250,13 @@ func TestAnyOrder(t *testing.T) {
 					switch what {
 					case "run":
 						done := ktime.Real.AfterFunc(100*time.Microsecond, c.Interrupt)
-						c.Switch(context.Background(), nil, nil, -1)
+						c.Switch(context.Background(), nil, noRegisters, -1)
 						done.Stop()
 					case "sleep":
 						c.PrepareSleep()
 					case "interrupted":
 						c.Interrupt()
-						c.Switch(context.Background(), nil, nil, -1)
+						c.Switch(context.Background(), nil, noRegisters, -1)
 					}
 				}
 				c.Release()
@@ -314,7 +314,7 @@ func TestInterruptEndsAStop(t *testing.T) {
 	for range 3 {
 		returned := make(chan error)
 		go func() {
-			_, _, err := c.Switch(context.Background(), nil, nil, -1)
+			_, _, err := c.Switch(context.Background(), nil, noRegisters, -1)
 			returned <- err
 		}()
 		for !c.place.waits.Load() {
@@ -331,7 +331,7 @@ func TestInterruptEndsAStop(t *testing.T) {
 	}
 	// An interrupt that the inner context has forgotten gives no free run.
 	c.place.poked.Store(true)
-	if _, _, err := c.Switch(context.Background(), nil, nil, -1); err != gvplatform.ErrContextInterrupt {
+	if _, _, err := c.Switch(context.Background(), nil, noRegisters, -1); err != gvplatform.ErrContextInterrupt {
 		t.Errorf("a task without a CPU ran: %v", err)
 	}
 	if u := g.Group().Usage(); u.User > time.Second {

@@ -37,7 +37,7 @@ func TestCallsAreInterrupts(t *testing.T) {
 	for n := uint64(1); n <= 3; n++ {
 		returned := make(chan struct{})
 		go func() {
-			c.Switch(context.Background(), nil, nil, -1)
+			c.Switch(context.Background(), nil, noRegisters, -1)
 			close(returned)
 		}()
 		for s.now.Load() == 0 {

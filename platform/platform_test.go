@@ -11,6 +11,9 @@ import (
 	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
 )
 
+// noRegisters is what tasks of tests have instead of registers.
+var noRegisters = &arch.Context64{}
+
 // recorder is an inner platform and context that writes down what reaches it,
 // in the same list as the hooks do. Any other method would be a nil call.
 type recorder struct {
@@ -44,9 +47,9 @@ func TestHooksSeeEachTaskOnce(t *testing.T) {
 		want []string
 	}{
 		{"runs and exits", func(c gvplatform.Context) {
-			c.Switch(task, nil, nil, -1)
+			c.Switch(task, nil, noRegisters, -1)
 			c.PrepareSleep()
-			c.Switch(task, nil, nil, -1)
+			c.Switch(task, nil, noRegisters, -1)
 			c.PrepareExit()
 			c.Release()
 		}, []string{"first", "Switch", "PrepareSleep", "Switch", "exit", "PrepareExit", "Release"}},
@@ -56,7 +59,7 @@ func TestHooksSeeEachTaskOnce(t *testing.T) {
 			c.Release()
 		}, []string{"Interrupt", "PrepareExit", "Release"}},
 		{"released without exit", func(c gvplatform.Context) {
-			c.Switch(task, nil, nil, -1)
+			c.Switch(task, nil, noRegisters, -1)
 			c.Release()
 			c.Release()
 		}, []string{"first", "Switch", "exit", "Release", "Release"}},
@@ -132,7 +135,7 @@ func TestCallsAreWatchedOnRequest(t *testing.T) {
 
 func TestSwitchPassesResultsThrough(t *testing.T) {
 	p := Wrap(&recorder{}, Hooks{})
-	if _, at, err := p.NewContext(nil).Switch(context.Background(), nil, nil, -1); err != gvplatform.ErrContextInterrupt || at != hostarch.Read {
+	if _, at, err := p.NewContext(nil).Switch(context.Background(), nil, noRegisters, -1); err != gvplatform.ErrContextInterrupt || at != hostarch.Read {
 		t.Errorf("Switch returned %v, %v", at, err)
 	}
 }
@@ -149,10 +152,10 @@ func TestSwitchAllocatesNothing(t *testing.T) {
 	} {
 		c := Wrap(&recorder{}, hooks).NewContext(nil)
 		task := context.Background()
-		if n := testing.AllocsPerRun(1000, func() { c.Switch(task, nil, nil, -1) }); n != 0 {
+		if n := testing.AllocsPerRun(1000, func() { c.Switch(task, nil, noRegisters, -1) }); n != 0 {
 			t.Errorf("%s: Switch allocates %v times", name, n)
 		}
-		if n := testing.AllocsPerRun(1000, func() { c.Switch(task, nil, nil, -1); c.PrepareExit(); c.Release() }); n != 0 {
+		if n := testing.AllocsPerRun(1000, func() { c.Switch(task, nil, noRegisters, -1); c.PrepareExit(); c.Release() }); n != 0 {
 			t.Errorf("%s: a task's life allocates %v times", name, n)
 		}
 	}
@@ -176,7 +179,7 @@ func BenchmarkSwitch(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				c.Switch(task, nil, nil, -1)
+				c.Switch(task, nil, noRegisters, -1)
 			}
 		})
 	}
