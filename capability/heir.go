@@ -33,11 +33,12 @@ func (s *Space) Retire(holder string, by Actor, reason string) []*Capability {
 			continue
 		}
 		heirs := false
-		for n := c.firstChild; n != nil; {
+		for n := c.firstChild; n != nil; n = n.next {
+			heirs = heirs || n.heir
+		}
+		for n := c.firstChild; heirs && n != nil; {
 			next := n.next
-			if n.heir {
-				heirs = true
-			} else {
+			if !n.heir {
 				s.fell(b, n, Record{Op: OpRevoke, Reason: reason}, by)
 			}
 			n = next
