@@ -296,6 +296,8 @@ func (in *install) causeOfAgents(t *testing.T, f *follower) {
 	in.ok(t, "fabric", "rm", "table")
 	in.ok(t, "pause", "busy")
 	in.ok(t, "resume", "busy")
+	in.ok(t, "clone", "busy", "--name", "busy-copy")
+	in.ok(t, "kill", "busy-copy")
 	in.ok(t, "kill", "busy")
 	in.spawn(t, "--name", "again", "--restart", "on-failure:1", "--", "sh", "-c", "exit 3")
 	in.published(t, "agent.restart")
