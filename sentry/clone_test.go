@@ -116,6 +116,19 @@ func TestCloneStaysStopped(t *testing.T) {
 	}
 }
 
+// Who is caught as it starts a program starts it in the copy.
+func TestCloneOfWhoStartsPrograms(t *testing.T) {
+	s := spawn(t, sh(`echo ready; until [ -e /go ]; do (exec /bin/busybox true) || echo "$?"; done; echo end`))
+	s.expect("ready\n")
+	for range 40 {
+		c := s.clone(1)[0]
+		c.execIn(sh("touch /go")).wait()
+		if e := c.wait(); e.Code != 0 || c.logged() != "end\n" {
+			t.Errorf("the copy wrote %q and ended with %+v", c.logged(), e)
+		}
+	}
+}
+
 // What is in pipes, who waits for whom, and who has ended, is as in the original.
 func TestCloneOfAPipeline(t *testing.T) {
 	s := spawn(t, sh(`(i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo $i; usleep 700; done) | while read x; do echo "<$x>"; done | (sleep 0.1; sort | wc -l) ; echo end`))

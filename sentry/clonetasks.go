@@ -153,6 +153,11 @@ func (f *family) look(tw *twin) (busy string, err error) {
 	if called && (nr == unix.SYS_EXIT || nr == unix.SYS_EXIT_GROUP) || t.ThreadGroup().ExitStatus() != 0 {
 		return t.Name() + " is ending", nil
 	}
+	if ret := t.Arch().Return(); called && (nr == unix.SYS_EXECVE || nr == unix.SYS_EXECVEAT) && int64(ret) == -int64(unix.ENOSYS) {
+		// gVisor makes these calls in steps, between which a task can be stopped;
+		// that is what it returns until the last.
+		return t.Name() + " is starting a program", nil
+	}
 	tw.restart = called && nr != unix.SYS_RT_SIGRETURN
 	tw.group.stopped = tw.group.stopped || t.StateStatus() == "T (stopped)"
 	pending := t.PendingSignals()

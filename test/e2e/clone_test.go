@@ -25,6 +25,7 @@ var cloneCorpus = []struct {
 	{"node", "node", []string{"node", "/p/node.js"}},
 	{"gcc", "gcc", []string{"sh", "/p/compile.sh"}},
 	{"git", "git", []string{"bash", "/p/git.sh"}},
+	{"pipelines and jobs", "bash", []string{"bash", "/p/jobs.sh"}},
 	{"calls of C", "gcc", []string{"/built/calls-c"}},
 	{"vfork", "gcc", []string{"/built/vfork-c"}},
 	{"calls of Go", "sh", []string{"/built/calls-go"}},
