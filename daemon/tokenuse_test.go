@@ -231,13 +231,16 @@ func TestSignalsWithinAStream(t *testing.T) {
 		kill := &apiv1.AttachRequest{Msg: &apiv1.AttachRequest_Signal{Signal: 9}}
 		for _, m := range []*apiv1.AttachRequest{
 			{Msg: &apiv1.AttachRequest_Target{Target: &apiv1.AttachTarget{Agent: mine.id}}},
-			{Msg: &apiv1.AttachRequest_Stdin{Stdin: []byte("x")}}, kill,
+			{Msg: &apiv1.AttachRequest_Stdin{Stdin: []byte("x")}},
 		} {
 			if err := s.Send(m); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if _, err := s.Recv(); err != nil {
+		if _, err := s.Recv(); err != nil { // Before the refusal, which ends the stream.
+			t.Fatal(err)
+		}
+		if err := s.Send(kill); err != nil {
 			t.Fatal(err)
 		}
 		if allowed {
