@@ -129,7 +129,8 @@ func (w *world) revoke(v *View) {
 
 // memory is that of a process.
 type memory struct {
-	w *world
+	w   *world
+	ctx context.Context
 	*mm.MemoryManager
 }
 
@@ -151,27 +152,27 @@ func (w *world) memory() memory {
 	m, err := mm.NewMemoryManager(fake.New(), memoryFile)
 	must(w.t, err)
 	set := limits.NewLimitSet()
-	w.ctx = limited{w.ctx, set}
+	ctx := limited{w.ctx, set}
 	_, err = m.SetMmapLayout(arch.New(arch.AMD64), set)
 	must(w.t, err)
-	w.t.Cleanup(func() { m.DecUsers(w.ctx) })
-	return memory{w, m}
+	w.t.Cleanup(func() { m.DecUsers(ctx) })
+	return memory{w, ctx, m}
 }
 
 func (m memory) mmap(v *View, perms hostarch.AccessType) hostarch.Addr {
 	m.w.t.Helper()
-	addr, err := m.MMap(m.w.ctx, memmap.MMapOpts{Length: v.r.Size(), Perms: perms, MaxPerms: hostarch.ReadWrite, Mappable: v})
+	addr, err := m.MMap(m.ctx, memmap.MMapOpts{Length: v.r.Size(), Perms: perms, MaxPerms: hostarch.ReadWrite, Mappable: v})
 	must(m.w.t, err)
 	return addr
 }
 
 func (m memory) write(addr hostarch.Addr, text []byte) error {
-	_, err := m.CopyOut(m.w.ctx, addr, text, usermem.IOOpts{})
+	_, err := m.CopyOut(m.ctx, addr, text, usermem.IOOpts{})
 	return err
 }
 
 func (m memory) read(addr hostarch.Addr, n int) ([]byte, error) {
 	buf := make([]byte, n)
-	_, err := m.CopyIn(m.w.ctx, addr, buf, usermem.IOOpts{})
+	_, err := m.CopyIn(m.ctx, addr, buf, usermem.IOOpts{})
 	return buf, err
 }
