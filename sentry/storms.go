@@ -17,9 +17,8 @@ import (
 const (
 	// stormRate is how many exceptions a second are a storm.
 	stormRate = 1000
-	// holdCount is how many within holdTime are too many for its neighbours.
-	holdCount = 500
-	holdTime  = 100 * time.Millisecond
+	// holdTime is within how long holdCount are too many for its neighbours.
+	holdTime = 100 * time.Millisecond
 	// heldMilliCPU is what it may use of the CPUs then, with all its tasks:
 	// beside that, it costs its neighbours what one costs that computes.
 	heldMilliCPU = 500
@@ -27,6 +26,10 @@ const (
 	calmCount = 100
 	calmTime  = 500 * time.Millisecond
 )
+
+// holdCount is how many exceptions within holdTime hold an agent back. Tests, in
+// which an exception takes much longer, lower it.
+var holdCount = newCount(500)
 
 // actionThrottle is what fault.storm says of an agent that is held back.
 const actionThrottle = "throttle"
@@ -58,8 +61,8 @@ func (s *Kernel) storms(a *Agent, v trap.Vector) {
 	if f.second.add(now, time.Second) == stormRate+1 {
 		s.emitStorm(a, v, stormRate, time.Second, "")
 	}
-	if f.lately.add(now, holdTime) == holdCount+1 && f.held.CompareAndSwap(false, true) {
-		s.emitStorm(a, v, holdCount, holdTime, actionThrottle)
+	if most := holdCount.Load(); f.lately.add(now, holdTime) == most+1 && f.held.CompareAndSwap(false, true) {
+		s.emitStorm(a, v, float64(most), holdTime, actionThrottle)
 		s.cfg.Clock.AfterFunc(0, func() {
 			a.holdBack(true)
 			a.watchStorm(f.counts.Total())
@@ -95,4 +98,10 @@ func (a *Agent) watchStorm(before uint64) {
 			a.faults.held.Store(false)
 		}
 	})
+}
+
+func newCount(n uint32) *atomic.Uint32 {
+	c := new(atomic.Uint32)
+	c.Store(n)
+	return c
 }
