@@ -13,6 +13,7 @@ const (
 	NotFound        Code = "NOT_FOUND"
 	AlreadyExists   Code = "ALREADY_EXISTS"
 	WrongState      Code = "WRONG_STATE"
+	MergeConflict   Code = "MERGE_CONFLICT"
 	Unsupported     Code = "UNSUPPORTED"
 	Timeout         Code = "TIMEOUT"
 	Cancelled       Code = "CANCELLED"
@@ -27,6 +28,10 @@ const (
 	ProgramNotFound   Code = "PROGRAM_NOT_FOUND"
 	ProgramNotRunable Code = "PROGRAM_NOT_EXECUTABLE"
 	AgentLimit        Code = "AGENT_LIMIT_REACHED"
+	TemplateNotFound  Code = "TEMPLATE_NOT_FOUND"
+	TemplateNotReady  Code = "TEMPLATE_NOT_READY"
+	AgentSealed       Code = "AGENT_SEALED"
+	UpgradeFailed     Code = "UPGRADE_FAILED"
 )
 
 // Codes of domains.
@@ -34,6 +39,11 @@ const (
 	DomainNotFound Code = "DOMAIN_NOT_FOUND"
 	DomainDied     Code = "DOMAIN_DIED"
 	DomainBoot     Code = "DOMAIN_BOOT_FAILED"
+
+	CheckpointRefused  Code = "CHECKPOINT_REFUSED"
+	CheckpointDamaged  Code = "CHECKPOINT_DAMAGED"
+	CheckpointMismatch Code = "CHECKPOINT_MISMATCH"
+	CheckpointFile     Code = "CHECKPOINT_FILE_CHANGED"
 )
 
 // Codes of images.
@@ -62,6 +72,11 @@ const (
 const (
 	LabelDenied  Code = "LABEL_DENIED"
 	RegionSealed Code = "REGION_SEALED"
+	RegionBroken Code = "REGION_BROKEN"
+
+	// These are of semantic memory.
+	VersionConflict Code = "VERSION_CONFLICT"
+	ServiceDown     Code = "SERVICE_DOWN"
 )
 
 // Codes of security: who may ask, what a program may call, what was recorded.
@@ -87,6 +102,8 @@ const (
 	CPULimit      Code = "CPU_LIMIT"
 	QuotaExceeded Code = "QUOTA_EXCEEDED"
 	RateLimited   Code = "RATE_LIMITED"
+	SwapFull      Code = "SWAP_FULL"
+	SwapDamaged   Code = "SWAP_DAMAGED"
 )
 
 // Codes of the host, the daemon and what is between the processes.
