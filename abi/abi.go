@@ -67,6 +67,9 @@ const (
 	StateStarting State = "starting"
 	StateRunning  State = "running"
 	StatePaused   State = "paused"
+	// StateTemplate is an agent that stands still for good: others begin as
+	// copies of it.
+	StateTemplate State = "template"
 	StateExited   State = "exited"
 	// StateLost is an agent whose domain died beneath it.
 	StateLost State = "lost"
@@ -79,6 +82,17 @@ func (s State) Final() bool { return s == StateExited || s == StateLost }
 const (
 	MinWatchdog = time.Second
 	MaxWatchdog = 24 * time.Hour
+)
+
+// SignalCloned is SIGAIOSCLONE, SIGRTMIN+10 of the C library: a copy gets it in
+// those processes that have asked for it.
+const SignalCloned = 44
+
+// Bounds of the time that a template has to become warm.
+const (
+	MinWarmUp     = 10 * time.Millisecond
+	DefaultWarmUp = time.Minute
+	MaxWarmUp     = time.Hour
 )
 
 // ChaosEnv names the environment variable that, when it is 1 for a daemon, lets

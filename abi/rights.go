@@ -11,17 +11,18 @@ type Class uint8
 
 // The classes.
 const (
-	ClassFS     Class = 1 // a subtree of files
-	ClassNet    Class = 2 // network endpoints
-	ClassMem    Class = 3 // the agent's memory
-	ClassCPU    Class = 4 // processor time
-	ClassIO     Class = 5 // bytes and operations per second
-	ClassProc   Class = 6 // the agent's own processes
-	ClassAgent  Class = 7 // another agent
-	ClassSys    Class = 8 // a group of privileged system calls, within the agent
-	ClassEvent  Class = 9 // events, by topic
-	ClassSvc    Class = 10
-	ClassRegion Class = 11 // memory that agents share
+	ClassFS       Class = 1 // a subtree of files
+	ClassNet      Class = 2 // network endpoints
+	ClassMem      Class = 3 // the agent's memory
+	ClassCPU      Class = 4 // processor time
+	ClassIO       Class = 5 // bytes and operations per second
+	ClassProc     Class = 6 // the agent's own processes
+	ClassAgent    Class = 7 // another agent
+	ClassSys      Class = 8 // a group of privileged system calls, within the agent
+	ClassEvent    Class = 9 // events, by topic
+	ClassSvc      Class = 10
+	ClassRegion   Class = 11 // memory that agents share
+	ClassSemantic Class = 12 // semantic memory, by namespace and tags
 )
 
 // Rights is a set of rights; which bits mean what depends on the class.
@@ -89,6 +90,14 @@ const (
 	RegionShare                       // give others a part of these rights
 )
 
+// Rights to semantic memory.
+const (
+	SemanticRead   Rights = 1 << iota // find and read items
+	SemanticWrite                     // add and change them
+	SemanticDelete                    // remove them
+	SemanticShare                     // give others a part of these rights
+)
+
 // ClassInfo is what is known of a class.
 type ClassInfo struct {
 	Class Class
@@ -113,6 +122,7 @@ var classes = []ClassInfo{
 	{ClassEvent, "event", []string{"subscribe"}, false, "events of the domain, by topic"},
 	{ClassSvc, "svc", []string{"connect"}, false, "a service"},
 	{ClassRegion, "region", []string{"read", "write", "snapshot", "share"}, false, "memory that agents share"},
+	{ClassSemantic, "semantic", []string{"read", "write", "delete", "share"}, false, "semantic memory, by namespace and tags"},
 }
 
 // Classes returns every class, in order of number. The caller must not change

@@ -32,7 +32,7 @@ const (
 	GroupIntrospect              // look into the kernel
 	GroupAsync                   // io_uring
 	GroupRaw                     // raw and packet sockets
-	GroupClock                   // set the clock
+	GroupClock                   // set the agent's clock
 	GroupAdmin                   // administer the machine
 	groupCount
 )
@@ -134,10 +134,11 @@ var groups = [groupCount]GroupInfo{
 		Note:    "ENOSYS makes programs fall back to other ways."},
 	GroupRaw: {Name: "raw", Never: true, Errno: syscall.EPERM,
 		Meaning: "raw and packet sockets"},
-	GroupClock: {Name: "clock", Never: true, Errno: syscall.EPERM,
-		Meaning: "set the machine's clock"},
+	GroupClock: {Name: "clock", Needs: Held{ClassSys, "clock", SysUse}, Errno: syscall.EPERM,
+		Meaning: "set the agent's own clock",
+		Note:    "It is CLOCK_REALTIME that is set, for the programs of the agent alone; any of its processes may. There is no zone to be set by settimeofday(2)."},
 	GroupAdmin: {Name: "admin", Never: true, Errno: syscall.EPERM,
-		Meaning: "administer the machine: reboot, modules, swap, quotas, I/O ports, device nodes"},
+		Meaning: "administer the machine: reboot, the rate of its clock, modules, swap, quotas, I/O ports, device nodes"},
 }
 
 func init() {

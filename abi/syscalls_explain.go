@@ -26,7 +26,8 @@ type Operation struct {
 
 // OperationUsage says what ParseOperation understands.
 const OperationUsage = `open PATH [r|w|rw|create|exec], exec PATH, delete PATH, connect ADDRESS, bind ADDRESS, socket FAMILY, fork, ` +
-	`kill PID|AGENT, pause AGENT, inspect AGENT, mmap [exec], ptrace, mount, unshare, subscribe TOPIC[@AGENT], call SERVICE, or syscall NAME`
+	`kill PID|AGENT, pause AGENT, inspect AGENT, mmap [exec], ptrace, mount, unshare, subscribe TOPIC[@AGENT], call SERVICE, ` +
+	`memory NAMESPACE[@TAG+TAG] [RIGHT], region NAME [RIGHT], or syscall NAME`
 
 // maxOperation bounds the text of an operation, in bytes.
 const maxOperation = 4096
@@ -72,6 +73,8 @@ var verbs = map[string]func(op *Operation, rest string) (problem string){
 	"inspect":   takeObject(ClassAgent, AgentInspect, "an agent"),
 	"subscribe": takeObject(ClassEvent, EventSubscribe, "a topic"),
 	"call":      takeObject(ClassSvc, SvcConnect, "a service"),
+	"memory":    takeRight(ClassSemantic, SemanticRead, "a namespace of semantic memory"),
+	"region":    takeRight(ClassRegion, RegionRead, "a region"),
 }
 
 // ParseOperation understands text such as "open /etc/shadow", "connect
@@ -292,6 +295,21 @@ func takeObject(class Class, right Rights, what string) func(*Operation, string)
 		}
 		op.Needs = []Held{{class, rest, right}}
 		return ""
+	}
+}
+
+// takeRight is takeObject, but that another right than the usual one can follow.
+func takeRight(class Class, usual Rights, what string) func(*Operation, string) string {
+	return func(op *Operation, rest string) string {
+		name, word, said := strings.Cut(rest, " ")
+		right := usual
+		if said {
+			var ok bool
+			if right, ok = class.RightNamed(strings.TrimSpace(word)); !ok {
+				return "what follows is no right to " + what + ": " + class.All().Format(class)
+			}
+		}
+		return takeObject(class, right, what)(op, name)
 	}
 }
 

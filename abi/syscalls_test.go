@@ -76,8 +76,8 @@ func TestMaskFor(t *testing.T) {
 		{"connect", []Held{{ClassNet, "loopback", NetConnect}}, GroupSocket.Bit() | GroupConnect.Bit()},
 		{"bind", []Held{{ClassNet, "*", NetBind}}, GroupSocket.Bit() | GroupBind.Bit()},
 		{"one of sys", []Held{{ClassSys, "mount", SysUse}}, GroupMount.Bit()},
-		{"all of sys", []Held{{ClassSys, "*", SysUse}}, GroupMount.Bit() | GroupNamespace.Bit() | GroupKeys.Bit() | GroupIntrospect.Bit() | GroupAsync.Bit()},
-		{"the clock", []Held{{ClassSys, "clock", SysUse}}, 0},
+		{"all of sys", []Held{{ClassSys, "*", SysUse}}, GroupMount.Bit() | GroupNamespace.Bit() | GroupKeys.Bit() | GroupIntrospect.Bit() | GroupAsync.Bit() | GroupClock.Bit()},
+		{"the clock", []Held{{ClassSys, "clock", SysUse}}, GroupClock.Bit()},
 		{"no rights", []Held{self(ClassMem, 0), {ClassSys, "mount", 0}}, 0},
 		{"files", []Held{{ClassFS, "/", ClassFS.All()}}, 0},
 	} {
