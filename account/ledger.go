@@ -13,21 +13,23 @@ type Resource uint8
 
 // The resources of a Ledger.
 const (
-	CPUTime    Resource = iota // nanoseconds; only grows
-	Memory                     // bytes resident
-	ReadBytes                  // only grows
-	WriteBytes                 // only grows
-	ReadOps                    // only grows
-	WriteOps                   // only grows
-	Tasks                      // processes and threads
-	Files                      // open file descriptors
-	Disk                       // bytes written to the agent's own layer and kept
-	Regions                    // bytes that its regions of memory may come to need
+	CPUTime       Resource = iota // nanoseconds; only grows
+	Memory                        // bytes resident
+	ReadBytes                     // only grows
+	WriteBytes                    // only grows
+	ReadOps                       // only grows
+	WriteOps                      // only grows
+	Tasks                         // processes and threads
+	Files                         // open file descriptors
+	Disk                          // bytes written to the agent's own layer and kept
+	Regions                       // bytes that its regions of memory may come to need
+	SemanticItems                 // items that it has written to semantic memory
+	SemanticBytes                 // bytes of them
 	resources
 )
 
 var resourceNames = [resources]string{
-	"cpu_time", "memory", "read_bytes", "write_bytes", "read_ops", "write_ops", "tasks", "files", "disk", "regions",
+	"cpu_time", "memory", "read_bytes", "write_bytes", "read_ops", "write_ops", "tasks", "files", "disk", "regions", "semantic_items", "semantic_bytes",
 }
 
 // String is the name of the resource as Snapshot spells it.

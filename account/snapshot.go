@@ -11,8 +11,14 @@ type Snapshot struct {
 	// each.
 	Files Gauge `json:"files"`
 	Disk  Gauge `json:"disk"`
+	// Pressure is for how long its tasks could not go on for want of something.
+	Pressure Pressure `json:"pressure"`
 	// Regions is what its regions may come to need; it counts in Memory as well.
 	Regions Gauge `json:"regions"`
+	// SemanticItems and SemanticBytes are what it has written to semantic memory
+	// that is still there, as of when it last asked it.
+	SemanticItems Gauge `json:"semantic_items"`
+	SemanticBytes Gauge `json:"semantic_bytes"`
 }
 
 // CPUUse is what an agent used of the processors.
@@ -37,8 +43,24 @@ type CPUUse struct {
 // MemoryUse is what an agent has resident, in bytes.
 type MemoryUse struct {
 	Gauge
-	// Faults counts page faults that the kernel resolved.
-	Faults uint64 `json:"faults"`
+	// Faults counts page faults, of every kind.
+	Faults uint64   `json:"faults"`
+	Kinds  FaultUse `json:"fault_kinds"`
+}
+
+// FaultUse counts page faults by what came of them.
+type FaultUse struct {
+	// Minor and Major made memory accessible; for those the task had to sleep
+	// until another process had read it, or it was brought back.
+	Minor uint64 `json:"minor"`
+	Major uint64 `json:"major"`
+	// COW are those of both that wrote to a page that was there and shared: it
+	// was copied, or found to be nobody else's any more.
+	COW uint64 `json:"cow"`
+	// Protection and Unmapped became exceptions: what was touched was mapped, but
+	// not for that, or not mapped.
+	Protection uint64 `json:"protection"`
+	Unmapped   uint64 `json:"unmapped"`
 }
 
 // IOUse is what an agent read and wrote, whatever from and to.
@@ -52,6 +74,23 @@ type IOUse struct {
 	OpsPerSec   uint64 `json:"ops_per_sec,omitempty"`
 	// DelayedNS is how long its tasks were held back, added up.
 	DelayedNS uint64 `json:"delayed_ns"`
+}
+
+// Pressure is the pressure on an agent, by what it lacks.
+type Pressure struct {
+	CPU    PressureUse `json:"cpu"`
+	Memory PressureUse `json:"memory"`
+	IO     PressureUse `json:"io"`
+}
+
+// PressureUse is for how long some task could not go on, and for how long none
+// could: since the agent began, in nanoseconds, and as a part of the last 10, 60 and
+// 300 seconds.
+type PressureUse struct {
+	SomeNS uint64     `json:"some_ns"`
+	FullNS uint64     `json:"full_ns"`
+	Some   [3]float64 `json:"some"`
+	Full   [3]float64 `json:"full"`
 }
 
 // Gauge is something of which an agent has so much at a time.
