@@ -45,6 +45,9 @@ func (s *Space) amendLocked(c *Capability, object Object, limits Limits, by Acto
 	case c.parent != nil || c.origin != "":
 		return errdefs.New(errdefs.CapabilityDenied, "it was derived from another", errdefs.Fix("change what it was derived from, or attenuate it"))
 	}
+	if err := c.table.open(); err != nil {
+		return err
+	}
 	old := c.spec.Load()
 	spec := *old
 	if object.Class != spec.Object.Class {
@@ -207,7 +210,7 @@ func (s *Spec) covers(child *Spec) bool {
 	}
 	for k := range Kind(kinds) {
 		limit, part := s.Limits.Get(k), child.Limits.Get(k)
-		if k.Beyond(limit, part) || limit != 0 && part == 0 && (child.spends() || !k.Divisible()) {
+		if k.Beyond(limit, part) || limit != 0 && part == 0 && !k.optional() && (child.spends() || !k.Divisible()) {
 			return false
 		}
 	}

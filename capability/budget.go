@@ -80,6 +80,10 @@ func (c *Capability) share(want *Limits, child *Spec) (Limits, error) {
 			if v == 0 {
 				v = own
 			}
+		case v == 0 && k.optional():
+			if want == nil && child.spends() {
+				v = left
+			}
 		case v > left || v == 0 && left == 0 && child.spends():
 			return out, errdefs.New(errdefs.BudgetExhausted, "of its "+key.name+"="+key.format(own)+" only "+key.format(left)+" is left",
 				errdefs.Resource("%s", c.id), errdefs.Fix("ask for at most that, or revoke what was derived from it before"))

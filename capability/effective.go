@@ -107,6 +107,9 @@ func (a *tally) add(c *Capability) {
 	for _, key := range keysOf(spec.Object.Class) {
 		k := key.kind
 		left, limited := c.Left(k)
+		if !limited && k.optional() {
+			continue
+		}
 		if !limited {
 			a.unlimited |= 1 << k
 			continue

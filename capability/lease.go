@@ -81,6 +81,9 @@ func (s *Space) renewLocked(c *Capability, d time.Duration, by Actor) error {
 	if err := mayTakeBack(c, false, by); err != nil {
 		return err
 	}
+	if err := c.table.open(); err != nil {
+		return err
+	}
 	if d <= 0 {
 		return invalid(c.Object().String(), "a lease is longer than nothing", "revoke it to end it now")
 	}

@@ -10,8 +10,8 @@ import (
 // Limits bound how much of its object a capability gives. Zero is no limit of
 // its own.
 type Limits struct {
-	Bytes       uint64 // fs: quota; mem: memory
-	Count       uint64 // fs: inodes; mem: mappings; proc: tasks
+	Bytes       uint64 // fs: quota; mem: memory; semantic: of what is written
+	Count       uint64 // fs: inodes; mem: mappings; proc: tasks; semantic: items
 	MilliCPU    uint64 // cpu: thousandths of a processor
 	Weight      uint64 // cpu: share when processors are short, 1 to 10000
 	BytesPerSec uint64 // io
@@ -22,6 +22,7 @@ type Limits struct {
 	Every       uint64 // cpu: nanoseconds in which they are
 	Priority    uint64 // cpu: 20 less the least niceness
 	Idle        uint64 // cpu: 1: only when nobody else wants them
+	Swap        uint64 // mem: of swap files
 }
 
 // Promise has the limits reserve runtime in every period, rounded up; nothing if
@@ -50,8 +51,11 @@ const (
 	KindEvery
 	KindPriority
 	KindIdle
+	KindSwap
 
-	kinds = int(KindIdle) + 1
+	kinds = int(KindLast) + 1
+	// KindLast is the last of them.
+	KindLast = KindSwap
 )
 
 // MaxLimit is the highest value of a limit.
@@ -87,6 +91,8 @@ func (l *Limits) at(k Kind) *uint64 {
 		return &l.Every
 	case KindPriority:
 		return &l.Priority
+	case KindSwap:
+		return &l.Swap
 	default:
 		return &l.Idle
 	}
@@ -110,11 +116,15 @@ func (k Kind) unsaid() (v uint64, bounded bool) {
 		return 100, true
 	case KindPriority:
 		return 20, true
-	case KindReserve, KindBurst:
+	case KindReserve, KindBurst, KindSwap:
 		return 0, true
 	}
 	return 0, false
 }
+
+// optional reports whether one who can spend may have nothing of k: what is not said
+// of a derived capability is none, and need not be divided.
+func (k Kind) optional() bool { return k == KindSwap }
 
 // Beyond reports whether v of k is more than own, as it was said or not.
 func (k Kind) Beyond(own, v uint64) bool {
@@ -145,25 +155,27 @@ func timeKey(name string, k Kind, top time.Duration) limitKey {
 // limitKeys are the limits that a class has. A class that is not here has none.
 var limitKeys = [...][]limitKey{
 	abi.ClassFS:  {sizeKey("quota", KindBytes), countKey("inodes", KindCount, MaxLimit)},
-	abi.ClassMem: {sizeKey("bytes", KindBytes), countKey("count", KindCount, MaxLimit)},
+	abi.ClassMem: {sizeKey("bytes", KindBytes), countKey("count", KindCount, MaxLimit), sizeKey("swap", KindSwap)},
 	abi.ClassCPU: {
 		{"cpu", KindMilliCPU, 1 << 30, parseMilli, formatMilli}, countKey("weight", KindWeight, 10000),
 		timeKey("period", KindPeriod, time.Second), timeKey("burst", KindBurst, time.Minute),
 		{"reserve", KindReserve, 1 << 40, parseMicro, formatMicro}, timeKey("every", KindEvery, 10*time.Second),
 		countKey("priority", KindPriority, 40), countKey("idle", KindIdle, 1),
 	},
-	abi.ClassIO:   {sizeKey("bps", KindBytesPerSec), countKey("ops", KindOpsPerSec, MaxLimit)},
-	abi.ClassProc: {countKey("count", KindCount, MaxLimit)},
+	abi.ClassIO:       {sizeKey("bps", KindBytesPerSec), countKey("ops", KindOpsPerSec, MaxLimit)},
+	abi.ClassProc:     {countKey("count", KindCount, MaxLimit)},
+	abi.ClassSemantic: {sizeKey("bytes", KindBytes), countKey("count", KindCount, MaxLimit)},
 }
 
 // spenders are the rights without which nothing of the limits of a class is
 // used. A capability that has none of them needs no limits, and adds none.
 var spenders = [len(limitKeys)]abi.Rights{
-	abi.ClassFS:   abi.FSWrite | abi.FSCreate,
-	abi.ClassMem:  abi.MemMap,
-	abi.ClassCPU:  abi.CPURun,
-	abi.ClassIO:   abi.IORead | abi.IOWrite,
-	abi.ClassProc: abi.ProcSpawn,
+	abi.ClassFS:       abi.FSWrite | abi.FSCreate,
+	abi.ClassMem:      abi.MemMap,
+	abi.ClassCPU:      abi.CPURun,
+	abi.ClassIO:       abi.IORead | abi.IOWrite,
+	abi.ClassProc:     abi.ProcSpawn,
+	abi.ClassSemantic: abi.SemanticWrite,
 }
 
 // keysOf returns the limits of a class.

@@ -55,6 +55,11 @@ func (s *Space) insert(c *Capability, spec Spec, by Actor) error {
 	if t := c.table; t != nil && t.gone {
 		return errdefs.New(errdefs.AgentNotFound, "it has ended", errdefs.Resource("%s", t.holder), errdefs.Fix("name an agent that runs"))
 	}
+	if c.parent == nil || c.parent.table != c.table {
+		if err := c.table.open(); err != nil {
+			return err
+		}
+	}
 	if err := s.room(c.parent, c.table, by); err != nil {
 		return err
 	}

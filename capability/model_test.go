@@ -196,7 +196,7 @@ func spendsIn(s Spec) bool {
 func kindsOf(c abi.Class) []Kind {
 	return map[abi.Class][]Kind{
 		abi.ClassFS:   {KindBytes, KindCount},
-		abi.ClassMem:  {KindBytes, KindCount},
+		abi.ClassMem:  {KindBytes, KindCount, KindSwap},
 		abi.ClassCPU:  {KindMilliCPU, KindWeight, KindPeriod, KindBurst, KindReserve, KindEvery, KindPriority, KindIdle},
 		abi.ClassIO:   {KindBytesPerSec, KindOpsPerSec},
 		abi.ClassProc: {KindCount},
@@ -247,6 +247,10 @@ func (m *model) delegate(p *mnode, to string, ch Change, move bool, by Actor) *m
 			switch {
 			case !k.Divisible() && v == 0:
 				v = own
+			case v == 0 && spendsIn(spec) && k == KindSwap: // One can do without.
+				if ch.Limits == nil {
+					v = left
+				}
 			case v == 0 && spendsIn(spec):
 				if v = left; ch.Limits != nil || left == 0 {
 					return nil
@@ -280,7 +284,7 @@ func usual(k Kind) uint64 {
 		return 100
 	case KindPriority:
 		return 20
-	case KindReserve, KindBurst:
+	case KindReserve, KindBurst, KindSwap:
 		return 0
 	}
 	return math.MaxUint64
@@ -330,7 +334,7 @@ func (m *model) attenuate(n *mnode, ch Change, by Actor) bool {
 		}
 		for k := range Kind(kinds) {
 			limit, part := spec.Limits.Get(k), c.spec.Limits.Get(k)
-			if limit == 0 && part > usual(k) || limit != 0 && (part > limit || part == 0 && (spendsIn(c.spec) || !k.Divisible())) {
+			if limit == 0 && part > usual(k) || limit != 0 && (part > limit || part == 0 && k != KindSwap && (spendsIn(c.spec) || !k.Divisible())) {
 				return false
 			}
 			if sums.Set(k, sums.Get(k)+part); limit != 0 && k.Divisible() && sums.Get(k) > limit {
@@ -405,6 +409,9 @@ func (a *Authority) sum(m *model, holder string, class abi.Class, k Kind) {
 	any := false
 	for _, n := range m.table(holder) {
 		if n.spec.Object.Class != class || !m.live(n) || !spendsIn(n.spec) {
+			continue
+		}
+		if n.spec.Limits.Get(k) == 0 && k == KindSwap {
 			continue
 		}
 		if n.spec.Limits.Get(k) == 0 {

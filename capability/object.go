@@ -2,6 +2,7 @@ package capability
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"aios.dev/aios/abi"
@@ -50,6 +51,10 @@ func (o Object) Contains(other Object) bool {
 		topic, whose := o.Topic()
 		part, of := other.Topic()
 		return (whose == "" || whose == of) && topicCovers(topic, part)
+	case abi.ClassSemantic:
+		pattern, tags := o.Namespace()
+		part, more := other.Namespace()
+		return NamespaceCovers(pattern, part) && !slices.ContainsFunc(tags, func(t string) bool { return !slices.Contains(more, t) })
 	}
 	return false
 }
@@ -157,6 +162,10 @@ func (o Object) check() error {
 		if !abi.ValidName(o.Name) {
 			return bad("it is not the name of a region", "write 1 to 63 letters, digits, '.', '_' and '-'")
 		}
+	case o.Class == abi.ClassSemantic:
+		if why := badNamespace(o.Name); why != "" {
+			return bad(why, "write a namespace as in semantic:notes, semantic:notes/* or semantic:*, and behind '@' tags that items have, with '+' between them")
+		}
 	case o.Name != "*" && !abi.ValidName(o.Name) && !(o.Class == abi.ClassAgent && abi.IsAgentID(o.Name)):
 		return bad("it is not a name", "write 1 to 63 letters, digits, '.', '_' and '-', or * for all")
 	}
@@ -167,7 +176,7 @@ func (o Object) check() error {
 var exampleName = map[abi.Class]string{
 	abi.ClassFS: "/data:ro", abi.ClassNet: "loopback", abi.ClassMem: self, abi.ClassCPU: self, abi.ClassIO: self,
 	abi.ClassProc: self, abi.ClassAgent: "worker", abi.ClassSys: "namespace", abi.ClassEvent: "agent.*", abi.ClassSvc: "*",
-	abi.ClassRegion: "table",
+	abi.ClassRegion: "table", abi.ClassSemantic: "notes",
 }
 
 // badPath says what is wrong with a path that ought to be absolute and clean.

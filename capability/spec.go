@@ -43,15 +43,17 @@ func (s Spec) Target() string {
 // for files, where they must be said. The keys are
 //
 //	fs    quota=SIZE inodes=N at=PATH
-//	mem   bytes=SIZE count=N
+//	mem   bytes=SIZE count=N swap=SIZE
 //	cpu   cpu=PROCESSORS period=TIME burst=TIME weight=N idle=1 priority=N
 //	      reserve=PROCESSORS every=TIME
 //	io    bps=SIZE ops=N
 //	proc  count=N
+//	semantic  bytes=SIZE count=N
 //	any   lease=DURATION badge=N sealed
 //
 // OBJECT of class event is TOPIC[@AGENT]; see Object.Topic. That of class cpu is
-// self, or processors such as 0-3.
+// self, or processors such as 0-3; that of class semantic is
+// NAMESPACE[@TAG[+TAG]...]; see Object.Namespace.
 //
 // In OBJECT and PATH, %XX stands for the byte with that hexadecimal number;
 // ':', ',' and '%' are written that way.

@@ -28,6 +28,7 @@ func TestParseSpec(t *testing.T) {
 		"net:loopback:connect":              {Spec{Object: Object{abi.ClassNet, "loopback"}, Rights: abi.NetConnect}, ""},
 		"net:*:bind+connect":                {Spec{Object: Object{abi.ClassNet, "*"}, Rights: abi.NetConnect | abi.NetBind}, "net:*"},
 		"mem:self,bytes=256M":               {Spec{Object: Object{abi.ClassMem, "self"}, Rights: abi.MemMap | abi.MemExec, Limits: Limits{Bytes: 256 << 20}}, ""},
+		"mem:self,swap=1G,bytes=512M":       {Spec{Object: Object{abi.ClassMem, "self"}, Rights: abi.MemMap | abi.MemExec, Limits: Limits{Bytes: 512 << 20, Swap: 1 << 30}}, "mem:self,bytes=512M,swap=1G"},
 		"mem:self:map+exec,bytes=6G":        {Spec{Object: Object{abi.ClassMem, "self"}, Rights: abi.MemMap | abi.MemExec, Limits: Limits{Bytes: 6 << 30}}, "mem:self,bytes=6G"},
 		"cpu:self,weight=200,cpu=0.5":       {Spec{Object: Object{abi.ClassCPU, "self"}, Rights: abi.CPURun, Limits: Limits{MilliCPU: 500, Weight: 200}}, "cpu:self,cpu=0.5,weight=200"},
 		"cpu:self,cpu=0.5,period=20ms,burst=1.5ms,reserve=0.2,every=40ms,priority=25,idle=1": {Spec{Object: Object{abi.ClassCPU, "self"}, Rights: abi.CPURun, Limits: Limits{

@@ -28,8 +28,9 @@ type table struct {
 
 	// The rest is guarded by Space.mu.
 
-	gone  bool // the holder was removed
-	given int  // how many live nodes are children of what it holds or held
+	gone   bool // the holder was removed
+	closed bool // nothing can be given to it any more
+	given  int  // how many live nodes are children of what it holds or held
 	// The hit of the batch that last touched the table.
 	lastBatch *batch
 	lastHit   int

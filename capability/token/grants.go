@@ -8,7 +8,7 @@ import (
 // kinds are the limits.
 var kinds = [...]capability.Kind{capability.KindBytes, capability.KindCount, capability.KindMilliCPU,
 	capability.KindWeight, capability.KindBytesPerSec, capability.KindOpsPerSec,
-	capability.KindBurst, capability.KindReserve, capability.KindPriority, capability.KindIdle}
+	capability.KindBurst, capability.KindReserve, capability.KindPriority, capability.KindIdle, capability.KindSwap}
 
 // allowance is a grant of a token while a request is held against it.
 type allowance struct {
@@ -76,7 +76,7 @@ func (g *allowance) take(s capability.Spec) (why string) {
 		case have == 0:
 			continue
 		case want != 0:
-		case k == capability.KindReserve || k == capability.KindPriority || k == capability.KindBurst:
+		case k == capability.KindReserve || k == capability.KindPriority || k == capability.KindBurst || k == capability.KindSwap:
 			continue // That is less.
 		default:
 			return "its limit must be said"
