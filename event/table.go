@@ -11,6 +11,7 @@ const (
 	AgentExit
 	AgentPause
 	AgentResume
+	AgentClock
 	AgentKill
 	AgentSignal
 	AgentRestart
@@ -18,11 +19,18 @@ const (
 	AgentQuarantine
 	AgentDebug
 	AgentClone
+	AgentMerge
+	AgentTemplate
+	AgentSpecialize
+	AgentSplit
+	AgentUpgrade
 	DomainStart
 	DomainStop
 	DomainCrash
 	DomainRestart
 	DomainAdopt
+	DomainCheckpoint
+	DomainRestore
 	FileMount
 	FileUnmount
 	FileOpen
@@ -40,12 +48,17 @@ const (
 	MemoryPressure
 	MemoryOOM
 	MemoryLimit
+	MemoryHibernate
+	MemorySwap
 	RegionCreate
 	RegionRemove
 	RegionUnmap
 	RegionSeal
 	RegionVersion
 	RegionRollback
+	SemanticWrite
+	SemanticDelete
+	SemanticRead
 	CPUThrottled
 	CPUChanged
 	CPUParams
@@ -108,6 +121,7 @@ var table = [typeCount]TypeInfo{
 	AgentThread:         {Topic: "agent.thread", Severity: Debug, OnDemand: true, Payload: (*eventv1.AgentThread)(nil), Doc: "A process of an agent made a thread."},
 	AgentExit:           {Topic: "agent.exit", Severity: Info, Payload: (*eventv1.AgentExit)(nil), Doc: "The first process of an agent ended, and the agent with it."},
 	AgentPause:          {Topic: "agent.pause", Severity: Notice, Payload: (*eventv1.AgentPause)(nil), Doc: "Every task of an agent was stopped."},
+	AgentClock:          {Topic: "agent.clock", Severity: Notice, Payload: (*eventv1.AgentClock)(nil), Doc: "An agent's own clock was set."},
 	AgentResume:         {Topic: "agent.resume", Severity: Notice, Payload: (*eventv1.AgentPause)(nil), Doc: "The tasks of a paused agent go on."},
 	AgentKill:           {Topic: "agent.kill", Severity: Notice, Payload: (*eventv1.AgentKill)(nil), Doc: "Everything in an agent was told to end at once."},
 	AgentSignal:         {Topic: "agent.signal", Severity: Info, Payload: (*eventv1.AgentSignal)(nil), Doc: "A signal was sent to a process of an agent."},
@@ -115,12 +129,19 @@ var table = [typeCount]TypeInfo{
 	AgentLost:           {Topic: "agent.lost", Severity: Error, Payload: (*eventv1.AgentLost)(nil), Doc: "An agent ended with its kernel process."},
 	AgentQuarantine:     {Topic: "agent.quarantine", Severity: Warning, Payload: (*eventv1.AgentQuarantine)(nil), Doc: "An agent lost all authority and its network; its state is kept."},
 	AgentDebug:          {Topic: "agent.debug", Severity: Notice, Payload: (*eventv1.AgentDebug)(nil), Doc: "Somebody began to debug an agent, or ended that."},
+	AgentSpecialize:     {Topic: "agent.specialize", Severity: Notice, Payload: (*eventv1.AgentSpecialize)(nil), Doc: "An agent was copied while it ran; the copy has less authority, for good."},
+	AgentSplit:          {Topic: "agent.split", Severity: Notice, Payload: (*eventv1.AgentSplit)(nil), Doc: "Some of an agent's processes became an agent of their own."},
+	AgentUpgrade:        {Topic: "agent.upgrade", Severity: Notice, Payload: (*eventv1.AgentUpgrade)(nil), Doc: "Another program of another image runs in an agent's place, or was tried and was not well."},
+	AgentMerge:          {Topic: "agent.merge", Severity: Notice, Payload: (*eventv1.AgentMerge)(nil), Doc: "A copy of the agent was folded back into it."},
 	AgentClone:          {Topic: "agent.clone", Severity: Notice, Payload: (*eventv1.AgentClone)(nil), Doc: "An agent was copied while it ran."},
+	AgentTemplate:       {Topic: "agent.template", Severity: Notice, Payload: (*eventv1.AgentTemplate)(nil), Doc: "An agent has become a template, from which others begin."},
 	DomainStart:         {Topic: "domain.start", Severity: Info, Payload: (*eventv1.DomainStart)(nil), Doc: "A kernel process runs."},
 	DomainStop:          {Topic: "domain.stop", Severity: Info, Payload: (*eventv1.DomainStop)(nil), Doc: "A kernel process ended as it was told to."},
 	DomainCrash:         {Topic: "domain.crash", Severity: Critical, Payload: (*eventv1.DomainCrash)(nil), Doc: "A kernel process ended and nobody had told it to."},
 	DomainRestart:       {Topic: "domain.restart", Severity: Warning, Payload: (*eventv1.DomainRestart)(nil), Doc: "A kernel process runs in place of one that had crashed."},
 	DomainAdopt:         {Topic: "domain.adopt", Severity: Info, Payload: (*eventv1.DomainAdopt)(nil), Doc: "A new daemon found a domain of an earlier one."},
+	DomainCheckpoint:    {Topic: "domain.checkpoint", Severity: Info, Payload: (*eventv1.DomainCheckpoint)(nil), Doc: "A domain was saved to a directory."},
+	DomainRestore:       {Topic: "domain.restore", Severity: Warning, Payload: (*eventv1.DomainRestore)(nil), Doc: "A domain goes on from a checkpoint; what happened since is lost."},
 	FileMount:           {Topic: "file.mount", Severity: Info, Payload: (*eventv1.FileMount)(nil), Doc: "A file system was mounted."},
 	FileUnmount:         {Topic: "file.unmount", Severity: Info, Payload: (*eventv1.FileMount)(nil), Doc: "A file system was unmounted."},
 	FileOpen:            {Topic: "file.open", Severity: Debug, OnDemand: true, Payload: (*eventv1.FileOpen)(nil), Doc: "A file was opened."},
@@ -136,13 +157,18 @@ var table = [typeCount]TypeInfo{
 	NetPacket:           {Topic: "net.packet", Severity: Debug, OnDemand: true, Payload: (*eventv1.NetPacket)(nil), Doc: "One packet of many: its headers, never its contents."},
 	MemoryFaults:        {Topic: "memory.faults", Severity: Debug, OnDemand: true, Payload: (*eventv1.MemoryFaults)(nil), Doc: "How many page faults an agent took in an interval."},
 	MemoryPressure:      {Topic: "memory.pressure", Severity: Warning, Payload: (*eventv1.MemoryPressure)(nil), Doc: "An agent or a domain is short of memory."},
-	MemoryOOM:           {Topic: "memory.oom", Severity: Error, Payload: (*eventv1.MemoryOOM)(nil), Doc: "An agent wanted more memory than it may have, and was ended for it."},
+	MemoryOOM:           {Topic: "memory.oom", Severity: Error, Payload: (*eventv1.MemoryOOM)(nil), Doc: "An agent wanted more memory than it may have, and what was done about it."},
 	MemoryLimit:         {Topic: "memory.limit", Severity: Info, Payload: (*eventv1.MemoryLimit)(nil), Doc: "How much memory an agent may have changed."},
+	MemoryHibernate:     {Topic: "memory.hibernate", Severity: Info, Payload: (*eventv1.MemoryHibernate)(nil), Doc: "The memory of an idle agent was swapped out."},
+	MemorySwap:          {Topic: "memory.swap", Severity: Info, Payload: (*eventv1.MemorySwap)(nil), Doc: "An agent came near its memory limit, and what it did not use was swapped out."},
 	RegionCreate:        {Topic: "region.create", Severity: Info, Payload: (*eventv1.Region)(nil), Doc: "A region of memory was made."},
 	RegionRemove:        {Topic: "region.remove", Severity: Info, Payload: (*eventv1.Region)(nil), Doc: "A region was removed, and its pages with it."},
 	RegionUnmap:         {Topic: "region.unmap", Severity: Notice, Payload: (*eventv1.Region)(nil), Doc: "The pages of a region are gone from an agent: its right to them has ended."},
 	RegionSeal:          {Topic: "region.seal", Severity: Info, Payload: (*eventv1.Region)(nil), Doc: "The contents of a region do not change any more."},
 	RegionVersion:       {Topic: "region.version", Severity: Info, Payload: (*eventv1.Region)(nil), Doc: "A version of a region was made."},
+	SemanticWrite:       {Topic: "semantic.write", Severity: Info, Payload: (*eventv1.Semantic)(nil), Doc: "Items were written to semantic memory."},
+	SemanticDelete:      {Topic: "semantic.delete", Severity: Info, Payload: (*eventv1.Semantic)(nil), Doc: "Items were removed from semantic memory."},
+	SemanticRead:        {Topic: "semantic.read", Severity: Debug, Payload: (*eventv1.Semantic)(nil), Doc: "Semantic memory was searched or read."},
 	RegionRollback:      {Topic: "region.rollback", Severity: Notice, Payload: (*eventv1.Region)(nil), Doc: "A region is again what it was in a version."},
 	CPUThrottled:        {Topic: "cpu.throttled", Severity: Notice, Payload: (*eventv1.CPUThrottled)(nil), Doc: "An agent used up its quota of CPU and had to wait."},
 	CPUChanged:          {Topic: "cpu.changed", Severity: Notice, Payload: (*eventv1.CPUChanged)(nil), Doc: "The host allows a domain other CPUs than before."},

@@ -13,10 +13,14 @@ const (
 	Files
 	Disk
 	Faults
+	MajorFaults
 	Read
 	Written
 	Operations
 	Throttled
+	CPUPressure
+	MemoryPressure
+	IOPressure
 
 	// Counters is how many there are.
 	Counters
@@ -27,16 +31,20 @@ var counters = [Counters]struct {
 	name, doc string
 	bytes     bool
 }{
-	Memory:     {"memory", "bytes resident", true},
-	CPU:        {"cpu", "CPUs in use, as in 0.5", false},
-	Tasks:      {"tasks", "processes and threads", false},
-	Files:      {"files", "open descriptors of all processes", false},
-	Disk:       {"disk", "bytes in the writable layer", true},
-	Faults:     {"faults", "page faults a second", false},
-	Read:       {"read", "bytes read a second, whatever from", true},
-	Written:    {"written", "bytes written a second, whatever to", true},
-	Operations: {"operations", "calls a second that read or write", false},
-	Throttled:  {"throttled", "share of the time that it was stopped for having used up its quota, from 0 to 1", false},
+	Memory:         {"memory", "bytes resident", true},
+	CPU:            {"cpu", "CPUs in use, as in 0.5", false},
+	Tasks:          {"tasks", "processes and threads", false},
+	Files:          {"files", "open descriptors of all processes", false},
+	Disk:           {"disk", "bytes in the writable layer", true},
+	Faults:         {"faults", "page faults a second", false},
+	MajorFaults:    {"major-faults", "page faults a second for which a task had to wait", false},
+	Read:           {"read", "bytes read a second, whatever from", true},
+	Written:        {"written", "bytes written a second, whatever to", true},
+	Operations:     {"operations", "calls a second that read or write", false},
+	Throttled:      {"throttled", "share of the time that it was stopped for having used up its quota, from 0 to 1", false},
+	CPUPressure:    {"cpu-pressure", "share of the time that some task waited for a CPU, from 0 to 1", false},
+	MemoryPressure: {"memory-pressure", "share of the time that some task waited for memory, from 0 to 1", false},
+	IOPressure:     {"io-pressure", "share of the time that some task was held back by the rate of its I/O, from 0 to 1", false},
 }
 
 // String returns the name of the counter.

@@ -136,11 +136,19 @@ type Event struct {
 	//	*Event_AgentQuarantine
 	//	*Event_AgentDebug
 	//	*Event_AgentClone
+	//	*Event_AgentMerge
+	//	*Event_AgentSpecialize
+	//	*Event_AgentTemplate
+	//	*Event_AgentSplit
+	//	*Event_AgentUpgrade
+	//	*Event_AgentClock
 	//	*Event_DomainStart
 	//	*Event_DomainStop
 	//	*Event_DomainCrash
 	//	*Event_DomainRestart
 	//	*Event_DomainAdopt
+	//	*Event_DomainCheckpoint
+	//	*Event_DomainRestore
 	//	*Event_FileMount
 	//	*Event_FileOpen
 	//	*Event_FileCreate
@@ -164,6 +172,9 @@ type Event struct {
 	//	*Event_CpuHint
 	//	*Event_CpuPromise
 	//	*Event_Region
+	//	*Event_Semantic
+	//	*Event_MemoryHibernate
+	//	*Event_MemorySwap
 	//	*Event_Capability
 	//	*Event_CapabilityDeny
 	//	*Event_SecurityViolation
@@ -411,6 +422,60 @@ func (x *Event) GetAgentClone() *AgentClone {
 	return nil
 }
 
+func (x *Event) GetAgentMerge() *AgentMerge {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_AgentMerge); ok {
+			return x.AgentMerge
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetAgentSpecialize() *AgentSpecialize {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_AgentSpecialize); ok {
+			return x.AgentSpecialize
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetAgentTemplate() *AgentTemplate {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_AgentTemplate); ok {
+			return x.AgentTemplate
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetAgentSplit() *AgentSplit {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_AgentSplit); ok {
+			return x.AgentSplit
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetAgentUpgrade() *AgentUpgrade {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_AgentUpgrade); ok {
+			return x.AgentUpgrade
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetAgentClock() *AgentClock {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_AgentClock); ok {
+			return x.AgentClock
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetDomainStart() *DomainStart {
 	if x != nil {
 		if x, ok := x.Payload.(*Event_DomainStart); ok {
@@ -451,6 +516,24 @@ func (x *Event) GetDomainAdopt() *DomainAdopt {
 	if x != nil {
 		if x, ok := x.Payload.(*Event_DomainAdopt); ok {
 			return x.DomainAdopt
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetDomainCheckpoint() *DomainCheckpoint {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_DomainCheckpoint); ok {
+			return x.DomainCheckpoint
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetDomainRestore() *DomainRestore {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_DomainRestore); ok {
+			return x.DomainRestore
 		}
 	}
 	return nil
@@ -658,6 +741,33 @@ func (x *Event) GetRegion() *Region {
 	if x != nil {
 		if x, ok := x.Payload.(*Event_Region); ok {
 			return x.Region
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetSemantic() *Semantic {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_Semantic); ok {
+			return x.Semantic
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetMemoryHibernate() *MemoryHibernate {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_MemoryHibernate); ok {
+			return x.MemoryHibernate
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetMemorySwap() *MemorySwap {
+	if x != nil {
+		if x, ok := x.Payload.(*Event_MemorySwap); ok {
+			return x.MemorySwap
 		}
 	}
 	return nil
@@ -944,6 +1054,30 @@ type Event_AgentClone struct {
 	AgentClone *AgentClone `protobuf:"bytes,32,opt,name=agent_clone,json=agentClone,proto3,oneof"`
 }
 
+type Event_AgentMerge struct {
+	AgentMerge *AgentMerge `protobuf:"bytes,33,opt,name=agent_merge,json=agentMerge,proto3,oneof"`
+}
+
+type Event_AgentSpecialize struct {
+	AgentSpecialize *AgentSpecialize `protobuf:"bytes,34,opt,name=agent_specialize,json=agentSpecialize,proto3,oneof"`
+}
+
+type Event_AgentTemplate struct {
+	AgentTemplate *AgentTemplate `protobuf:"bytes,35,opt,name=agent_template,json=agentTemplate,proto3,oneof"`
+}
+
+type Event_AgentSplit struct {
+	AgentSplit *AgentSplit `protobuf:"bytes,36,opt,name=agent_split,json=agentSplit,proto3,oneof"`
+}
+
+type Event_AgentUpgrade struct {
+	AgentUpgrade *AgentUpgrade `protobuf:"bytes,37,opt,name=agent_upgrade,json=agentUpgrade,proto3,oneof"`
+}
+
+type Event_AgentClock struct {
+	AgentClock *AgentClock `protobuf:"bytes,38,opt,name=agent_clock,json=agentClock,proto3,oneof"`
+}
+
 type Event_DomainStart struct {
 	DomainStart *DomainStart `protobuf:"bytes,40,opt,name=domain_start,json=domainStart,proto3,oneof"`
 }
@@ -962,6 +1096,14 @@ type Event_DomainRestart struct {
 
 type Event_DomainAdopt struct {
 	DomainAdopt *DomainAdopt `protobuf:"bytes,44,opt,name=domain_adopt,json=domainAdopt,proto3,oneof"`
+}
+
+type Event_DomainCheckpoint struct {
+	DomainCheckpoint *DomainCheckpoint `protobuf:"bytes,45,opt,name=domain_checkpoint,json=domainCheckpoint,proto3,oneof"`
+}
+
+type Event_DomainRestore struct {
+	DomainRestore *DomainRestore `protobuf:"bytes,46,opt,name=domain_restore,json=domainRestore,proto3,oneof"`
 }
 
 type Event_FileMount struct {
@@ -1054,6 +1196,18 @@ type Event_CpuPromise struct {
 
 type Event_Region struct {
 	Region *Region `protobuf:"bytes,86,opt,name=region,proto3,oneof"`
+}
+
+type Event_Semantic struct {
+	Semantic *Semantic `protobuf:"bytes,87,opt,name=semantic,proto3,oneof"`
+}
+
+type Event_MemoryHibernate struct {
+	MemoryHibernate *MemoryHibernate `protobuf:"bytes,88,opt,name=memory_hibernate,json=memoryHibernate,proto3,oneof"`
+}
+
+type Event_MemorySwap struct {
+	MemorySwap *MemorySwap `protobuf:"bytes,89,opt,name=memory_swap,json=memorySwap,proto3,oneof"`
 }
 
 type Event_Capability struct {
@@ -1182,6 +1336,18 @@ func (*Event_AgentDebug) isEvent_Payload() {}
 
 func (*Event_AgentClone) isEvent_Payload() {}
 
+func (*Event_AgentMerge) isEvent_Payload() {}
+
+func (*Event_AgentSpecialize) isEvent_Payload() {}
+
+func (*Event_AgentTemplate) isEvent_Payload() {}
+
+func (*Event_AgentSplit) isEvent_Payload() {}
+
+func (*Event_AgentUpgrade) isEvent_Payload() {}
+
+func (*Event_AgentClock) isEvent_Payload() {}
+
 func (*Event_DomainStart) isEvent_Payload() {}
 
 func (*Event_DomainStop) isEvent_Payload() {}
@@ -1191,6 +1357,10 @@ func (*Event_DomainCrash) isEvent_Payload() {}
 func (*Event_DomainRestart) isEvent_Payload() {}
 
 func (*Event_DomainAdopt) isEvent_Payload() {}
+
+func (*Event_DomainCheckpoint) isEvent_Payload() {}
+
+func (*Event_DomainRestore) isEvent_Payload() {}
 
 func (*Event_FileMount) isEvent_Payload() {}
 
@@ -1237,6 +1407,12 @@ func (*Event_CpuHint) isEvent_Payload() {}
 func (*Event_CpuPromise) isEvent_Payload() {}
 
 func (*Event_Region) isEvent_Payload() {}
+
+func (*Event_Semantic) isEvent_Payload() {}
+
+func (*Event_MemoryHibernate) isEvent_Payload() {}
+
+func (*Event_MemorySwap) isEvent_Payload() {}
 
 func (*Event_Capability) isEvent_Payload() {}
 
@@ -1398,6 +1574,68 @@ func (x *Process) GetName() string {
 }
 
 // AgentClone: the agent was copied while it ran.
+type AgentTemplate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Processes and threads that stand still.
+	Tasks uint32 `protobuf:"varint,2,opt,name=tasks,proto3" json:"tasks,omitempty"`
+	// From its spawn until it was warm; 0 if a running agent was copied.
+	WarmNanos     int64 `protobuf:"varint,3,opt,name=warm_nanos,json=warmNanos,proto3" json:"warm_nanos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentTemplate) Reset() {
+	*x = AgentTemplate{}
+	mi := &file_event_v1_event_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentTemplate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentTemplate) ProtoMessage() {}
+
+func (x *AgentTemplate) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentTemplate.ProtoReflect.Descriptor instead.
+func (*AgentTemplate) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *AgentTemplate) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AgentTemplate) GetTasks() uint32 {
+	if x != nil {
+		return x.Tasks
+	}
+	return 0
+}
+
+func (x *AgentTemplate) GetWarmNanos() int64 {
+	if x != nil {
+		return x.WarmNanos
+	}
+	return 0
+}
+
 type AgentClone struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The copy.
@@ -1415,7 +1653,7 @@ type AgentClone struct {
 
 func (x *AgentClone) Reset() {
 	*x = AgentClone{}
-	mi := &file_event_v1_event_proto_msgTypes[3]
+	mi := &file_event_v1_event_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1665,7 @@ func (x *AgentClone) String() string {
 func (*AgentClone) ProtoMessage() {}
 
 func (x *AgentClone) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[3]
+	mi := &file_event_v1_event_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1678,7 @@ func (x *AgentClone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentClone.ProtoReflect.Descriptor instead.
 func (*AgentClone) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{3}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AgentClone) GetCopy() string {
@@ -1478,6 +1716,388 @@ func (x *AgentClone) GetPaused() bool {
 	return false
 }
 
+// AgentSpecialize: the agent was copied while it ran, and the copy has less authority.
+type AgentSpecialize struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The copy.
+	Copy string `protobuf:"bytes,1,opt,name=copy,proto3" json:"copy,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Processes and threads that were copied.
+	Tasks uint32 `protobuf:"varint,3,opt,name=tasks,proto3" json:"tasks,omitempty"`
+	// For how long the agent stood still.
+	PauseNanos int64 `protobuf:"varint,4,opt,name=pause_nanos,json=pauseNanos,proto3" json:"pause_nanos,omitempty"`
+	// The grants that were kept, beside what every agent is made of.
+	Kept []string `protobuf:"bytes,5,rep,name=kept,proto3" json:"kept,omitempty"`
+	// What its CPU time was narrowed to, if it was.
+	Cpu           string `protobuf:"bytes,6,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentSpecialize) Reset() {
+	*x = AgentSpecialize{}
+	mi := &file_event_v1_event_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentSpecialize) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentSpecialize) ProtoMessage() {}
+
+func (x *AgentSpecialize) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentSpecialize.ProtoReflect.Descriptor instead.
+func (*AgentSpecialize) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *AgentSpecialize) GetCopy() string {
+	if x != nil {
+		return x.Copy
+	}
+	return ""
+}
+
+func (x *AgentSpecialize) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AgentSpecialize) GetTasks() uint32 {
+	if x != nil {
+		return x.Tasks
+	}
+	return 0
+}
+
+func (x *AgentSpecialize) GetPauseNanos() int64 {
+	if x != nil {
+		return x.PauseNanos
+	}
+	return 0
+}
+
+func (x *AgentSpecialize) GetKept() []string {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+func (x *AgentSpecialize) GetCpu() string {
+	if x != nil {
+		return x.Cpu
+	}
+	return ""
+}
+
+// AgentSplit: some of the agent's processes became an agent of their own.
+type AgentSplit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// That agent.
+	Copy string `protobuf:"bytes,1,opt,name=copy,proto3" json:"copy,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The processes that left, and how many processes and threads that are.
+	Pids  []int32 `protobuf:"varint,3,rep,packed,name=pids,proto3" json:"pids,omitempty"`
+	Tasks uint32  `protobuf:"varint,4,opt,name=tasks,proto3" json:"tasks,omitempty"`
+	// For how long the agent stood still.
+	PauseNanos int64 `protobuf:"varint,5,opt,name=pause_nanos,json=pauseNanos,proto3" json:"pause_nanos,omitempty"`
+	// How many percent of the budget they got; 0: half.
+	Share uint32 `protobuf:"varint,6,opt,name=share,proto3" json:"share,omitempty"`
+	// Whether of the other grants only some were kept, and which.
+	Narrowed      bool     `protobuf:"varint,7,opt,name=narrowed,proto3" json:"narrowed,omitempty"`
+	Kept          []string `protobuf:"bytes,8,rep,name=kept,proto3" json:"kept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentSplit) Reset() {
+	*x = AgentSplit{}
+	mi := &file_event_v1_event_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentSplit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentSplit) ProtoMessage() {}
+
+func (x *AgentSplit) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentSplit.ProtoReflect.Descriptor instead.
+func (*AgentSplit) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *AgentSplit) GetCopy() string {
+	if x != nil {
+		return x.Copy
+	}
+	return ""
+}
+
+func (x *AgentSplit) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AgentSplit) GetPids() []int32 {
+	if x != nil {
+		return x.Pids
+	}
+	return nil
+}
+
+func (x *AgentSplit) GetTasks() uint32 {
+	if x != nil {
+		return x.Tasks
+	}
+	return 0
+}
+
+func (x *AgentSplit) GetPauseNanos() int64 {
+	if x != nil {
+		return x.PauseNanos
+	}
+	return 0
+}
+
+func (x *AgentSplit) GetShare() uint32 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *AgentSplit) GetNarrowed() bool {
+	if x != nil {
+		return x.Narrowed
+	}
+	return false
+}
+
+func (x *AgentSplit) GetKept() []string {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+// AgentUpgrade: another program of another image runs in the agent's place, or was
+// tried there.
+type AgentUpgrade struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Image string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	Args  []string               `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty"`
+	// Whether it stays; else the agent is what it was, and why.
+	Kept   bool   `protobuf:"varint,3,opt,name=kept,proto3" json:"kept,omitempty"`
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// For how long nothing of the agent ran, and until it was decided.
+	PauseNanos    int64 `protobuf:"varint,5,opt,name=pause_nanos,json=pauseNanos,proto3" json:"pause_nanos,omitempty"`
+	TookNanos     int64 `protobuf:"varint,6,opt,name=took_nanos,json=tookNanos,proto3" json:"took_nanos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentUpgrade) Reset() {
+	*x = AgentUpgrade{}
+	mi := &file_event_v1_event_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentUpgrade) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentUpgrade) ProtoMessage() {}
+
+func (x *AgentUpgrade) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentUpgrade.ProtoReflect.Descriptor instead.
+func (*AgentUpgrade) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *AgentUpgrade) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *AgentUpgrade) GetArgs() []string {
+	if x != nil {
+		return x.Args
+	}
+	return nil
+}
+
+func (x *AgentUpgrade) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
+}
+
+func (x *AgentUpgrade) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AgentUpgrade) GetPauseNanos() int64 {
+	if x != nil {
+		return x.PauseNanos
+	}
+	return 0
+}
+
+func (x *AgentUpgrade) GetTookNanos() int64 {
+	if x != nil {
+		return x.TookNanos
+	}
+	return 0
+}
+
+// AgentMerge: a copy was folded back into the agent that it was a copy of, and ended.
+type AgentMerge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The copy.
+	Copy string `protobuf:"bytes,1,opt,name=copy,proto3" json:"copy,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Files of the agent that were made, changed or deleted, a directory as one.
+	Changes uint32 `protobuf:"varint,3,opt,name=changes,proto3" json:"changes,omitempty"`
+	// What was written to them.
+	Bytes uint64 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Paths that both had changed, and whose side was taken: "ours" or "theirs".
+	Conflicts uint32 `protobuf:"varint,5,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
+	Decided   string `protobuf:"bytes,6,opt,name=decided,proto3" json:"decided,omitempty"`
+	// For how long both stood still.
+	PauseNanos    int64 `protobuf:"varint,7,opt,name=pause_nanos,json=pauseNanos,proto3" json:"pause_nanos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentMerge) Reset() {
+	*x = AgentMerge{}
+	mi := &file_event_v1_event_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentMerge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentMerge) ProtoMessage() {}
+
+func (x *AgentMerge) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentMerge.ProtoReflect.Descriptor instead.
+func (*AgentMerge) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AgentMerge) GetCopy() string {
+	if x != nil {
+		return x.Copy
+	}
+	return ""
+}
+
+func (x *AgentMerge) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AgentMerge) GetChanges() uint32 {
+	if x != nil {
+		return x.Changes
+	}
+	return 0
+}
+
+func (x *AgentMerge) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *AgentMerge) GetConflicts() uint32 {
+	if x != nil {
+		return x.Conflicts
+	}
+	return 0
+}
+
+func (x *AgentMerge) GetDecided() string {
+	if x != nil {
+		return x.Decided
+	}
+	return ""
+}
+
+func (x *AgentMerge) GetPauseNanos() int64 {
+	if x != nil {
+		return x.PauseNanos
+	}
+	return 0
+}
+
 // AgentSpawn: an agent was made and its program runs.
 type AgentSpawn struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1489,6 +2109,8 @@ type AgentSpawn struct {
 	Args    []string `protobuf:"bytes,4,rep,name=args,proto3" json:"args,omitempty"`
 	Profile string   `protobuf:"bytes,5,opt,name=profile,proto3" json:"profile,omitempty"`
 	Uid     uint32   `protobuf:"varint,6,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The ID of the template that it began from; "" for none.
+	Template string `protobuf:"bytes,20,opt,name=template,proto3" json:"template,omitempty"`
 	// From the request to the program.
 	Took          int64 `protobuf:"varint,7,opt,name=took,proto3" json:"took,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1497,7 +2119,7 @@ type AgentSpawn struct {
 
 func (x *AgentSpawn) Reset() {
 	*x = AgentSpawn{}
-	mi := &file_event_v1_event_proto_msgTypes[4]
+	mi := &file_event_v1_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +2131,7 @@ func (x *AgentSpawn) String() string {
 func (*AgentSpawn) ProtoMessage() {}
 
 func (x *AgentSpawn) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[4]
+	mi := &file_event_v1_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +2144,7 @@ func (x *AgentSpawn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentSpawn.ProtoReflect.Descriptor instead.
 func (*AgentSpawn) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{4}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AgentSpawn) GetName() string {
@@ -1567,6 +2189,13 @@ func (x *AgentSpawn) GetUid() uint32 {
 	return 0
 }
 
+func (x *AgentSpawn) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
 func (x *AgentSpawn) GetTook() int64 {
 	if x != nil {
 		return x.Took
@@ -1589,7 +2218,7 @@ type AgentExec struct {
 
 func (x *AgentExec) Reset() {
 	*x = AgentExec{}
-	mi := &file_event_v1_event_proto_msgTypes[5]
+	mi := &file_event_v1_event_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1601,7 +2230,7 @@ func (x *AgentExec) String() string {
 func (*AgentExec) ProtoMessage() {}
 
 func (x *AgentExec) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[5]
+	mi := &file_event_v1_event_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1614,7 +2243,7 @@ func (x *AgentExec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentExec.ProtoReflect.Descriptor instead.
 func (*AgentExec) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{5}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AgentExec) GetProcess() *Process {
@@ -1656,7 +2285,7 @@ type AgentFork struct {
 
 func (x *AgentFork) Reset() {
 	*x = AgentFork{}
-	mi := &file_event_v1_event_proto_msgTypes[6]
+	mi := &file_event_v1_event_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1668,7 +2297,7 @@ func (x *AgentFork) String() string {
 func (*AgentFork) ProtoMessage() {}
 
 func (x *AgentFork) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[6]
+	mi := &file_event_v1_event_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1681,7 +2310,7 @@ func (x *AgentFork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentFork.ProtoReflect.Descriptor instead.
 func (*AgentFork) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{6}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AgentFork) GetParent() *Process {
@@ -1709,7 +2338,7 @@ type AgentThread struct {
 
 func (x *AgentThread) Reset() {
 	*x = AgentThread{}
-	mi := &file_event_v1_event_proto_msgTypes[7]
+	mi := &file_event_v1_event_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1721,7 +2350,7 @@ func (x *AgentThread) String() string {
 func (*AgentThread) ProtoMessage() {}
 
 func (x *AgentThread) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[7]
+	mi := &file_event_v1_event_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1734,7 +2363,7 @@ func (x *AgentThread) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentThread.ProtoReflect.Descriptor instead.
 func (*AgentThread) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{7}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AgentThread) GetProcess() *Process {
@@ -1770,7 +2399,7 @@ type AgentExit struct {
 
 func (x *AgentExit) Reset() {
 	*x = AgentExit{}
-	mi := &file_event_v1_event_proto_msgTypes[8]
+	mi := &file_event_v1_event_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1782,7 +2411,7 @@ func (x *AgentExit) String() string {
 func (*AgentExit) ProtoMessage() {}
 
 func (x *AgentExit) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[8]
+	mi := &file_event_v1_event_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1795,7 +2424,7 @@ func (x *AgentExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentExit.ProtoReflect.Descriptor instead.
 func (*AgentExit) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{8}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AgentExit) GetCode() int32 {
@@ -1866,7 +2495,7 @@ type AgentPause struct {
 
 func (x *AgentPause) Reset() {
 	*x = AgentPause{}
-	mi := &file_event_v1_event_proto_msgTypes[9]
+	mi := &file_event_v1_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +2507,7 @@ func (x *AgentPause) String() string {
 func (*AgentPause) ProtoMessage() {}
 
 func (x *AgentPause) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[9]
+	mi := &file_event_v1_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +2520,7 @@ func (x *AgentPause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentPause.ProtoReflect.Descriptor instead.
 func (*AgentPause) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{9}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AgentPause) GetBy() string {
@@ -1908,6 +2537,78 @@ func (x *AgentPause) GetPausedFor() int64 {
 	return 0
 }
 
+// AgentClock: the agent's own clock was set.
+type AgentClock struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How far ahead of the kernel's its CLOCK_REALTIME is, and was; and its
+	// CLOCK_MONOTONIC, which stays. Nanoseconds.
+	Offset    int64 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
+	WasOffset int64 `protobuf:"varint,2,opt,name=was_offset,json=wasOffset,proto3" json:"was_offset,omitempty"`
+	Monotonic int64 `protobuf:"varint,3,opt,name=monotonic,proto3" json:"monotonic,omitempty"`
+	// Who set it: the agent itself, by its ID, or somebody outside.
+	By            string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentClock) Reset() {
+	*x = AgentClock{}
+	mi := &file_event_v1_event_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentClock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentClock) ProtoMessage() {}
+
+func (x *AgentClock) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentClock.ProtoReflect.Descriptor instead.
+func (*AgentClock) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *AgentClock) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *AgentClock) GetWasOffset() int64 {
+	if x != nil {
+		return x.WasOffset
+	}
+	return 0
+}
+
+func (x *AgentClock) GetMonotonic() int64 {
+	if x != nil {
+		return x.Monotonic
+	}
+	return 0
+}
+
+func (x *AgentClock) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
 // AgentKill: everything in the agent was told to end at once.
 type AgentKill struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1920,7 +2621,7 @@ type AgentKill struct {
 
 func (x *AgentKill) Reset() {
 	*x = AgentKill{}
-	mi := &file_event_v1_event_proto_msgTypes[10]
+	mi := &file_event_v1_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1932,7 +2633,7 @@ func (x *AgentKill) String() string {
 func (*AgentKill) ProtoMessage() {}
 
 func (x *AgentKill) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[10]
+	mi := &file_event_v1_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1945,7 +2646,7 @@ func (x *AgentKill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentKill.ProtoReflect.Descriptor instead.
 func (*AgentKill) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{10}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AgentKill) GetBy() string {
@@ -1986,7 +2687,7 @@ type AgentSignal struct {
 
 func (x *AgentSignal) Reset() {
 	*x = AgentSignal{}
-	mi := &file_event_v1_event_proto_msgTypes[11]
+	mi := &file_event_v1_event_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1998,7 +2699,7 @@ func (x *AgentSignal) String() string {
 func (*AgentSignal) ProtoMessage() {}
 
 func (x *AgentSignal) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[11]
+	mi := &file_event_v1_event_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2011,7 +2712,7 @@ func (x *AgentSignal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentSignal.ProtoReflect.Descriptor instead.
 func (*AgentSignal) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{11}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AgentSignal) GetSignal() int32 {
@@ -2068,7 +2769,7 @@ type AgentRestart struct {
 
 func (x *AgentRestart) Reset() {
 	*x = AgentRestart{}
-	mi := &file_event_v1_event_proto_msgTypes[12]
+	mi := &file_event_v1_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2781,7 @@ func (x *AgentRestart) String() string {
 func (*AgentRestart) ProtoMessage() {}
 
 func (x *AgentRestart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[12]
+	mi := &file_event_v1_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2794,7 @@ func (x *AgentRestart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentRestart.ProtoReflect.Descriptor instead.
 func (*AgentRestart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{12}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AgentRestart) GetName() string {
@@ -2157,7 +2858,7 @@ type AgentLost struct {
 
 func (x *AgentLost) Reset() {
 	*x = AgentLost{}
-	mi := &file_event_v1_event_proto_msgTypes[13]
+	mi := &file_event_v1_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2870,7 @@ func (x *AgentLost) String() string {
 func (*AgentLost) ProtoMessage() {}
 
 func (x *AgentLost) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[13]
+	mi := &file_event_v1_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2883,7 @@ func (x *AgentLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentLost.ProtoReflect.Descriptor instead.
 func (*AgentLost) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{13}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AgentLost) GetName() string {
@@ -2213,7 +2914,7 @@ type AgentQuarantine struct {
 
 func (x *AgentQuarantine) Reset() {
 	*x = AgentQuarantine{}
-	mi := &file_event_v1_event_proto_msgTypes[14]
+	mi := &file_event_v1_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2225,7 +2926,7 @@ func (x *AgentQuarantine) String() string {
 func (*AgentQuarantine) ProtoMessage() {}
 
 func (x *AgentQuarantine) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[14]
+	mi := &file_event_v1_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2238,7 +2939,7 @@ func (x *AgentQuarantine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentQuarantine.ProtoReflect.Descriptor instead.
 func (*AgentQuarantine) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{14}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AgentQuarantine) GetBy() string {
@@ -2281,7 +2982,7 @@ type AgentDebug struct {
 
 func (x *AgentDebug) Reset() {
 	*x = AgentDebug{}
-	mi := &file_event_v1_event_proto_msgTypes[15]
+	mi := &file_event_v1_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2293,7 +2994,7 @@ func (x *AgentDebug) String() string {
 func (*AgentDebug) ProtoMessage() {}
 
 func (x *AgentDebug) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[15]
+	mi := &file_event_v1_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2306,7 +3007,7 @@ func (x *AgentDebug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentDebug.ProtoReflect.Descriptor instead.
 func (*AgentDebug) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{15}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AgentDebug) GetBy() string {
@@ -2345,7 +3046,7 @@ type DomainStart struct {
 
 func (x *DomainStart) Reset() {
 	*x = DomainStart{}
-	mi := &file_event_v1_event_proto_msgTypes[16]
+	mi := &file_event_v1_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +3058,7 @@ func (x *DomainStart) String() string {
 func (*DomainStart) ProtoMessage() {}
 
 func (x *DomainStart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[16]
+	mi := &file_event_v1_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +3071,7 @@ func (x *DomainStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainStart.ProtoReflect.Descriptor instead.
 func (*DomainStart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{16}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DomainStart) GetPid() int32 {
@@ -2427,7 +3128,7 @@ type DomainStop struct {
 
 func (x *DomainStop) Reset() {
 	*x = DomainStop{}
-	mi := &file_event_v1_event_proto_msgTypes[17]
+	mi := &file_event_v1_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2439,7 +3140,7 @@ func (x *DomainStop) String() string {
 func (*DomainStop) ProtoMessage() {}
 
 func (x *DomainStop) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[17]
+	mi := &file_event_v1_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2452,7 +3153,7 @@ func (x *DomainStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainStop.ProtoReflect.Descriptor instead.
 func (*DomainStop) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{17}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DomainStop) GetReason() string {
@@ -2495,7 +3196,7 @@ type DomainCrash struct {
 
 func (x *DomainCrash) Reset() {
 	*x = DomainCrash{}
-	mi := &file_event_v1_event_proto_msgTypes[18]
+	mi := &file_event_v1_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2507,7 +3208,7 @@ func (x *DomainCrash) String() string {
 func (*DomainCrash) ProtoMessage() {}
 
 func (x *DomainCrash) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[18]
+	mi := &file_event_v1_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2520,7 +3221,7 @@ func (x *DomainCrash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainCrash.ProtoReflect.Descriptor instead.
 func (*DomainCrash) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{18}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DomainCrash) GetPid() int32 {
@@ -2588,7 +3289,7 @@ type DomainRestart struct {
 
 func (x *DomainRestart) Reset() {
 	*x = DomainRestart{}
-	mi := &file_event_v1_event_proto_msgTypes[19]
+	mi := &file_event_v1_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2600,7 +3301,7 @@ func (x *DomainRestart) String() string {
 func (*DomainRestart) ProtoMessage() {}
 
 func (x *DomainRestart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[19]
+	mi := &file_event_v1_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2613,7 +3314,7 @@ func (x *DomainRestart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainRestart.ProtoReflect.Descriptor instead.
 func (*DomainRestart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{19}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DomainRestart) GetAttempt() uint32 {
@@ -2665,6 +3366,182 @@ func (x *DomainRestart) GetNotRestarted() []string {
 	return nil
 }
 
+// DomainCheckpoint: a domain was saved.
+type DomainCheckpoint struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Dir    string                 `protobuf:"bytes,1,opt,name=dir,proto3" json:"dir,omitempty"`
+	Agents uint32                 `protobuf:"varint,2,opt,name=agents,proto3" json:"agents,omitempty"`
+	Bytes  uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// For how long it stood still.
+	Pause int64 `protobuf:"varint,4,opt,name=pause,proto3" json:"pause,omitempty"`
+	// It does not go on.
+	Stopped       bool `protobuf:"varint,5,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DomainCheckpoint) Reset() {
+	*x = DomainCheckpoint{}
+	mi := &file_event_v1_event_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DomainCheckpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DomainCheckpoint) ProtoMessage() {}
+
+func (x *DomainCheckpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DomainCheckpoint.ProtoReflect.Descriptor instead.
+func (*DomainCheckpoint) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *DomainCheckpoint) GetDir() string {
+	if x != nil {
+		return x.Dir
+	}
+	return ""
+}
+
+func (x *DomainCheckpoint) GetAgents() uint32 {
+	if x != nil {
+		return x.Agents
+	}
+	return 0
+}
+
+func (x *DomainCheckpoint) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *DomainCheckpoint) GetPause() int64 {
+	if x != nil {
+		return x.Pause
+	}
+	return 0
+}
+
+func (x *DomainCheckpoint) GetStopped() bool {
+	if x != nil {
+		return x.Stopped
+	}
+	return false
+}
+
+// DomainRestore: a domain goes on where a checkpoint was made.
+type DomainRestore struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Dir    string                 `protobuf:"bytes,1,opt,name=dir,proto3" json:"dir,omitempty"`
+	Pid    int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
+	Agents []string               `protobuf:"bytes,3,rep,name=agents,proto3" json:"agents,omitempty"`
+	Took   int64                  `protobuf:"varint,4,opt,name=took,proto3" json:"took,omitempty"`
+	// How old the checkpoint was: what happened since is lost.
+	Age int64 `protobuf:"varint,5,opt,name=age,proto3" json:"age,omitempty"`
+	// Its kernel process had ended without being told to.
+	AfterCrash bool `protobuf:"varint,6,opt,name=after_crash,json=afterCrash,proto3" json:"after_crash,omitempty"`
+	// A file of the host that an agent has open had changed since. After a crash it is
+	// taken as it is, and so are others.
+	ChangedFile   string `protobuf:"bytes,7,opt,name=changed_file,json=changedFile,proto3" json:"changed_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DomainRestore) Reset() {
+	*x = DomainRestore{}
+	mi := &file_event_v1_event_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DomainRestore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DomainRestore) ProtoMessage() {}
+
+func (x *DomainRestore) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DomainRestore.ProtoReflect.Descriptor instead.
+func (*DomainRestore) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *DomainRestore) GetDir() string {
+	if x != nil {
+		return x.Dir
+	}
+	return ""
+}
+
+func (x *DomainRestore) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *DomainRestore) GetAgents() []string {
+	if x != nil {
+		return x.Agents
+	}
+	return nil
+}
+
+func (x *DomainRestore) GetTook() int64 {
+	if x != nil {
+		return x.Took
+	}
+	return 0
+}
+
+func (x *DomainRestore) GetAge() int64 {
+	if x != nil {
+		return x.Age
+	}
+	return 0
+}
+
+func (x *DomainRestore) GetAfterCrash() bool {
+	if x != nil {
+		return x.AfterCrash
+	}
+	return false
+}
+
+func (x *DomainRestore) GetChangedFile() string {
+	if x != nil {
+		return x.ChangedFile
+	}
+	return ""
+}
+
 // DomainAdopt: a new daemon found a domain that an earlier one had started.
 type DomainAdopt struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -2678,7 +3555,7 @@ type DomainAdopt struct {
 
 func (x *DomainAdopt) Reset() {
 	*x = DomainAdopt{}
-	mi := &file_event_v1_event_proto_msgTypes[20]
+	mi := &file_event_v1_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2690,7 +3567,7 @@ func (x *DomainAdopt) String() string {
 func (*DomainAdopt) ProtoMessage() {}
 
 func (x *DomainAdopt) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[20]
+	mi := &file_event_v1_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,7 +3580,7 @@ func (x *DomainAdopt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainAdopt.ProtoReflect.Descriptor instead.
 func (*DomainAdopt) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{20}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DomainAdopt) GetPid() int32 {
@@ -2743,7 +3620,7 @@ type FileMount struct {
 
 func (x *FileMount) Reset() {
 	*x = FileMount{}
-	mi := &file_event_v1_event_proto_msgTypes[21]
+	mi := &file_event_v1_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2755,7 +3632,7 @@ func (x *FileMount) String() string {
 func (*FileMount) ProtoMessage() {}
 
 func (x *FileMount) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[21]
+	mi := &file_event_v1_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2768,7 +3645,7 @@ func (x *FileMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileMount.ProtoReflect.Descriptor instead.
 func (*FileMount) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{21}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FileMount) GetProcess() *Process {
@@ -2829,7 +3706,7 @@ type FileOpen struct {
 
 func (x *FileOpen) Reset() {
 	*x = FileOpen{}
-	mi := &file_event_v1_event_proto_msgTypes[22]
+	mi := &file_event_v1_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2841,7 +3718,7 @@ func (x *FileOpen) String() string {
 func (*FileOpen) ProtoMessage() {}
 
 func (x *FileOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[22]
+	mi := &file_event_v1_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2854,7 +3731,7 @@ func (x *FileOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileOpen.ProtoReflect.Descriptor instead.
 func (*FileOpen) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{22}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *FileOpen) GetProcess() *Process {
@@ -2906,7 +3783,7 @@ type FileCreate struct {
 
 func (x *FileCreate) Reset() {
 	*x = FileCreate{}
-	mi := &file_event_v1_event_proto_msgTypes[23]
+	mi := &file_event_v1_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2918,7 +3795,7 @@ func (x *FileCreate) String() string {
 func (*FileCreate) ProtoMessage() {}
 
 func (x *FileCreate) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[23]
+	mi := &file_event_v1_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2931,7 +3808,7 @@ func (x *FileCreate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileCreate.ProtoReflect.Descriptor instead.
 func (*FileCreate) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{23}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *FileCreate) GetProcess() *Process {
@@ -2975,7 +3852,7 @@ type FileWrite struct {
 
 func (x *FileWrite) Reset() {
 	*x = FileWrite{}
-	mi := &file_event_v1_event_proto_msgTypes[24]
+	mi := &file_event_v1_event_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2987,7 +3864,7 @@ func (x *FileWrite) String() string {
 func (*FileWrite) ProtoMessage() {}
 
 func (x *FileWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[24]
+	mi := &file_event_v1_event_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3000,7 +3877,7 @@ func (x *FileWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileWrite.ProtoReflect.Descriptor instead.
 func (*FileWrite) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{24}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FileWrite) GetProcess() *Process {
@@ -3043,7 +3920,7 @@ type FileRename struct {
 
 func (x *FileRename) Reset() {
 	*x = FileRename{}
-	mi := &file_event_v1_event_proto_msgTypes[25]
+	mi := &file_event_v1_event_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3055,7 +3932,7 @@ func (x *FileRename) String() string {
 func (*FileRename) ProtoMessage() {}
 
 func (x *FileRename) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[25]
+	mi := &file_event_v1_event_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3068,7 +3945,7 @@ func (x *FileRename) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileRename.ProtoReflect.Descriptor instead.
 func (*FileRename) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{25}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *FileRename) GetProcess() *Process {
@@ -3104,7 +3981,7 @@ type FileRemove struct {
 
 func (x *FileRemove) Reset() {
 	*x = FileRemove{}
-	mi := &file_event_v1_event_proto_msgTypes[26]
+	mi := &file_event_v1_event_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3116,7 +3993,7 @@ func (x *FileRemove) String() string {
 func (*FileRemove) ProtoMessage() {}
 
 func (x *FileRemove) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[26]
+	mi := &file_event_v1_event_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3129,7 +4006,7 @@ func (x *FileRemove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileRemove.ProtoReflect.Descriptor instead.
 func (*FileRemove) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{26}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *FileRemove) GetProcess() *Process {
@@ -3170,7 +4047,7 @@ type NetConnect struct {
 
 func (x *NetConnect) Reset() {
 	*x = NetConnect{}
-	mi := &file_event_v1_event_proto_msgTypes[27]
+	mi := &file_event_v1_event_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3182,7 +4059,7 @@ func (x *NetConnect) String() string {
 func (*NetConnect) ProtoMessage() {}
 
 func (x *NetConnect) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[27]
+	mi := &file_event_v1_event_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3195,7 +4072,7 @@ func (x *NetConnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetConnect.ProtoReflect.Descriptor instead.
 func (*NetConnect) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{27}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NetConnect) GetProcess() *Process {
@@ -3254,7 +4131,7 @@ type NetListen struct {
 
 func (x *NetListen) Reset() {
 	*x = NetListen{}
-	mi := &file_event_v1_event_proto_msgTypes[28]
+	mi := &file_event_v1_event_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3266,7 +4143,7 @@ func (x *NetListen) String() string {
 func (*NetListen) ProtoMessage() {}
 
 func (x *NetListen) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[28]
+	mi := &file_event_v1_event_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3279,7 +4156,7 @@ func (x *NetListen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetListen.ProtoReflect.Descriptor instead.
 func (*NetListen) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{28}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NetListen) GetProcess() *Process {
@@ -3331,7 +4208,7 @@ type NetAccept struct {
 
 func (x *NetAccept) Reset() {
 	*x = NetAccept{}
-	mi := &file_event_v1_event_proto_msgTypes[29]
+	mi := &file_event_v1_event_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3343,7 +4220,7 @@ func (x *NetAccept) String() string {
 func (*NetAccept) ProtoMessage() {}
 
 func (x *NetAccept) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[29]
+	mi := &file_event_v1_event_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3356,7 +4233,7 @@ func (x *NetAccept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetAccept.ProtoReflect.Descriptor instead.
 func (*NetAccept) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{29}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NetAccept) GetProcess() *Process {
@@ -3411,7 +4288,7 @@ type NetDisconnect struct {
 
 func (x *NetDisconnect) Reset() {
 	*x = NetDisconnect{}
-	mi := &file_event_v1_event_proto_msgTypes[30]
+	mi := &file_event_v1_event_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3423,7 +4300,7 @@ func (x *NetDisconnect) String() string {
 func (*NetDisconnect) ProtoMessage() {}
 
 func (x *NetDisconnect) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[30]
+	mi := &file_event_v1_event_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3436,7 +4313,7 @@ func (x *NetDisconnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetDisconnect.ProtoReflect.Descriptor instead.
 func (*NetDisconnect) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{30}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NetDisconnect) GetProtocol() string {
@@ -3506,7 +4383,7 @@ type NetRefused struct {
 
 func (x *NetRefused) Reset() {
 	*x = NetRefused{}
-	mi := &file_event_v1_event_proto_msgTypes[31]
+	mi := &file_event_v1_event_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3518,7 +4395,7 @@ func (x *NetRefused) String() string {
 func (*NetRefused) ProtoMessage() {}
 
 func (x *NetRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[31]
+	mi := &file_event_v1_event_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3531,7 +4408,7 @@ func (x *NetRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetRefused.ProtoReflect.Descriptor instead.
 func (*NetRefused) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{31}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NetRefused) GetProcess() *Process {
@@ -3607,7 +4484,7 @@ type NetPacket struct {
 
 func (x *NetPacket) Reset() {
 	*x = NetPacket{}
-	mi := &file_event_v1_event_proto_msgTypes[32]
+	mi := &file_event_v1_event_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3619,7 +4496,7 @@ func (x *NetPacket) String() string {
 func (*NetPacket) ProtoMessage() {}
 
 func (x *NetPacket) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[32]
+	mi := &file_event_v1_event_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3632,7 +4509,7 @@ func (x *NetPacket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetPacket.ProtoReflect.Descriptor instead.
 func (*NetPacket) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{32}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NetPacket) GetDirection() string {
@@ -3707,18 +4584,23 @@ func (x *NetPacket) GetInterface() string {
 
 // MemoryFaults: how many page faults an agent took in an interval.
 type MemoryFaults struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Faults        uint64                 `protobuf:"varint,1,opt,name=faults,proto3" json:"faults,omitempty"`
-	Total         uint64                 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
-	Interval      int64                  `protobuf:"varint,3,opt,name=interval,proto3" json:"interval,omitempty"`
-	PerSecond     float64                `protobuf:"fixed64,4,opt,name=per_second,json=perSecond,proto3" json:"per_second,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Faults    uint64                 `protobuf:"varint,1,opt,name=faults,proto3" json:"faults,omitempty"`
+	Total     uint64                 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	Interval  int64                  `protobuf:"varint,3,opt,name=interval,proto3" json:"interval,omitempty"`
+	PerSecond float64                `protobuf:"fixed64,4,opt,name=per_second,json=perSecond,proto3" json:"per_second,omitempty"`
+	// Since the agent began, by what came of them; cow are among minor and major.
+	Minor         uint64 `protobuf:"varint,5,opt,name=minor,proto3" json:"minor,omitempty"`
+	Major         uint64 `protobuf:"varint,6,opt,name=major,proto3" json:"major,omitempty"`
+	Cow           uint64 `protobuf:"varint,7,opt,name=cow,proto3" json:"cow,omitempty"`
+	Protection    uint64 `protobuf:"varint,8,opt,name=protection,proto3" json:"protection,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MemoryFaults) Reset() {
 	*x = MemoryFaults{}
-	mi := &file_event_v1_event_proto_msgTypes[33]
+	mi := &file_event_v1_event_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3730,7 +4612,7 @@ func (x *MemoryFaults) String() string {
 func (*MemoryFaults) ProtoMessage() {}
 
 func (x *MemoryFaults) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[33]
+	mi := &file_event_v1_event_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3743,7 +4625,7 @@ func (x *MemoryFaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryFaults.ProtoReflect.Descriptor instead.
 func (*MemoryFaults) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{33}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MemoryFaults) GetFaults() uint64 {
@@ -3774,6 +4656,34 @@ func (x *MemoryFaults) GetPerSecond() float64 {
 	return 0
 }
 
+func (x *MemoryFaults) GetMinor() uint64 {
+	if x != nil {
+		return x.Minor
+	}
+	return 0
+}
+
+func (x *MemoryFaults) GetMajor() uint64 {
+	if x != nil {
+		return x.Major
+	}
+	return 0
+}
+
+func (x *MemoryFaults) GetCow() uint64 {
+	if x != nil {
+		return x.Cow
+	}
+	return 0
+}
+
+func (x *MemoryFaults) GetProtection() uint64 {
+	if x != nil {
+		return x.Protection
+	}
+	return 0
+}
+
 // MemoryPressure: an agent, or with no agent the domain, is short of memory.
 type MemoryPressure struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3786,7 +4696,7 @@ type MemoryPressure struct {
 
 func (x *MemoryPressure) Reset() {
 	*x = MemoryPressure{}
-	mi := &file_event_v1_event_proto_msgTypes[34]
+	mi := &file_event_v1_event_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3798,7 +4708,7 @@ func (x *MemoryPressure) String() string {
 func (*MemoryPressure) ProtoMessage() {}
 
 func (x *MemoryPressure) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[34]
+	mi := &file_event_v1_event_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3811,7 +4721,7 @@ func (x *MemoryPressure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryPressure.ProtoReflect.Descriptor instead.
 func (*MemoryPressure) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{34}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *MemoryPressure) GetUsed() uint64 {
@@ -3841,16 +4751,27 @@ type MemoryOOM struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Used  uint64                 `protobuf:"varint,1,opt,name=used,proto3" json:"used,omitempty"`
 	Limit uint64                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
-	// "agent" when everything in it ended; "domain" when the host did it.
-	Scope         string  `protobuf:"bytes,3,opt,name=scope,proto3" json:"scope,omitempty"`
-	Pids          []int32 `protobuf:"varint,4,rep,packed,name=pids,proto3" json:"pids,omitempty"`
+	// "agent" when it is about everything in it, "process" when one process
+	// ended; "domain" when the host did it.
+	Scope string  `protobuf:"bytes,3,opt,name=scope,proto3" json:"scope,omitempty"`
+	Pids  []int32 `protobuf:"varint,4,rep,packed,name=pids,proto3" json:"pids,omitempty"`
+	// What was done: "kill-agent", "kill-process", "freeze", "restart"; and the
+	// rule that said so.
+	Action string `protobuf:"bytes,5,opt,name=action,proto3" json:"action,omitempty"`
+	Policy string `protobuf:"bytes,6,opt,name=policy,proto3" json:"policy,omitempty"`
+	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Who ended, with the scope "process".
+	Victim *Process `protobuf:"bytes,8,opt,name=victim,proto3" json:"victim,omitempty"`
+	// What there was to choose from, the highest score first: 16 of so many.
+	Processes     []*MemoryOOM_Candidate `protobuf:"bytes,9,rep,name=processes,proto3" json:"processes,omitempty"`
+	ProcessCount  uint32                 `protobuf:"varint,10,opt,name=process_count,json=processCount,proto3" json:"process_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MemoryOOM) Reset() {
 	*x = MemoryOOM{}
-	mi := &file_event_v1_event_proto_msgTypes[35]
+	mi := &file_event_v1_event_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3862,7 +4783,7 @@ func (x *MemoryOOM) String() string {
 func (*MemoryOOM) ProtoMessage() {}
 
 func (x *MemoryOOM) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[35]
+	mi := &file_event_v1_event_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3875,7 +4796,7 @@ func (x *MemoryOOM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryOOM.ProtoReflect.Descriptor instead.
 func (*MemoryOOM) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{35}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *MemoryOOM) GetUsed() uint64 {
@@ -3906,6 +4827,48 @@ func (x *MemoryOOM) GetPids() []int32 {
 	return nil
 }
 
+func (x *MemoryOOM) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *MemoryOOM) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *MemoryOOM) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *MemoryOOM) GetVictim() *Process {
+	if x != nil {
+		return x.Victim
+	}
+	return nil
+}
+
+func (x *MemoryOOM) GetProcesses() []*MemoryOOM_Candidate {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
+}
+
+func (x *MemoryOOM) GetProcessCount() uint32 {
+	if x != nil {
+		return x.ProcessCount
+	}
+	return 0
+}
+
 // MemoryLimit: how much memory an agent may have changed.
 type MemoryLimit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3918,7 +4881,7 @@ type MemoryLimit struct {
 
 func (x *MemoryLimit) Reset() {
 	*x = MemoryLimit{}
-	mi := &file_event_v1_event_proto_msgTypes[36]
+	mi := &file_event_v1_event_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3930,7 +4893,7 @@ func (x *MemoryLimit) String() string {
 func (*MemoryLimit) ProtoMessage() {}
 
 func (x *MemoryLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[36]
+	mi := &file_event_v1_event_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3943,7 +4906,7 @@ func (x *MemoryLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryLimit.ProtoReflect.Descriptor instead.
 func (*MemoryLimit) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{36}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *MemoryLimit) GetBefore() uint64 {
@@ -3967,6 +4930,158 @@ func (x *MemoryLimit) GetUsed() uint64 {
 	return 0
 }
 
+// MemoryHibernate: the memory of an idle agent was swapped out.
+type MemoryHibernate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it had, in bytes.
+	Before uint64 `protobuf:"varint,1,opt,name=before,proto3" json:"before,omitempty"`
+	After  uint64 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
+	// For how long it stood still.
+	PauseNanos    int64 `protobuf:"varint,3,opt,name=pause_nanos,json=pauseNanos,proto3" json:"pause_nanos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemoryHibernate) Reset() {
+	*x = MemoryHibernate{}
+	mi := &file_event_v1_event_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemoryHibernate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemoryHibernate) ProtoMessage() {}
+
+func (x *MemoryHibernate) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemoryHibernate.ProtoReflect.Descriptor instead.
+func (*MemoryHibernate) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *MemoryHibernate) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *MemoryHibernate) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *MemoryHibernate) GetPauseNanos() int64 {
+	if x != nil {
+		return x.PauseNanos
+	}
+	return 0
+}
+
+// MemorySwap: an agent came near its memory limit, and what it did not use was
+// swapped out.
+type MemorySwap struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it had, in bytes.
+	Before uint64 `protobuf:"varint,1,opt,name=before,proto3" json:"before,omitempty"`
+	After  uint64 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
+	Limit  uint64 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// What it needed of its memory.
+	WorkingSet uint64 `protobuf:"varint,4,opt,name=working_set,json=workingSet,proto3" json:"working_set,omitempty"`
+	// Bytes of the swap file that are taken, and that may be.
+	File          uint64 `protobuf:"varint,5,opt,name=file,proto3" json:"file,omitempty"`
+	FileLimit     uint64 `protobuf:"varint,6,opt,name=file_limit,json=fileLimit,proto3" json:"file_limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemorySwap) Reset() {
+	*x = MemorySwap{}
+	mi := &file_event_v1_event_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemorySwap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemorySwap) ProtoMessage() {}
+
+func (x *MemorySwap) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemorySwap.ProtoReflect.Descriptor instead.
+func (*MemorySwap) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *MemorySwap) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *MemorySwap) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *MemorySwap) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *MemorySwap) GetWorkingSet() uint64 {
+	if x != nil {
+		return x.WorkingSet
+	}
+	return 0
+}
+
+func (x *MemorySwap) GetFile() uint64 {
+	if x != nil {
+		return x.File
+	}
+	return 0
+}
+
+func (x *MemorySwap) GetFileLimit() uint64 {
+	if x != nil {
+		return x.FileLimit
+	}
+	return 0
+}
+
 // CPUThrottled: an agent used up its quota of CPU and had to wait.
 type CPUThrottled struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3982,7 +5097,7 @@ type CPUThrottled struct {
 
 func (x *CPUThrottled) Reset() {
 	*x = CPUThrottled{}
-	mi := &file_event_v1_event_proto_msgTypes[37]
+	mi := &file_event_v1_event_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3994,7 +5109,7 @@ func (x *CPUThrottled) String() string {
 func (*CPUThrottled) ProtoMessage() {}
 
 func (x *CPUThrottled) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[37]
+	mi := &file_event_v1_event_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4007,7 +5122,7 @@ func (x *CPUThrottled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUThrottled.ProtoReflect.Descriptor instead.
 func (*CPUThrottled) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{37}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CPUThrottled) GetThrottled() int64 {
@@ -4052,7 +5167,7 @@ type CPUParams struct {
 
 func (x *CPUParams) Reset() {
 	*x = CPUParams{}
-	mi := &file_event_v1_event_proto_msgTypes[38]
+	mi := &file_event_v1_event_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4064,7 +5179,7 @@ func (x *CPUParams) String() string {
 func (*CPUParams) ProtoMessage() {}
 
 func (x *CPUParams) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[38]
+	mi := &file_event_v1_event_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4077,7 +5192,7 @@ func (x *CPUParams) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUParams.ProtoReflect.Descriptor instead.
 func (*CPUParams) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{38}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CPUParams) GetBy() string {
@@ -4123,7 +5238,7 @@ type CPUHint struct {
 
 func (x *CPUHint) Reset() {
 	*x = CPUHint{}
-	mi := &file_event_v1_event_proto_msgTypes[39]
+	mi := &file_event_v1_event_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4135,7 +5250,7 @@ func (x *CPUHint) String() string {
 func (*CPUHint) ProtoMessage() {}
 
 func (x *CPUHint) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[39]
+	mi := &file_event_v1_event_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4148,7 +5263,7 @@ func (x *CPUHint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUHint.ProtoReflect.Descriptor instead.
 func (*CPUHint) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{39}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CPUHint) GetHint() string {
@@ -4199,7 +5314,7 @@ type CPUPromise struct {
 
 func (x *CPUPromise) Reset() {
 	*x = CPUPromise{}
-	mi := &file_event_v1_event_proto_msgTypes[40]
+	mi := &file_event_v1_event_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4211,7 +5326,7 @@ func (x *CPUPromise) String() string {
 func (*CPUPromise) ProtoMessage() {}
 
 func (x *CPUPromise) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[40]
+	mi := &file_event_v1_event_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4224,7 +5339,7 @@ func (x *CPUPromise) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUPromise.ProtoReflect.Descriptor instead.
 func (*CPUPromise) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{40}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CPUPromise) GetTimes() uint64 {
@@ -4284,7 +5399,7 @@ type CPUChanged struct {
 
 func (x *CPUChanged) Reset() {
 	*x = CPUChanged{}
-	mi := &file_event_v1_event_proto_msgTypes[41]
+	mi := &file_event_v1_event_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4296,7 +5411,7 @@ func (x *CPUChanged) String() string {
 func (*CPUChanged) ProtoMessage() {}
 
 func (x *CPUChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[41]
+	mi := &file_event_v1_event_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4309,7 +5424,7 @@ func (x *CPUChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUChanged.ProtoReflect.Descriptor instead.
 func (*CPUChanged) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{41}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CPUChanged) GetAllowed() string {
@@ -4357,7 +5472,7 @@ type Limit struct {
 
 func (x *Limit) Reset() {
 	*x = Limit{}
-	mi := &file_event_v1_event_proto_msgTypes[42]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4369,7 +5484,7 @@ func (x *Limit) String() string {
 func (*Limit) ProtoMessage() {}
 
 func (x *Limit) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[42]
+	mi := &file_event_v1_event_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4382,7 +5497,7 @@ func (x *Limit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limit.ProtoReflect.Descriptor instead.
 func (*Limit) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{42}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Limit) GetResource() string {
@@ -4440,7 +5555,7 @@ type Capability struct {
 
 func (x *Capability) Reset() {
 	*x = Capability{}
-	mi := &file_event_v1_event_proto_msgTypes[43]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4452,7 +5567,7 @@ func (x *Capability) String() string {
 func (*Capability) ProtoMessage() {}
 
 func (x *Capability) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[43]
+	mi := &file_event_v1_event_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4465,7 +5580,7 @@ func (x *Capability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capability.ProtoReflect.Descriptor instead.
 func (*Capability) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{43}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Capability) GetId() string {
@@ -4536,17 +5651,19 @@ type Region struct {
 	// Of contents that were sealed.
 	Digest string `protobuf:"bytes,9,opt,name=digest,proto3" json:"digest,omitempty"`
 	// What the agent held, and how many bytes of its memories mapped the region.
-	Capability    string `protobuf:"bytes,10,opt,name=capability,proto3" json:"capability,omitempty"`
-	Grant         string `protobuf:"bytes,11,opt,name=grant,proto3" json:"grant,omitempty"`
-	Mapped        uint64 `protobuf:"varint,12,opt,name=mapped,proto3" json:"mapped,omitempty"`
-	Reason        string `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`
+	Capability string `protobuf:"bytes,10,opt,name=capability,proto3" json:"capability,omitempty"`
+	Grant      string `protobuf:"bytes,11,opt,name=grant,proto3" json:"grant,omitempty"`
+	Mapped     uint64 `protobuf:"varint,12,opt,name=mapped,proto3" json:"mapped,omitempty"`
+	Reason     string `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The version is in the file of a persistent region.
+	Committed     bool `protobuf:"varint,14,opt,name=committed,proto3" json:"committed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_event_v1_event_proto_msgTypes[44]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4558,7 +5675,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[44]
+	mi := &file_event_v1_event_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4571,7 +5688,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{44}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Region) GetName() string {
@@ -4665,6 +5782,103 @@ func (x *Region) GetReason() string {
 	return ""
 }
 
+func (x *Region) GetCommitted() bool {
+	if x != nil {
+		return x.Committed
+	}
+	return false
+}
+
+// Semantic: something was done with semantic memory.
+type Semantic struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// put, delete, batch, get, list, search, history
+	Op string `protobuf:"bytes,1,opt,name=op,proto3" json:"op,omitempty"`
+	// A name, or the pattern that was searched; of a transaction the first.
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// How many were written, removed, or shown.
+	Items uint32 `protobuf:"varint,3,opt,name=items,proto3" json:"items,omitempty"`
+	// Who did it: an agent's ID, "operator", a user.
+	By string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	// What the agent has written that is there now; of an operator what all have.
+	HeldItems     uint64 `protobuf:"varint,5,opt,name=held_items,json=heldItems,proto3" json:"held_items,omitempty"`
+	HeldBytes     uint64 `protobuf:"varint,6,opt,name=held_bytes,json=heldBytes,proto3" json:"held_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Semantic) Reset() {
+	*x = Semantic{}
+	mi := &file_event_v1_event_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Semantic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Semantic) ProtoMessage() {}
+
+func (x *Semantic) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Semantic.ProtoReflect.Descriptor instead.
+func (*Semantic) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *Semantic) GetOp() string {
+	if x != nil {
+		return x.Op
+	}
+	return ""
+}
+
+func (x *Semantic) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Semantic) GetItems() uint32 {
+	if x != nil {
+		return x.Items
+	}
+	return 0
+}
+
+func (x *Semantic) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Semantic) GetHeldItems() uint64 {
+	if x != nil {
+		return x.HeldItems
+	}
+	return 0
+}
+
+func (x *Semantic) GetHeldBytes() uint64 {
+	if x != nil {
+		return x.HeldBytes
+	}
+	return 0
+}
+
 // CapabilityDeny: something was refused for want of a capability. The same
 // refusal repeating is told once a second, with a count.
 type CapabilityDeny struct {
@@ -4683,7 +5897,7 @@ type CapabilityDeny struct {
 
 func (x *CapabilityDeny) Reset() {
 	*x = CapabilityDeny{}
-	mi := &file_event_v1_event_proto_msgTypes[45]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4695,7 +5909,7 @@ func (x *CapabilityDeny) String() string {
 func (*CapabilityDeny) ProtoMessage() {}
 
 func (x *CapabilityDeny) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[45]
+	mi := &file_event_v1_event_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4708,7 +5922,7 @@ func (x *CapabilityDeny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapabilityDeny.ProtoReflect.Descriptor instead.
 func (*CapabilityDeny) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{45}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CapabilityDeny) GetOperation() string {
@@ -4773,7 +5987,7 @@ type SecurityViolation struct {
 
 func (x *SecurityViolation) Reset() {
 	*x = SecurityViolation{}
-	mi := &file_event_v1_event_proto_msgTypes[46]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4785,7 +5999,7 @@ func (x *SecurityViolation) String() string {
 func (*SecurityViolation) ProtoMessage() {}
 
 func (x *SecurityViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[46]
+	mi := &file_event_v1_event_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4798,7 +6012,7 @@ func (x *SecurityViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityViolation.ProtoReflect.Descriptor instead.
 func (*SecurityViolation) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{46}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SecurityViolation) GetKind() string {
@@ -4888,7 +6102,7 @@ type FaultException struct {
 
 func (x *FaultException) Reset() {
 	*x = FaultException{}
-	mi := &file_event_v1_event_proto_msgTypes[47]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4900,7 +6114,7 @@ func (x *FaultException) String() string {
 func (*FaultException) ProtoMessage() {}
 
 func (x *FaultException) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[47]
+	mi := &file_event_v1_event_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4913,7 +6127,7 @@ func (x *FaultException) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultException.ProtoReflect.Descriptor instead.
 func (*FaultException) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{47}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *FaultException) GetVector() uint32 {
@@ -5030,7 +6244,7 @@ type FaultStorm struct {
 
 func (x *FaultStorm) Reset() {
 	*x = FaultStorm{}
-	mi := &file_event_v1_event_proto_msgTypes[48]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5042,7 +6256,7 @@ func (x *FaultStorm) String() string {
 func (*FaultStorm) ProtoMessage() {}
 
 func (x *FaultStorm) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[48]
+	mi := &file_event_v1_event_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5055,7 +6269,7 @@ func (x *FaultStorm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultStorm.ProtoReflect.Descriptor instead.
 func (*FaultStorm) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{48}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *FaultStorm) GetVector() uint32 {
@@ -5132,7 +6346,7 @@ type FaultVerdict struct {
 
 func (x *FaultVerdict) Reset() {
 	*x = FaultVerdict{}
-	mi := &file_event_v1_event_proto_msgTypes[49]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5144,7 +6358,7 @@ func (x *FaultVerdict) String() string {
 func (*FaultVerdict) ProtoMessage() {}
 
 func (x *FaultVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[49]
+	mi := &file_event_v1_event_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5157,7 +6371,7 @@ func (x *FaultVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FaultVerdict.ProtoReflect.Descriptor instead.
 func (*FaultVerdict) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{49}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *FaultVerdict) GetScope() string {
@@ -5245,7 +6459,7 @@ type KernelPanic struct {
 
 func (x *KernelPanic) Reset() {
 	*x = KernelPanic{}
-	mi := &file_event_v1_event_proto_msgTypes[50]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5257,7 +6471,7 @@ func (x *KernelPanic) String() string {
 func (*KernelPanic) ProtoMessage() {}
 
 func (x *KernelPanic) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[50]
+	mi := &file_event_v1_event_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5270,7 +6484,7 @@ func (x *KernelPanic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelPanic.ProtoReflect.Descriptor instead.
 func (*KernelPanic) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{50}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *KernelPanic) GetCall() string {
@@ -5346,7 +6560,7 @@ type KernelLockup struct {
 
 func (x *KernelLockup) Reset() {
 	*x = KernelLockup{}
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5358,7 +6572,7 @@ func (x *KernelLockup) String() string {
 func (*KernelLockup) ProtoMessage() {}
 
 func (x *KernelLockup) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[51]
+	mi := &file_event_v1_event_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5371,7 +6585,7 @@ func (x *KernelLockup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelLockup.ProtoReflect.Descriptor instead.
 func (*KernelLockup) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{51}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *KernelLockup) GetKind() string {
@@ -5439,7 +6653,7 @@ type KernelLog struct {
 
 func (x *KernelLog) Reset() {
 	*x = KernelLog{}
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5451,7 +6665,7 @@ func (x *KernelLog) String() string {
 func (*KernelLog) ProtoMessage() {}
 
 func (x *KernelLog) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[52]
+	mi := &file_event_v1_event_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5464,7 +6678,7 @@ func (x *KernelLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelLog.ProtoReflect.Descriptor instead.
 func (*KernelLog) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{52}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *KernelLog) GetLevel() string {
@@ -5519,7 +6733,7 @@ type KernelDump struct {
 
 func (x *KernelDump) Reset() {
 	*x = KernelDump{}
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5531,7 +6745,7 @@ func (x *KernelDump) String() string {
 func (*KernelDump) ProtoMessage() {}
 
 func (x *KernelDump) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[53]
+	mi := &file_event_v1_event_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5544,7 +6758,7 @@ func (x *KernelDump) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KernelDump.ProtoReflect.Descriptor instead.
 func (*KernelDump) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{53}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *KernelDump) GetKind() string {
@@ -5610,7 +6824,7 @@ type IRQStorm struct {
 
 func (x *IRQStorm) Reset() {
 	*x = IRQStorm{}
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5622,7 +6836,7 @@ func (x *IRQStorm) String() string {
 func (*IRQStorm) ProtoMessage() {}
 
 func (x *IRQStorm) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[54]
+	mi := &file_event_v1_event_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5635,7 +6849,7 @@ func (x *IRQStorm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IRQStorm.ProtoReflect.Descriptor instead.
 func (*IRQStorm) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{54}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *IRQStorm) GetLine() uint32 {
@@ -5689,7 +6903,7 @@ type IRQThrottle struct {
 
 func (x *IRQThrottle) Reset() {
 	*x = IRQThrottle{}
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5701,7 +6915,7 @@ func (x *IRQThrottle) String() string {
 func (*IRQThrottle) ProtoMessage() {}
 
 func (x *IRQThrottle) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[55]
+	mi := &file_event_v1_event_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5714,7 +6928,7 @@ func (x *IRQThrottle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IRQThrottle.ProtoReflect.Descriptor instead.
 func (*IRQThrottle) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{55}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *IRQThrottle) GetLine() uint32 {
@@ -5774,7 +6988,7 @@ type DeviceOpen struct {
 
 func (x *DeviceOpen) Reset() {
 	*x = DeviceOpen{}
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5786,7 +7000,7 @@ func (x *DeviceOpen) String() string {
 func (*DeviceOpen) ProtoMessage() {}
 
 func (x *DeviceOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[56]
+	mi := &file_event_v1_event_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5799,7 +7013,7 @@ func (x *DeviceOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceOpen.ProtoReflect.Descriptor instead.
 func (*DeviceOpen) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{56}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *DeviceOpen) GetProcess() *Process {
@@ -5873,7 +7087,7 @@ type Alert struct {
 
 func (x *Alert) Reset() {
 	*x = Alert{}
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5885,7 +7099,7 @@ func (x *Alert) String() string {
 func (*Alert) ProtoMessage() {}
 
 func (x *Alert) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[57]
+	mi := &file_event_v1_event_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5898,7 +7112,7 @@ func (x *Alert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alert.ProtoReflect.Descriptor instead.
 func (*Alert) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{57}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Alert) GetRule() string {
@@ -6000,7 +7214,7 @@ type Hook struct {
 
 func (x *Hook) Reset() {
 	*x = Hook{}
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6012,7 +7226,7 @@ func (x *Hook) String() string {
 func (*Hook) ProtoMessage() {}
 
 func (x *Hook) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[58]
+	mi := &file_event_v1_event_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6025,7 +7239,7 @@ func (x *Hook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hook.ProtoReflect.Descriptor instead.
 func (*Hook) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{58}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Hook) GetName() string {
@@ -6102,7 +7316,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6114,7 +7328,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[59]
+	mi := &file_event_v1_event_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6127,7 +7341,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{59}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Health) GetComponent() string {
@@ -6189,7 +7403,7 @@ type Breaker struct {
 
 func (x *Breaker) Reset() {
 	*x = Breaker{}
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6201,7 +7415,7 @@ func (x *Breaker) String() string {
 func (*Breaker) ProtoMessage() {}
 
 func (x *Breaker) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[60]
+	mi := &file_event_v1_event_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6214,7 +7428,7 @@ func (x *Breaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker.ProtoReflect.Descriptor instead.
 func (*Breaker) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{60}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Breaker) GetName() string {
@@ -6273,7 +7487,7 @@ type WatchdogExpired struct {
 
 func (x *WatchdogExpired) Reset() {
 	*x = WatchdogExpired{}
-	mi := &file_event_v1_event_proto_msgTypes[61]
+	mi := &file_event_v1_event_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6285,7 +7499,7 @@ func (x *WatchdogExpired) String() string {
 func (*WatchdogExpired) ProtoMessage() {}
 
 func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[61]
+	mi := &file_event_v1_event_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6298,7 +7512,7 @@ func (x *WatchdogExpired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchdogExpired.ProtoReflect.Descriptor instead.
 func (*WatchdogExpired) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{61}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *WatchdogExpired) GetName() string {
@@ -6348,7 +7562,7 @@ type ConfigChanged struct {
 
 func (x *ConfigChanged) Reset() {
 	*x = ConfigChanged{}
-	mi := &file_event_v1_event_proto_msgTypes[62]
+	mi := &file_event_v1_event_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6360,7 +7574,7 @@ func (x *ConfigChanged) String() string {
 func (*ConfigChanged) ProtoMessage() {}
 
 func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[62]
+	mi := &file_event_v1_event_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6373,7 +7587,7 @@ func (x *ConfigChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged.ProtoReflect.Descriptor instead.
 func (*ConfigChanged) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{62}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ConfigChanged) GetFile() string {
@@ -6420,7 +7634,7 @@ type Clock struct {
 
 func (x *Clock) Reset() {
 	*x = Clock{}
-	mi := &file_event_v1_event_proto_msgTypes[63]
+	mi := &file_event_v1_event_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6432,7 +7646,7 @@ func (x *Clock) String() string {
 func (*Clock) ProtoMessage() {}
 
 func (x *Clock) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[63]
+	mi := &file_event_v1_event_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6445,7 +7659,7 @@ func (x *Clock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clock.ProtoReflect.Descriptor instead.
 func (*Clock) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{63}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *Clock) GetState() string {
@@ -6531,7 +7745,7 @@ type BusLost struct {
 
 func (x *BusLost) Reset() {
 	*x = BusLost{}
-	mi := &file_event_v1_event_proto_msgTypes[64]
+	mi := &file_event_v1_event_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6543,7 +7757,7 @@ func (x *BusLost) String() string {
 func (*BusLost) ProtoMessage() {}
 
 func (x *BusLost) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[64]
+	mi := &file_event_v1_event_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6556,7 +7770,7 @@ func (x *BusLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusLost.ProtoReflect.Descriptor instead.
 func (*BusLost) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{64}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *BusLost) GetWhere() string {
@@ -6628,7 +7842,7 @@ type BusSubscription struct {
 
 func (x *BusSubscription) Reset() {
 	*x = BusSubscription{}
-	mi := &file_event_v1_event_proto_msgTypes[65]
+	mi := &file_event_v1_event_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6640,7 +7854,7 @@ func (x *BusSubscription) String() string {
 func (*BusSubscription) ProtoMessage() {}
 
 func (x *BusSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[65]
+	mi := &file_event_v1_event_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6653,7 +7867,7 @@ func (x *BusSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BusSubscription.ProtoReflect.Descriptor instead.
 func (*BusSubscription) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{65}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *BusSubscription) GetName() string {
@@ -6730,7 +7944,7 @@ type Sink struct {
 
 func (x *Sink) Reset() {
 	*x = Sink{}
-	mi := &file_event_v1_event_proto_msgTypes[66]
+	mi := &file_event_v1_event_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6742,7 +7956,7 @@ func (x *Sink) String() string {
 func (*Sink) ProtoMessage() {}
 
 func (x *Sink) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[66]
+	mi := &file_event_v1_event_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6755,7 +7969,7 @@ func (x *Sink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sink.ProtoReflect.Descriptor instead.
 func (*Sink) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{66}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Sink) GetName() string {
@@ -6823,7 +8037,7 @@ type DaemonStart struct {
 
 func (x *DaemonStart) Reset() {
 	*x = DaemonStart{}
-	mi := &file_event_v1_event_proto_msgTypes[67]
+	mi := &file_event_v1_event_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6835,7 +8049,7 @@ func (x *DaemonStart) String() string {
 func (*DaemonStart) ProtoMessage() {}
 
 func (x *DaemonStart) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[67]
+	mi := &file_event_v1_event_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6848,7 +8062,7 @@ func (x *DaemonStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStart.ProtoReflect.Descriptor instead.
 func (*DaemonStart) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{67}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *DaemonStart) GetPid() int32 {
@@ -6898,7 +8112,7 @@ type DaemonStop struct {
 
 func (x *DaemonStop) Reset() {
 	*x = DaemonStop{}
-	mi := &file_event_v1_event_proto_msgTypes[68]
+	mi := &file_event_v1_event_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6910,7 +8124,7 @@ func (x *DaemonStop) String() string {
 func (*DaemonStop) ProtoMessage() {}
 
 func (x *DaemonStop) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[68]
+	mi := &file_event_v1_event_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6923,7 +8137,7 @@ func (x *DaemonStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStop.ProtoReflect.Descriptor instead.
 func (*DaemonStop) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{68}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *DaemonStop) GetReason() string {
@@ -6947,6 +8161,84 @@ func (x *DaemonStop) GetDomainsLeft() uint32 {
 	return 0
 }
 
+// As Linux reckons: the share of the limit in thousandths, and the
+// adjustment of the process.
+type MemoryOOM_Candidate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pid           int32                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Resident      uint64                 `protobuf:"varint,3,opt,name=resident,proto3" json:"resident,omitempty"`
+	Adjustment    int32                  `protobuf:"varint,4,opt,name=adjustment,proto3" json:"adjustment,omitempty"`
+	Score         int32                  `protobuf:"varint,5,opt,name=score,proto3" json:"score,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemoryOOM_Candidate) Reset() {
+	*x = MemoryOOM_Candidate{}
+	mi := &file_event_v1_event_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemoryOOM_Candidate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemoryOOM_Candidate) ProtoMessage() {}
+
+func (x *MemoryOOM_Candidate) ProtoReflect() protoreflect.Message {
+	mi := &file_event_v1_event_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemoryOOM_Candidate.ProtoReflect.Descriptor instead.
+func (*MemoryOOM_Candidate) Descriptor() ([]byte, []int) {
+	return file_event_v1_event_proto_rawDescGZIP(), []int{43, 0}
+}
+
+func (x *MemoryOOM_Candidate) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *MemoryOOM_Candidate) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MemoryOOM_Candidate) GetResident() uint64 {
+	if x != nil {
+		return x.Resident
+	}
+	return 0
+}
+
+func (x *MemoryOOM_Candidate) GetAdjustment() int32 {
+	if x != nil {
+		return x.Adjustment
+	}
+	return 0
+}
+
+func (x *MemoryOOM_Candidate) GetScore() int32 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
 type ConfigChanged_Change struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -6958,7 +8250,7 @@ type ConfigChanged_Change struct {
 
 func (x *ConfigChanged_Change) Reset() {
 	*x = ConfigChanged_Change{}
-	mi := &file_event_v1_event_proto_msgTypes[70]
+	mi := &file_event_v1_event_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6970,7 +8262,7 @@ func (x *ConfigChanged_Change) String() string {
 func (*ConfigChanged_Change) ProtoMessage() {}
 
 func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
-	mi := &file_event_v1_event_proto_msgTypes[70]
+	mi := &file_event_v1_event_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6983,7 +8275,7 @@ func (x *ConfigChanged_Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChanged_Change.ProtoReflect.Descriptor instead.
 func (*ConfigChanged_Change) Descriptor() ([]byte, []int) {
-	return file_event_v1_event_proto_rawDescGZIP(), []int{62, 0}
+	return file_event_v1_event_proto_rawDescGZIP(), []int{73, 0}
 }
 
 func (x *ConfigChanged_Change) GetKey() string {
@@ -7011,7 +8303,7 @@ var File_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x14event/v1/event.proto\x12\raios.event.v1\"\xf7!\n" +
+	"\x14event/v1/event.proto\x12\raios.event.v1\"\xe2'\n" +
 	"\x05Event\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x12\n" +
@@ -7043,13 +8335,24 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\vagent_debug\x18\x1f \x01(\v2\x19.aios.event.v1.AgentDebugH\x00R\n" +
 	"agentDebug\x12<\n" +
 	"\vagent_clone\x18  \x01(\v2\x19.aios.event.v1.AgentCloneH\x00R\n" +
-	"agentClone\x12?\n" +
+	"agentClone\x12<\n" +
+	"\vagent_merge\x18! \x01(\v2\x19.aios.event.v1.AgentMergeH\x00R\n" +
+	"agentMerge\x12K\n" +
+	"\x10agent_specialize\x18\" \x01(\v2\x1e.aios.event.v1.AgentSpecializeH\x00R\x0fagentSpecialize\x12E\n" +
+	"\x0eagent_template\x18# \x01(\v2\x1c.aios.event.v1.AgentTemplateH\x00R\ragentTemplate\x12<\n" +
+	"\vagent_split\x18$ \x01(\v2\x19.aios.event.v1.AgentSplitH\x00R\n" +
+	"agentSplit\x12B\n" +
+	"\ragent_upgrade\x18% \x01(\v2\x1b.aios.event.v1.AgentUpgradeH\x00R\fagentUpgrade\x12<\n" +
+	"\vagent_clock\x18& \x01(\v2\x19.aios.event.v1.AgentClockH\x00R\n" +
+	"agentClock\x12?\n" +
 	"\fdomain_start\x18( \x01(\v2\x1a.aios.event.v1.DomainStartH\x00R\vdomainStart\x12<\n" +
 	"\vdomain_stop\x18) \x01(\v2\x19.aios.event.v1.DomainStopH\x00R\n" +
 	"domainStop\x12?\n" +
 	"\fdomain_crash\x18* \x01(\v2\x1a.aios.event.v1.DomainCrashH\x00R\vdomainCrash\x12E\n" +
 	"\x0edomain_restart\x18+ \x01(\v2\x1c.aios.event.v1.DomainRestartH\x00R\rdomainRestart\x12?\n" +
-	"\fdomain_adopt\x18, \x01(\v2\x1a.aios.event.v1.DomainAdoptH\x00R\vdomainAdopt\x129\n" +
+	"\fdomain_adopt\x18, \x01(\v2\x1a.aios.event.v1.DomainAdoptH\x00R\vdomainAdopt\x12N\n" +
+	"\x11domain_checkpoint\x18- \x01(\v2\x1f.aios.event.v1.DomainCheckpointH\x00R\x10domainCheckpoint\x12E\n" +
+	"\x0edomain_restore\x18. \x01(\v2\x1c.aios.event.v1.DomainRestoreH\x00R\rdomainRestore\x129\n" +
 	"\n" +
 	"file_mount\x182 \x01(\v2\x18.aios.event.v1.FileMountH\x00R\tfileMount\x126\n" +
 	"\tfile_open\x183 \x01(\v2\x17.aios.event.v1.FileOpenH\x00R\bfileOpen\x12<\n" +
@@ -7086,7 +8389,11 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\bcpu_hint\x18N \x01(\v2\x16.aios.event.v1.CPUHintH\x00R\acpuHint\x12<\n" +
 	"\vcpu_promise\x18O \x01(\v2\x19.aios.event.v1.CPUPromiseH\x00R\n" +
 	"cpuPromise\x12/\n" +
-	"\x06region\x18V \x01(\v2\x15.aios.event.v1.RegionH\x00R\x06region\x12;\n" +
+	"\x06region\x18V \x01(\v2\x15.aios.event.v1.RegionH\x00R\x06region\x125\n" +
+	"\bsemantic\x18W \x01(\v2\x17.aios.event.v1.SemanticH\x00R\bsemantic\x12K\n" +
+	"\x10memory_hibernate\x18X \x01(\v2\x1e.aios.event.v1.MemoryHibernateH\x00R\x0fmemoryHibernate\x12<\n" +
+	"\vmemory_swap\x18Y \x01(\v2\x19.aios.event.v1.MemorySwapH\x00R\n" +
+	"memorySwap\x12;\n" +
 	"\n" +
 	"capability\x18P \x01(\v2\x19.aios.event.v1.CapabilityH\x00R\n" +
 	"capability\x12H\n" +
@@ -7125,7 +8432,12 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\aProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x10\n" +
 	"\x03tid\x18\x02 \x01(\x05R\x03tid\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"\x83\x01\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"X\n" +
+	"\rAgentTemplate\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05tasks\x18\x02 \x01(\rR\x05tasks\x12\x1d\n" +
+	"\n" +
+	"warm_nanos\x18\x03 \x01(\x03R\twarmNanos\"\x83\x01\n" +
 	"\n" +
 	"AgentClone\x12\x12\n" +
 	"\x04copy\x18\x01 \x01(\tR\x04copy\x12\x12\n" +
@@ -7133,7 +8445,45 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\x05tasks\x18\x03 \x01(\rR\x05tasks\x12\x1f\n" +
 	"\vpause_nanos\x18\x04 \x01(\x03R\n" +
 	"pauseNanos\x12\x16\n" +
-	"\x06paused\x18\x05 \x01(\bR\x06paused\"\xa2\x01\n" +
+	"\x06paused\x18\x05 \x01(\bR\x06paused\"\x96\x01\n" +
+	"\x0fAgentSpecialize\x12\x12\n" +
+	"\x04copy\x18\x01 \x01(\tR\x04copy\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05tasks\x18\x03 \x01(\rR\x05tasks\x12\x1f\n" +
+	"\vpause_nanos\x18\x04 \x01(\x03R\n" +
+	"pauseNanos\x12\x12\n" +
+	"\x04kept\x18\x05 \x03(\tR\x04kept\x12\x10\n" +
+	"\x03cpu\x18\x06 \x01(\tR\x03cpu\"\xc5\x01\n" +
+	"\n" +
+	"AgentSplit\x12\x12\n" +
+	"\x04copy\x18\x01 \x01(\tR\x04copy\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04pids\x18\x03 \x03(\x05R\x04pids\x12\x14\n" +
+	"\x05tasks\x18\x04 \x01(\rR\x05tasks\x12\x1f\n" +
+	"\vpause_nanos\x18\x05 \x01(\x03R\n" +
+	"pauseNanos\x12\x14\n" +
+	"\x05share\x18\x06 \x01(\rR\x05share\x12\x1a\n" +
+	"\bnarrowed\x18\a \x01(\bR\bnarrowed\x12\x12\n" +
+	"\x04kept\x18\b \x03(\tR\x04kept\"\xa4\x01\n" +
+	"\fAgentUpgrade\x12\x14\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\x12\x12\n" +
+	"\x04args\x18\x02 \x03(\tR\x04args\x12\x12\n" +
+	"\x04kept\x18\x03 \x01(\bR\x04kept\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1f\n" +
+	"\vpause_nanos\x18\x05 \x01(\x03R\n" +
+	"pauseNanos\x12\x1d\n" +
+	"\n" +
+	"took_nanos\x18\x06 \x01(\x03R\ttookNanos\"\xbd\x01\n" +
+	"\n" +
+	"AgentMerge\x12\x12\n" +
+	"\x04copy\x18\x01 \x01(\tR\x04copy\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\achanges\x18\x03 \x01(\rR\achanges\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12\x1c\n" +
+	"\tconflicts\x18\x05 \x01(\rR\tconflicts\x12\x18\n" +
+	"\adecided\x18\x06 \x01(\tR\adecided\x12\x1f\n" +
+	"\vpause_nanos\x18\a \x01(\x03R\n" +
+	"pauseNanos\"\xbe\x01\n" +
 	"\n" +
 	"AgentSpawn\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -7141,7 +8491,8 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\x06parent\x18\x03 \x01(\tR\x06parent\x12\x12\n" +
 	"\x04args\x18\x04 \x03(\tR\x04args\x12\x18\n" +
 	"\aprofile\x18\x05 \x01(\tR\aprofile\x12\x10\n" +
-	"\x03uid\x18\x06 \x01(\rR\x03uid\x12\x12\n" +
+	"\x03uid\x18\x06 \x01(\rR\x03uid\x12\x1a\n" +
+	"\btemplate\x18\x14 \x01(\tR\btemplate\x12\x12\n" +
 	"\x04took\x18\a \x01(\x03R\x04took\"\x88\x01\n" +
 	"\tAgentExec\x120\n" +
 	"\aprocess\x18\x01 \x01(\v2\x16.aios.event.v1.ProcessR\aprocess\x12\x12\n" +
@@ -7168,7 +8519,14 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"AgentPause\x12\x0e\n" +
 	"\x02by\x18\x01 \x01(\tR\x02by\x12\x1d\n" +
 	"\n" +
-	"paused_for\x18\x02 \x01(\x03R\tpausedFor\"G\n" +
+	"paused_for\x18\x02 \x01(\x03R\tpausedFor\"q\n" +
+	"\n" +
+	"AgentClock\x12\x16\n" +
+	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x1d\n" +
+	"\n" +
+	"was_offset\x18\x02 \x01(\x03R\twasOffset\x12\x1c\n" +
+	"\tmonotonic\x18\x03 \x01(\x03R\tmonotonic\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"G\n" +
 	"\tAgentKill\x12\x0e\n" +
 	"\x02by\x18\x01 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
@@ -7229,7 +8587,22 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\x04took\x18\x04 \x01(\x03R\x04took\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06agents\x18\x06 \x03(\tR\x06agents\x12#\n" +
-	"\rnot_restarted\x18\a \x03(\tR\fnotRestarted\"^\n" +
+	"\rnot_restarted\x18\a \x03(\tR\fnotRestarted\"\x82\x01\n" +
+	"\x10DomainCheckpoint\x12\x10\n" +
+	"\x03dir\x18\x01 \x01(\tR\x03dir\x12\x16\n" +
+	"\x06agents\x18\x02 \x01(\rR\x06agents\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x14\n" +
+	"\x05pause\x18\x04 \x01(\x03R\x05pause\x12\x18\n" +
+	"\astopped\x18\x05 \x01(\bR\astopped\"\xb5\x01\n" +
+	"\rDomainRestore\x12\x10\n" +
+	"\x03dir\x18\x01 \x01(\tR\x03dir\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x16\n" +
+	"\x06agents\x18\x03 \x03(\tR\x06agents\x12\x12\n" +
+	"\x04took\x18\x04 \x01(\x03R\x04took\x12\x10\n" +
+	"\x03age\x18\x05 \x01(\x03R\x03age\x12\x1f\n" +
+	"\vafter_crash\x18\x06 \x01(\bR\n" +
+	"afterCrash\x12!\n" +
+	"\fchanged_file\x18\a \x01(\tR\vchangedFile\"^\n" +
 	"\vDomainAdopt\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x16\n" +
 	"\x06agents\x18\x02 \x03(\tR\x06agents\x12%\n" +
@@ -7318,26 +8691,62 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\x05flags\x18\b \x01(\tR\x05flags\x12\x18\n" +
 	"\asampled\x18\t \x01(\rR\asampled\x12\x1c\n" +
 	"\tinterface\x18\n" +
-	" \x01(\tR\tinterface\"w\n" +
+	" \x01(\tR\tinterface\"\xd5\x01\n" +
 	"\fMemoryFaults\x12\x16\n" +
 	"\x06faults\x18\x01 \x01(\x04R\x06faults\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x04R\x05total\x12\x1a\n" +
 	"\binterval\x18\x03 \x01(\x03R\binterval\x12\x1d\n" +
 	"\n" +
-	"per_second\x18\x04 \x01(\x01R\tperSecond\"T\n" +
+	"per_second\x18\x04 \x01(\x01R\tperSecond\x12\x14\n" +
+	"\x05minor\x18\x05 \x01(\x04R\x05minor\x12\x14\n" +
+	"\x05major\x18\x06 \x01(\x04R\x05major\x12\x10\n" +
+	"\x03cow\x18\a \x01(\x04R\x03cow\x12\x1e\n" +
+	"\n" +
+	"protection\x18\b \x01(\x04R\n" +
+	"protection\"T\n" +
 	"\x0eMemoryPressure\x12\x12\n" +
 	"\x04used\x18\x01 \x01(\x04R\x04used\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x04R\x05limit\x12\x18\n" +
-	"\apercent\x18\x03 \x01(\rR\apercent\"_\n" +
+	"\apercent\x18\x03 \x01(\rR\apercent\"\xc4\x03\n" +
 	"\tMemoryOOM\x12\x12\n" +
 	"\x04used\x18\x01 \x01(\x04R\x04used\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x04R\x05limit\x12\x14\n" +
 	"\x05scope\x18\x03 \x01(\tR\x05scope\x12\x12\n" +
-	"\x04pids\x18\x04 \x03(\x05R\x04pids\"O\n" +
+	"\x04pids\x18\x04 \x03(\x05R\x04pids\x12\x16\n" +
+	"\x06action\x18\x05 \x01(\tR\x06action\x12\x16\n" +
+	"\x06policy\x18\x06 \x01(\tR\x06policy\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12.\n" +
+	"\x06victim\x18\b \x01(\v2\x16.aios.event.v1.ProcessR\x06victim\x12@\n" +
+	"\tprocesses\x18\t \x03(\v2\".aios.event.v1.MemoryOOM.CandidateR\tprocesses\x12#\n" +
+	"\rprocess_count\x18\n" +
+	" \x01(\rR\fprocessCount\x1a\x83\x01\n" +
+	"\tCandidate\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
+	"\bresident\x18\x03 \x01(\x04R\bresident\x12\x1e\n" +
+	"\n" +
+	"adjustment\x18\x04 \x01(\x05R\n" +
+	"adjustment\x12\x14\n" +
+	"\x05score\x18\x05 \x01(\x05R\x05score\"O\n" +
 	"\vMemoryLimit\x12\x16\n" +
 	"\x06before\x18\x01 \x01(\x04R\x06before\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\x04R\x05after\x12\x12\n" +
-	"\x04used\x18\x03 \x01(\x04R\x04used\"\x87\x01\n" +
+	"\x04used\x18\x03 \x01(\x04R\x04used\"`\n" +
+	"\x0fMemoryHibernate\x12\x16\n" +
+	"\x06before\x18\x01 \x01(\x04R\x06before\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\x04R\x05after\x12\x1f\n" +
+	"\vpause_nanos\x18\x03 \x01(\x03R\n" +
+	"pauseNanos\"\xa4\x01\n" +
+	"\n" +
+	"MemorySwap\x12\x16\n" +
+	"\x06before\x18\x01 \x01(\x04R\x06before\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\x04R\x05after\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x04R\x05limit\x12\x1f\n" +
+	"\vworking_set\x18\x04 \x01(\x04R\n" +
+	"workingSet\x12\x12\n" +
+	"\x04file\x18\x05 \x01(\x04R\x04file\x12\x1d\n" +
+	"\n" +
+	"file_limit\x18\x06 \x01(\x04R\tfileLimit\"\x87\x01\n" +
 	"\fCPUThrottled\x12\x1c\n" +
 	"\tthrottled\x18\x01 \x01(\x03R\tthrottled\x12'\n" +
 	"\x0fthrottled_total\x18\x02 \x01(\x03R\x0ethrottledTotal\x12\x1a\n" +
@@ -7384,7 +8793,7 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\x06holder\x18\x04 \x01(\tR\x06holder\x12\x0e\n" +
 	"\x02by\x18\x05 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05count\x18\a \x01(\x04R\x05count\"\xba\x02\n" +
+	"\x05count\x18\a \x01(\x04R\x05count\"\xd8\x02\n" +
 	"\x06Region\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\tR\x05owner\x12\x12\n" +
@@ -7401,7 +8810,17 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"capability\x12\x14\n" +
 	"\x05grant\x18\v \x01(\tR\x05grant\x12\x16\n" +
 	"\x06mapped\x18\f \x01(\x04R\x06mapped\x12\x16\n" +
-	"\x06reason\x18\r \x01(\tR\x06reason\"\xaa\x01\n" +
+	"\x06reason\x18\r \x01(\tR\x06reason\x12\x1c\n" +
+	"\tcommitted\x18\x0e \x01(\bR\tcommitted\"\x9c\x01\n" +
+	"\bSemantic\x12\x0e\n" +
+	"\x02op\x18\x01 \x01(\tR\x02op\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x14\n" +
+	"\x05items\x18\x03 \x01(\rR\x05items\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x1d\n" +
+	"\n" +
+	"held_items\x18\x05 \x01(\x04R\theldItems\x12\x1d\n" +
+	"\n" +
+	"held_bytes\x18\x06 \x01(\x04R\theldBytes\"\xaa\x01\n" +
 	"\x0eCapabilityDeny\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12\x16\n" +
 	"\x06object\x18\x02 \x01(\tR\x06object\x12\x1e\n" +
@@ -7641,179 +9060,204 @@ func file_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
+var file_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 84)
 var file_event_v1_event_proto_goTypes = []any{
 	(Severity)(0),                // 0: aios.event.v1.Severity
 	(*Event)(nil),                // 1: aios.event.v1.Event
 	(*Batch)(nil),                // 2: aios.event.v1.Batch
 	(*Process)(nil),              // 3: aios.event.v1.Process
-	(*AgentClone)(nil),           // 4: aios.event.v1.AgentClone
-	(*AgentSpawn)(nil),           // 5: aios.event.v1.AgentSpawn
-	(*AgentExec)(nil),            // 6: aios.event.v1.AgentExec
-	(*AgentFork)(nil),            // 7: aios.event.v1.AgentFork
-	(*AgentThread)(nil),          // 8: aios.event.v1.AgentThread
-	(*AgentExit)(nil),            // 9: aios.event.v1.AgentExit
-	(*AgentPause)(nil),           // 10: aios.event.v1.AgentPause
-	(*AgentKill)(nil),            // 11: aios.event.v1.AgentKill
-	(*AgentSignal)(nil),          // 12: aios.event.v1.AgentSignal
-	(*AgentRestart)(nil),         // 13: aios.event.v1.AgentRestart
-	(*AgentLost)(nil),            // 14: aios.event.v1.AgentLost
-	(*AgentQuarantine)(nil),      // 15: aios.event.v1.AgentQuarantine
-	(*AgentDebug)(nil),           // 16: aios.event.v1.AgentDebug
-	(*DomainStart)(nil),          // 17: aios.event.v1.DomainStart
-	(*DomainStop)(nil),           // 18: aios.event.v1.DomainStop
-	(*DomainCrash)(nil),          // 19: aios.event.v1.DomainCrash
-	(*DomainRestart)(nil),        // 20: aios.event.v1.DomainRestart
-	(*DomainAdopt)(nil),          // 21: aios.event.v1.DomainAdopt
-	(*FileMount)(nil),            // 22: aios.event.v1.FileMount
-	(*FileOpen)(nil),             // 23: aios.event.v1.FileOpen
-	(*FileCreate)(nil),           // 24: aios.event.v1.FileCreate
-	(*FileWrite)(nil),            // 25: aios.event.v1.FileWrite
-	(*FileRename)(nil),           // 26: aios.event.v1.FileRename
-	(*FileRemove)(nil),           // 27: aios.event.v1.FileRemove
-	(*NetConnect)(nil),           // 28: aios.event.v1.NetConnect
-	(*NetListen)(nil),            // 29: aios.event.v1.NetListen
-	(*NetAccept)(nil),            // 30: aios.event.v1.NetAccept
-	(*NetDisconnect)(nil),        // 31: aios.event.v1.NetDisconnect
-	(*NetRefused)(nil),           // 32: aios.event.v1.NetRefused
-	(*NetPacket)(nil),            // 33: aios.event.v1.NetPacket
-	(*MemoryFaults)(nil),         // 34: aios.event.v1.MemoryFaults
-	(*MemoryPressure)(nil),       // 35: aios.event.v1.MemoryPressure
-	(*MemoryOOM)(nil),            // 36: aios.event.v1.MemoryOOM
-	(*MemoryLimit)(nil),          // 37: aios.event.v1.MemoryLimit
-	(*CPUThrottled)(nil),         // 38: aios.event.v1.CPUThrottled
-	(*CPUParams)(nil),            // 39: aios.event.v1.CPUParams
-	(*CPUHint)(nil),              // 40: aios.event.v1.CPUHint
-	(*CPUPromise)(nil),           // 41: aios.event.v1.CPUPromise
-	(*CPUChanged)(nil),           // 42: aios.event.v1.CPUChanged
-	(*Limit)(nil),                // 43: aios.event.v1.Limit
-	(*Capability)(nil),           // 44: aios.event.v1.Capability
-	(*Region)(nil),               // 45: aios.event.v1.Region
-	(*CapabilityDeny)(nil),       // 46: aios.event.v1.CapabilityDeny
-	(*SecurityViolation)(nil),    // 47: aios.event.v1.SecurityViolation
-	(*FaultException)(nil),       // 48: aios.event.v1.FaultException
-	(*FaultStorm)(nil),           // 49: aios.event.v1.FaultStorm
-	(*FaultVerdict)(nil),         // 50: aios.event.v1.FaultVerdict
-	(*KernelPanic)(nil),          // 51: aios.event.v1.KernelPanic
-	(*KernelLockup)(nil),         // 52: aios.event.v1.KernelLockup
-	(*KernelLog)(nil),            // 53: aios.event.v1.KernelLog
-	(*KernelDump)(nil),           // 54: aios.event.v1.KernelDump
-	(*IRQStorm)(nil),             // 55: aios.event.v1.IRQStorm
-	(*IRQThrottle)(nil),          // 56: aios.event.v1.IRQThrottle
-	(*DeviceOpen)(nil),           // 57: aios.event.v1.DeviceOpen
-	(*Alert)(nil),                // 58: aios.event.v1.Alert
-	(*Hook)(nil),                 // 59: aios.event.v1.Hook
-	(*Health)(nil),               // 60: aios.event.v1.Health
-	(*Breaker)(nil),              // 61: aios.event.v1.Breaker
-	(*WatchdogExpired)(nil),      // 62: aios.event.v1.WatchdogExpired
-	(*ConfigChanged)(nil),        // 63: aios.event.v1.ConfigChanged
-	(*Clock)(nil),                // 64: aios.event.v1.Clock
-	(*BusLost)(nil),              // 65: aios.event.v1.BusLost
-	(*BusSubscription)(nil),      // 66: aios.event.v1.BusSubscription
-	(*Sink)(nil),                 // 67: aios.event.v1.Sink
-	(*DaemonStart)(nil),          // 68: aios.event.v1.DaemonStart
-	(*DaemonStop)(nil),           // 69: aios.event.v1.DaemonStop
-	nil,                          // 70: aios.event.v1.KernelLog.FieldsEntry
-	(*ConfigChanged_Change)(nil), // 71: aios.event.v1.ConfigChanged.Change
-	nil,                          // 72: aios.event.v1.BusLost.BySeverityEntry
+	(*AgentTemplate)(nil),        // 4: aios.event.v1.AgentTemplate
+	(*AgentClone)(nil),           // 5: aios.event.v1.AgentClone
+	(*AgentSpecialize)(nil),      // 6: aios.event.v1.AgentSpecialize
+	(*AgentSplit)(nil),           // 7: aios.event.v1.AgentSplit
+	(*AgentUpgrade)(nil),         // 8: aios.event.v1.AgentUpgrade
+	(*AgentMerge)(nil),           // 9: aios.event.v1.AgentMerge
+	(*AgentSpawn)(nil),           // 10: aios.event.v1.AgentSpawn
+	(*AgentExec)(nil),            // 11: aios.event.v1.AgentExec
+	(*AgentFork)(nil),            // 12: aios.event.v1.AgentFork
+	(*AgentThread)(nil),          // 13: aios.event.v1.AgentThread
+	(*AgentExit)(nil),            // 14: aios.event.v1.AgentExit
+	(*AgentPause)(nil),           // 15: aios.event.v1.AgentPause
+	(*AgentClock)(nil),           // 16: aios.event.v1.AgentClock
+	(*AgentKill)(nil),            // 17: aios.event.v1.AgentKill
+	(*AgentSignal)(nil),          // 18: aios.event.v1.AgentSignal
+	(*AgentRestart)(nil),         // 19: aios.event.v1.AgentRestart
+	(*AgentLost)(nil),            // 20: aios.event.v1.AgentLost
+	(*AgentQuarantine)(nil),      // 21: aios.event.v1.AgentQuarantine
+	(*AgentDebug)(nil),           // 22: aios.event.v1.AgentDebug
+	(*DomainStart)(nil),          // 23: aios.event.v1.DomainStart
+	(*DomainStop)(nil),           // 24: aios.event.v1.DomainStop
+	(*DomainCrash)(nil),          // 25: aios.event.v1.DomainCrash
+	(*DomainRestart)(nil),        // 26: aios.event.v1.DomainRestart
+	(*DomainCheckpoint)(nil),     // 27: aios.event.v1.DomainCheckpoint
+	(*DomainRestore)(nil),        // 28: aios.event.v1.DomainRestore
+	(*DomainAdopt)(nil),          // 29: aios.event.v1.DomainAdopt
+	(*FileMount)(nil),            // 30: aios.event.v1.FileMount
+	(*FileOpen)(nil),             // 31: aios.event.v1.FileOpen
+	(*FileCreate)(nil),           // 32: aios.event.v1.FileCreate
+	(*FileWrite)(nil),            // 33: aios.event.v1.FileWrite
+	(*FileRename)(nil),           // 34: aios.event.v1.FileRename
+	(*FileRemove)(nil),           // 35: aios.event.v1.FileRemove
+	(*NetConnect)(nil),           // 36: aios.event.v1.NetConnect
+	(*NetListen)(nil),            // 37: aios.event.v1.NetListen
+	(*NetAccept)(nil),            // 38: aios.event.v1.NetAccept
+	(*NetDisconnect)(nil),        // 39: aios.event.v1.NetDisconnect
+	(*NetRefused)(nil),           // 40: aios.event.v1.NetRefused
+	(*NetPacket)(nil),            // 41: aios.event.v1.NetPacket
+	(*MemoryFaults)(nil),         // 42: aios.event.v1.MemoryFaults
+	(*MemoryPressure)(nil),       // 43: aios.event.v1.MemoryPressure
+	(*MemoryOOM)(nil),            // 44: aios.event.v1.MemoryOOM
+	(*MemoryLimit)(nil),          // 45: aios.event.v1.MemoryLimit
+	(*MemoryHibernate)(nil),      // 46: aios.event.v1.MemoryHibernate
+	(*MemorySwap)(nil),           // 47: aios.event.v1.MemorySwap
+	(*CPUThrottled)(nil),         // 48: aios.event.v1.CPUThrottled
+	(*CPUParams)(nil),            // 49: aios.event.v1.CPUParams
+	(*CPUHint)(nil),              // 50: aios.event.v1.CPUHint
+	(*CPUPromise)(nil),           // 51: aios.event.v1.CPUPromise
+	(*CPUChanged)(nil),           // 52: aios.event.v1.CPUChanged
+	(*Limit)(nil),                // 53: aios.event.v1.Limit
+	(*Capability)(nil),           // 54: aios.event.v1.Capability
+	(*Region)(nil),               // 55: aios.event.v1.Region
+	(*Semantic)(nil),             // 56: aios.event.v1.Semantic
+	(*CapabilityDeny)(nil),       // 57: aios.event.v1.CapabilityDeny
+	(*SecurityViolation)(nil),    // 58: aios.event.v1.SecurityViolation
+	(*FaultException)(nil),       // 59: aios.event.v1.FaultException
+	(*FaultStorm)(nil),           // 60: aios.event.v1.FaultStorm
+	(*FaultVerdict)(nil),         // 61: aios.event.v1.FaultVerdict
+	(*KernelPanic)(nil),          // 62: aios.event.v1.KernelPanic
+	(*KernelLockup)(nil),         // 63: aios.event.v1.KernelLockup
+	(*KernelLog)(nil),            // 64: aios.event.v1.KernelLog
+	(*KernelDump)(nil),           // 65: aios.event.v1.KernelDump
+	(*IRQStorm)(nil),             // 66: aios.event.v1.IRQStorm
+	(*IRQThrottle)(nil),          // 67: aios.event.v1.IRQThrottle
+	(*DeviceOpen)(nil),           // 68: aios.event.v1.DeviceOpen
+	(*Alert)(nil),                // 69: aios.event.v1.Alert
+	(*Hook)(nil),                 // 70: aios.event.v1.Hook
+	(*Health)(nil),               // 71: aios.event.v1.Health
+	(*Breaker)(nil),              // 72: aios.event.v1.Breaker
+	(*WatchdogExpired)(nil),      // 73: aios.event.v1.WatchdogExpired
+	(*ConfigChanged)(nil),        // 74: aios.event.v1.ConfigChanged
+	(*Clock)(nil),                // 75: aios.event.v1.Clock
+	(*BusLost)(nil),              // 76: aios.event.v1.BusLost
+	(*BusSubscription)(nil),      // 77: aios.event.v1.BusSubscription
+	(*Sink)(nil),                 // 78: aios.event.v1.Sink
+	(*DaemonStart)(nil),          // 79: aios.event.v1.DaemonStart
+	(*DaemonStop)(nil),           // 80: aios.event.v1.DaemonStop
+	(*MemoryOOM_Candidate)(nil),  // 81: aios.event.v1.MemoryOOM.Candidate
+	nil,                          // 82: aios.event.v1.KernelLog.FieldsEntry
+	(*ConfigChanged_Change)(nil), // 83: aios.event.v1.ConfigChanged.Change
+	nil,                          // 84: aios.event.v1.BusLost.BySeverityEntry
 }
 var file_event_v1_event_proto_depIdxs = []int32{
-	0,  // 0: aios.event.v1.Event.severity:type_name -> aios.event.v1.Severity
-	5,  // 1: aios.event.v1.Event.agent_spawn:type_name -> aios.event.v1.AgentSpawn
-	6,  // 2: aios.event.v1.Event.agent_exec:type_name -> aios.event.v1.AgentExec
-	7,  // 3: aios.event.v1.Event.agent_fork:type_name -> aios.event.v1.AgentFork
-	8,  // 4: aios.event.v1.Event.agent_thread:type_name -> aios.event.v1.AgentThread
-	9,  // 5: aios.event.v1.Event.agent_exit:type_name -> aios.event.v1.AgentExit
-	10, // 6: aios.event.v1.Event.agent_pause:type_name -> aios.event.v1.AgentPause
-	11, // 7: aios.event.v1.Event.agent_kill:type_name -> aios.event.v1.AgentKill
-	12, // 8: aios.event.v1.Event.agent_signal:type_name -> aios.event.v1.AgentSignal
-	13, // 9: aios.event.v1.Event.agent_restart:type_name -> aios.event.v1.AgentRestart
-	14, // 10: aios.event.v1.Event.agent_lost:type_name -> aios.event.v1.AgentLost
-	15, // 11: aios.event.v1.Event.agent_quarantine:type_name -> aios.event.v1.AgentQuarantine
-	16, // 12: aios.event.v1.Event.agent_debug:type_name -> aios.event.v1.AgentDebug
-	4,  // 13: aios.event.v1.Event.agent_clone:type_name -> aios.event.v1.AgentClone
-	17, // 14: aios.event.v1.Event.domain_start:type_name -> aios.event.v1.DomainStart
-	18, // 15: aios.event.v1.Event.domain_stop:type_name -> aios.event.v1.DomainStop
-	19, // 16: aios.event.v1.Event.domain_crash:type_name -> aios.event.v1.DomainCrash
-	20, // 17: aios.event.v1.Event.domain_restart:type_name -> aios.event.v1.DomainRestart
-	21, // 18: aios.event.v1.Event.domain_adopt:type_name -> aios.event.v1.DomainAdopt
-	22, // 19: aios.event.v1.Event.file_mount:type_name -> aios.event.v1.FileMount
-	23, // 20: aios.event.v1.Event.file_open:type_name -> aios.event.v1.FileOpen
-	24, // 21: aios.event.v1.Event.file_create:type_name -> aios.event.v1.FileCreate
-	25, // 22: aios.event.v1.Event.file_write:type_name -> aios.event.v1.FileWrite
-	26, // 23: aios.event.v1.Event.file_rename:type_name -> aios.event.v1.FileRename
-	27, // 24: aios.event.v1.Event.file_remove:type_name -> aios.event.v1.FileRemove
-	28, // 25: aios.event.v1.Event.net_connect:type_name -> aios.event.v1.NetConnect
-	29, // 26: aios.event.v1.Event.net_listen:type_name -> aios.event.v1.NetListen
-	30, // 27: aios.event.v1.Event.net_accept:type_name -> aios.event.v1.NetAccept
-	31, // 28: aios.event.v1.Event.net_disconnect:type_name -> aios.event.v1.NetDisconnect
-	32, // 29: aios.event.v1.Event.net_refused:type_name -> aios.event.v1.NetRefused
-	33, // 30: aios.event.v1.Event.net_packet:type_name -> aios.event.v1.NetPacket
-	34, // 31: aios.event.v1.Event.memory_faults:type_name -> aios.event.v1.MemoryFaults
-	35, // 32: aios.event.v1.Event.memory_pressure:type_name -> aios.event.v1.MemoryPressure
-	36, // 33: aios.event.v1.Event.memory_oom:type_name -> aios.event.v1.MemoryOOM
-	37, // 34: aios.event.v1.Event.memory_limit:type_name -> aios.event.v1.MemoryLimit
-	38, // 35: aios.event.v1.Event.cpu_throttled:type_name -> aios.event.v1.CPUThrottled
-	43, // 36: aios.event.v1.Event.limit:type_name -> aios.event.v1.Limit
-	42, // 37: aios.event.v1.Event.cpu_changed:type_name -> aios.event.v1.CPUChanged
-	39, // 38: aios.event.v1.Event.cpu_params:type_name -> aios.event.v1.CPUParams
-	40, // 39: aios.event.v1.Event.cpu_hint:type_name -> aios.event.v1.CPUHint
-	41, // 40: aios.event.v1.Event.cpu_promise:type_name -> aios.event.v1.CPUPromise
-	45, // 41: aios.event.v1.Event.region:type_name -> aios.event.v1.Region
-	44, // 42: aios.event.v1.Event.capability:type_name -> aios.event.v1.Capability
-	46, // 43: aios.event.v1.Event.capability_deny:type_name -> aios.event.v1.CapabilityDeny
-	47, // 44: aios.event.v1.Event.security_violation:type_name -> aios.event.v1.SecurityViolation
-	48, // 45: aios.event.v1.Event.fault_exception:type_name -> aios.event.v1.FaultException
-	49, // 46: aios.event.v1.Event.fault_storm:type_name -> aios.event.v1.FaultStorm
-	50, // 47: aios.event.v1.Event.fault_verdict:type_name -> aios.event.v1.FaultVerdict
-	51, // 48: aios.event.v1.Event.kernel_panic:type_name -> aios.event.v1.KernelPanic
-	52, // 49: aios.event.v1.Event.kernel_lockup:type_name -> aios.event.v1.KernelLockup
-	53, // 50: aios.event.v1.Event.kernel_log:type_name -> aios.event.v1.KernelLog
-	54, // 51: aios.event.v1.Event.kernel_dump:type_name -> aios.event.v1.KernelDump
-	55, // 52: aios.event.v1.Event.irq_storm:type_name -> aios.event.v1.IRQStorm
-	56, // 53: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
-	57, // 54: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
-	58, // 55: aios.event.v1.Event.alert:type_name -> aios.event.v1.Alert
-	60, // 56: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
-	61, // 57: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
-	62, // 58: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
-	63, // 59: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
-	64, // 60: aios.event.v1.Event.clock:type_name -> aios.event.v1.Clock
-	59, // 61: aios.event.v1.Event.hook:type_name -> aios.event.v1.Hook
-	65, // 62: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
-	66, // 63: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
-	67, // 64: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
-	68, // 65: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
-	69, // 66: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
-	1,  // 67: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
-	3,  // 68: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
-	3,  // 69: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
-	3,  // 70: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
-	3,  // 71: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
-	3,  // 72: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
-	3,  // 73: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
-	3,  // 74: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
-	3,  // 75: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
-	3,  // 76: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
-	3,  // 77: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
-	3,  // 78: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
-	3,  // 79: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
-	3,  // 80: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
-	3,  // 81: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
-	3,  // 82: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
-	3,  // 83: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
-	3,  // 84: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
-	3,  // 85: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
-	3,  // 86: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
-	70, // 87: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
-	3,  // 88: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
-	71, // 89: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
-	72, // 90: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
-	91, // [91:91] is the sub-list for method output_type
-	91, // [91:91] is the sub-list for method input_type
-	91, // [91:91] is the sub-list for extension type_name
-	91, // [91:91] is the sub-list for extension extendee
-	0,  // [0:91] is the sub-list for field type_name
+	0,   // 0: aios.event.v1.Event.severity:type_name -> aios.event.v1.Severity
+	10,  // 1: aios.event.v1.Event.agent_spawn:type_name -> aios.event.v1.AgentSpawn
+	11,  // 2: aios.event.v1.Event.agent_exec:type_name -> aios.event.v1.AgentExec
+	12,  // 3: aios.event.v1.Event.agent_fork:type_name -> aios.event.v1.AgentFork
+	13,  // 4: aios.event.v1.Event.agent_thread:type_name -> aios.event.v1.AgentThread
+	14,  // 5: aios.event.v1.Event.agent_exit:type_name -> aios.event.v1.AgentExit
+	15,  // 6: aios.event.v1.Event.agent_pause:type_name -> aios.event.v1.AgentPause
+	17,  // 7: aios.event.v1.Event.agent_kill:type_name -> aios.event.v1.AgentKill
+	18,  // 8: aios.event.v1.Event.agent_signal:type_name -> aios.event.v1.AgentSignal
+	19,  // 9: aios.event.v1.Event.agent_restart:type_name -> aios.event.v1.AgentRestart
+	20,  // 10: aios.event.v1.Event.agent_lost:type_name -> aios.event.v1.AgentLost
+	21,  // 11: aios.event.v1.Event.agent_quarantine:type_name -> aios.event.v1.AgentQuarantine
+	22,  // 12: aios.event.v1.Event.agent_debug:type_name -> aios.event.v1.AgentDebug
+	5,   // 13: aios.event.v1.Event.agent_clone:type_name -> aios.event.v1.AgentClone
+	9,   // 14: aios.event.v1.Event.agent_merge:type_name -> aios.event.v1.AgentMerge
+	6,   // 15: aios.event.v1.Event.agent_specialize:type_name -> aios.event.v1.AgentSpecialize
+	4,   // 16: aios.event.v1.Event.agent_template:type_name -> aios.event.v1.AgentTemplate
+	7,   // 17: aios.event.v1.Event.agent_split:type_name -> aios.event.v1.AgentSplit
+	8,   // 18: aios.event.v1.Event.agent_upgrade:type_name -> aios.event.v1.AgentUpgrade
+	16,  // 19: aios.event.v1.Event.agent_clock:type_name -> aios.event.v1.AgentClock
+	23,  // 20: aios.event.v1.Event.domain_start:type_name -> aios.event.v1.DomainStart
+	24,  // 21: aios.event.v1.Event.domain_stop:type_name -> aios.event.v1.DomainStop
+	25,  // 22: aios.event.v1.Event.domain_crash:type_name -> aios.event.v1.DomainCrash
+	26,  // 23: aios.event.v1.Event.domain_restart:type_name -> aios.event.v1.DomainRestart
+	29,  // 24: aios.event.v1.Event.domain_adopt:type_name -> aios.event.v1.DomainAdopt
+	27,  // 25: aios.event.v1.Event.domain_checkpoint:type_name -> aios.event.v1.DomainCheckpoint
+	28,  // 26: aios.event.v1.Event.domain_restore:type_name -> aios.event.v1.DomainRestore
+	30,  // 27: aios.event.v1.Event.file_mount:type_name -> aios.event.v1.FileMount
+	31,  // 28: aios.event.v1.Event.file_open:type_name -> aios.event.v1.FileOpen
+	32,  // 29: aios.event.v1.Event.file_create:type_name -> aios.event.v1.FileCreate
+	33,  // 30: aios.event.v1.Event.file_write:type_name -> aios.event.v1.FileWrite
+	34,  // 31: aios.event.v1.Event.file_rename:type_name -> aios.event.v1.FileRename
+	35,  // 32: aios.event.v1.Event.file_remove:type_name -> aios.event.v1.FileRemove
+	36,  // 33: aios.event.v1.Event.net_connect:type_name -> aios.event.v1.NetConnect
+	37,  // 34: aios.event.v1.Event.net_listen:type_name -> aios.event.v1.NetListen
+	38,  // 35: aios.event.v1.Event.net_accept:type_name -> aios.event.v1.NetAccept
+	39,  // 36: aios.event.v1.Event.net_disconnect:type_name -> aios.event.v1.NetDisconnect
+	40,  // 37: aios.event.v1.Event.net_refused:type_name -> aios.event.v1.NetRefused
+	41,  // 38: aios.event.v1.Event.net_packet:type_name -> aios.event.v1.NetPacket
+	42,  // 39: aios.event.v1.Event.memory_faults:type_name -> aios.event.v1.MemoryFaults
+	43,  // 40: aios.event.v1.Event.memory_pressure:type_name -> aios.event.v1.MemoryPressure
+	44,  // 41: aios.event.v1.Event.memory_oom:type_name -> aios.event.v1.MemoryOOM
+	45,  // 42: aios.event.v1.Event.memory_limit:type_name -> aios.event.v1.MemoryLimit
+	48,  // 43: aios.event.v1.Event.cpu_throttled:type_name -> aios.event.v1.CPUThrottled
+	53,  // 44: aios.event.v1.Event.limit:type_name -> aios.event.v1.Limit
+	52,  // 45: aios.event.v1.Event.cpu_changed:type_name -> aios.event.v1.CPUChanged
+	49,  // 46: aios.event.v1.Event.cpu_params:type_name -> aios.event.v1.CPUParams
+	50,  // 47: aios.event.v1.Event.cpu_hint:type_name -> aios.event.v1.CPUHint
+	51,  // 48: aios.event.v1.Event.cpu_promise:type_name -> aios.event.v1.CPUPromise
+	55,  // 49: aios.event.v1.Event.region:type_name -> aios.event.v1.Region
+	56,  // 50: aios.event.v1.Event.semantic:type_name -> aios.event.v1.Semantic
+	46,  // 51: aios.event.v1.Event.memory_hibernate:type_name -> aios.event.v1.MemoryHibernate
+	47,  // 52: aios.event.v1.Event.memory_swap:type_name -> aios.event.v1.MemorySwap
+	54,  // 53: aios.event.v1.Event.capability:type_name -> aios.event.v1.Capability
+	57,  // 54: aios.event.v1.Event.capability_deny:type_name -> aios.event.v1.CapabilityDeny
+	58,  // 55: aios.event.v1.Event.security_violation:type_name -> aios.event.v1.SecurityViolation
+	59,  // 56: aios.event.v1.Event.fault_exception:type_name -> aios.event.v1.FaultException
+	60,  // 57: aios.event.v1.Event.fault_storm:type_name -> aios.event.v1.FaultStorm
+	61,  // 58: aios.event.v1.Event.fault_verdict:type_name -> aios.event.v1.FaultVerdict
+	62,  // 59: aios.event.v1.Event.kernel_panic:type_name -> aios.event.v1.KernelPanic
+	63,  // 60: aios.event.v1.Event.kernel_lockup:type_name -> aios.event.v1.KernelLockup
+	64,  // 61: aios.event.v1.Event.kernel_log:type_name -> aios.event.v1.KernelLog
+	65,  // 62: aios.event.v1.Event.kernel_dump:type_name -> aios.event.v1.KernelDump
+	66,  // 63: aios.event.v1.Event.irq_storm:type_name -> aios.event.v1.IRQStorm
+	67,  // 64: aios.event.v1.Event.irq_throttle:type_name -> aios.event.v1.IRQThrottle
+	68,  // 65: aios.event.v1.Event.device_open:type_name -> aios.event.v1.DeviceOpen
+	69,  // 66: aios.event.v1.Event.alert:type_name -> aios.event.v1.Alert
+	71,  // 67: aios.event.v1.Event.health:type_name -> aios.event.v1.Health
+	72,  // 68: aios.event.v1.Event.breaker:type_name -> aios.event.v1.Breaker
+	73,  // 69: aios.event.v1.Event.watchdog_expired:type_name -> aios.event.v1.WatchdogExpired
+	74,  // 70: aios.event.v1.Event.config_changed:type_name -> aios.event.v1.ConfigChanged
+	75,  // 71: aios.event.v1.Event.clock:type_name -> aios.event.v1.Clock
+	70,  // 72: aios.event.v1.Event.hook:type_name -> aios.event.v1.Hook
+	76,  // 73: aios.event.v1.Event.bus_lost:type_name -> aios.event.v1.BusLost
+	77,  // 74: aios.event.v1.Event.bus_subscription:type_name -> aios.event.v1.BusSubscription
+	78,  // 75: aios.event.v1.Event.sink:type_name -> aios.event.v1.Sink
+	79,  // 76: aios.event.v1.Event.daemon_start:type_name -> aios.event.v1.DaemonStart
+	80,  // 77: aios.event.v1.Event.daemon_stop:type_name -> aios.event.v1.DaemonStop
+	1,   // 78: aios.event.v1.Batch.events:type_name -> aios.event.v1.Event
+	3,   // 79: aios.event.v1.AgentExec.process:type_name -> aios.event.v1.Process
+	3,   // 80: aios.event.v1.AgentFork.parent:type_name -> aios.event.v1.Process
+	3,   // 81: aios.event.v1.AgentThread.process:type_name -> aios.event.v1.Process
+	3,   // 82: aios.event.v1.AgentSignal.from:type_name -> aios.event.v1.Process
+	3,   // 83: aios.event.v1.FileMount.process:type_name -> aios.event.v1.Process
+	3,   // 84: aios.event.v1.FileOpen.process:type_name -> aios.event.v1.Process
+	3,   // 85: aios.event.v1.FileCreate.process:type_name -> aios.event.v1.Process
+	3,   // 86: aios.event.v1.FileWrite.process:type_name -> aios.event.v1.Process
+	3,   // 87: aios.event.v1.FileRename.process:type_name -> aios.event.v1.Process
+	3,   // 88: aios.event.v1.FileRemove.process:type_name -> aios.event.v1.Process
+	3,   // 89: aios.event.v1.NetConnect.process:type_name -> aios.event.v1.Process
+	3,   // 90: aios.event.v1.NetListen.process:type_name -> aios.event.v1.Process
+	3,   // 91: aios.event.v1.NetAccept.process:type_name -> aios.event.v1.Process
+	3,   // 92: aios.event.v1.NetRefused.process:type_name -> aios.event.v1.Process
+	3,   // 93: aios.event.v1.MemoryOOM.victim:type_name -> aios.event.v1.Process
+	81,  // 94: aios.event.v1.MemoryOOM.processes:type_name -> aios.event.v1.MemoryOOM.Candidate
+	3,   // 95: aios.event.v1.SecurityViolation.process:type_name -> aios.event.v1.Process
+	3,   // 96: aios.event.v1.FaultException.process:type_name -> aios.event.v1.Process
+	3,   // 97: aios.event.v1.FaultVerdict.process:type_name -> aios.event.v1.Process
+	3,   // 98: aios.event.v1.KernelPanic.process:type_name -> aios.event.v1.Process
+	3,   // 99: aios.event.v1.KernelLockup.process:type_name -> aios.event.v1.Process
+	82,  // 100: aios.event.v1.KernelLog.fields:type_name -> aios.event.v1.KernelLog.FieldsEntry
+	3,   // 101: aios.event.v1.DeviceOpen.process:type_name -> aios.event.v1.Process
+	83,  // 102: aios.event.v1.ConfigChanged.changes:type_name -> aios.event.v1.ConfigChanged.Change
+	84,  // 103: aios.event.v1.BusLost.by_severity:type_name -> aios.event.v1.BusLost.BySeverityEntry
+	104, // [104:104] is the sub-list for method output_type
+	104, // [104:104] is the sub-list for method input_type
+	104, // [104:104] is the sub-list for extension type_name
+	104, // [104:104] is the sub-list for extension extendee
+	0,   // [0:104] is the sub-list for field type_name
 }
 
 func init() { file_event_v1_event_proto_init() }
@@ -7835,11 +9279,19 @@ func file_event_v1_event_proto_init() {
 		(*Event_AgentQuarantine)(nil),
 		(*Event_AgentDebug)(nil),
 		(*Event_AgentClone)(nil),
+		(*Event_AgentMerge)(nil),
+		(*Event_AgentSpecialize)(nil),
+		(*Event_AgentTemplate)(nil),
+		(*Event_AgentSplit)(nil),
+		(*Event_AgentUpgrade)(nil),
+		(*Event_AgentClock)(nil),
 		(*Event_DomainStart)(nil),
 		(*Event_DomainStop)(nil),
 		(*Event_DomainCrash)(nil),
 		(*Event_DomainRestart)(nil),
 		(*Event_DomainAdopt)(nil),
+		(*Event_DomainCheckpoint)(nil),
+		(*Event_DomainRestore)(nil),
 		(*Event_FileMount)(nil),
 		(*Event_FileOpen)(nil),
 		(*Event_FileCreate)(nil),
@@ -7863,6 +9315,9 @@ func file_event_v1_event_proto_init() {
 		(*Event_CpuHint)(nil),
 		(*Event_CpuPromise)(nil),
 		(*Event_Region)(nil),
+		(*Event_Semantic)(nil),
+		(*Event_MemoryHibernate)(nil),
+		(*Event_MemorySwap)(nil),
 		(*Event_Capability)(nil),
 		(*Event_CapabilityDeny)(nil),
 		(*Event_SecurityViolation)(nil),
@@ -7895,7 +9350,7 @@ func file_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_event_v1_event_proto_rawDesc), len(file_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   72,
+			NumMessages:   84,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
