@@ -10,7 +10,7 @@
 //
 //	Detect  what the host offers, as facts (Info)
 //	Create  a group with Limits        Load  the group a former daemon made
-//	Group   Start, SetLimits, Stats, Kill, Delete
+//	Group   Start, SetLimits, Stats, Rename, Kill, Delete
 //	Sweep   removes the groups whose owners are gone
 //
 // A child is born inside its group (Group.Start): there is no moment in which
@@ -130,6 +130,9 @@ type backend interface {
 	// killAll asks the kernel to kill the whole group at once; false when it
 	// cannot and each process has to be killed.
 	killAll() bool
+	// rename gives a live group the name at the end of the path of to, which does
+	// not exist.
+	rename(to *Group, l Limits) error
 	// dirs lists the group's directories, one per hierarchy.
 	dirs() []string
 }
@@ -221,6 +224,27 @@ func (g *Group) SetLimits(l Limits) error {
 		return errdefs.Wrap(err, errdefs.HostFeature, "limit cgroup", errdefs.Resource("%s", g))
 	}
 	return hostError(g.backend.update(l), "limit cgroup", g.String())
+}
+
+// Rename has what is in the group be in one of another name, with those limits, and
+// returns that; the group is gone. No process of it may fork meanwhile. What it was
+// charged for stays with the parent on v2, which has no renaming.
+func (g *Group) Rename(name string, l Limits) (*Group, error) {
+	const op = "rename cgroup"
+	if err := l.validate(); err != nil {
+		return nil, err
+	}
+	to, _, err := newGroup(op, g.parent, name)
+	if err != nil {
+		return nil, err
+	}
+	if to.exists() {
+		return nil, errdefs.New(errdefs.AlreadyExists, "the cgroup exists", errdefs.Op(op), errdefs.Resource("%s", to))
+	}
+	if err := g.backend.rename(to, l); err != nil {
+		return nil, hostError(err, op, g.String())
+	}
+	return to, nil
 }
 
 // Stats reads the group's counters.

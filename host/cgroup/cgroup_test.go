@@ -316,6 +316,30 @@ func TestSweepRemovesOnlyTheDead(t *testing.T) {
 	if err := survivor.Process.Signal(syscall.Signal(0)); err != nil {
 		t.Errorf("the live group's process is gone: %v", err)
 	}
+	// The parent goes with the last of them, and when it was left alone.
+	parent := testParent(t) + "-left"
+	left, err := Create(parent, "x", Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := Sweep(parent, func(string) bool { return false }); err != nil {
+			t.Error(err)
+		}
+		for _, dir := range left.Paths() {
+			if _, err := os.Stat(filepath.Dir(dir)); err == nil {
+				t.Errorf("%s is left", filepath.Dir(dir))
+			}
+		}
+		for _, dir := range left.Paths() {
+			if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for _, dir := range left.Paths() {
+		os.Remove(filepath.Dir(dir))
+	}
 	if removed, err := Sweep("aios-never-made", func(string) bool { return false }); err != nil || len(removed) != 0 {
 		t.Errorf("sweeping a parent that never was: %q, %v", removed, err)
 	}
@@ -360,5 +384,41 @@ func BenchmarkCreateStartDelete(b *testing.B) {
 		if err := errors.Join(g.Start(cmd), cmd.Wait(), g.Kill(), g.Delete()); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// What is in a group stays bounded under another name.
+func TestRename(t *testing.T) {
+	usable(t, Pids)
+	g, err := Create(testParent(t), "before", Limits{PidsMax: 24})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd, _ := run(t, g, "sleep")
+	other := group(t, "other", Limits{})
+	if _, err := g.Rename("other", Limits{PidsMax: 24}); errdefs.CodeOf(err) != errdefs.AlreadyExists {
+		t.Errorf("renamed to one that exists: %v", err)
+	}
+	if _, err := g.Rename("../x", Limits{}); errdefs.CodeOf(err) != errdefs.InvalidArgument {
+		t.Errorf("renamed to no name: %v", err)
+	}
+	to, err := g.Rename("after", Limits{PidsMax: 24})
+	if err != nil {
+		errors.Join(g.Kill(), g.Delete())
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := errors.Join(to.Kill(), to.Delete()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if pids, err := to.Processes(); err != nil || len(pids) != 1 || pids[0] != cmd.Process.Pid {
+		t.Errorf("in it are %v, %v", pids, err)
+	}
+	if s, err := to.Stats(); err != nil || s.PidsLimit != 24 || s.Pids < 1 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if g.exists() || !other.exists() {
+		t.Error("the old name is still there, or another group is not")
 	}
 }

@@ -178,6 +178,19 @@ func (b *v1) startHere(cmd *exec.Cmd, tid int) error {
 	return cmd.Start()
 }
 
+func (b *v1) rename(to *Group, _ Limits) error {
+	from, dirs := b.dirs(), to.backend.dirs()
+	for i := range from {
+		if err := os.Rename(from[i], dirs[i]); err != nil {
+			for j := range i {
+				os.Rename(dirs[j], from[j])
+			}
+			return err
+		}
+	}
+	return nil
+}
+
 func (b *v1) freeze(on bool) {
 	state := "THAWED"
 	if on {

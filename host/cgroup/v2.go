@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/cgroups/v3/cgroup2"
@@ -96,6 +97,24 @@ func (b *v2) start(cmd *exec.Cmd) error {
 			errdefs.Fix("a child is started inside its cgroup with clone3(2), which needs Linux 5.7 and no seccomp filter against it"))
 	}
 	return nil
+}
+
+func (b *v2) rename(to *Group, l Limits) error {
+	if err := to.backend.create(l); err != nil {
+		to.removeDirs()
+		return err
+	}
+	raw, err := os.ReadFile(filepath.Join(b.dir(), "cgroup.procs"))
+	procs := filepath.Join(to.backend.dirs()[0], "cgroup.procs")
+	for _, pid := range strings.Fields(string(raw)) {
+		if err == nil {
+			err = writeFile(procs, pid)
+		}
+	}
+	if err == nil {
+		err = os.Remove(b.dir())
+	}
+	return err
 }
 
 func (b *v2) freeze(on bool) {
