@@ -1,6 +1,7 @@
 package filter
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,10 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/sentry/platform"
+
+	"aios.dev/aios/fabric/semantic"
+	"aios.dev/aios/fabric/semantic/store"
+	"aios.dev/aios/ktime"
 )
 
 // hostile is what a taken-over process may try; each must kill it.
@@ -49,7 +54,7 @@ func act(action, place string, machine platform.Platform, pair [2]int) int {
 			return fail("work", err)
 		}
 	case "sync":
-		if err := unix.Fsync(pair[0]); err != unix.EINVAL { // What the host says of a socket.
+		if err := unix.Fdatasync(pair[0]); err != unix.EINVAL { // What the host says of a socket.
 			return fail("sync", err)
 		}
 	case "mkdir":
@@ -62,6 +67,10 @@ func act(action, place string, machine platform.Platform, pair [2]int) int {
 		}
 	case "serve", "look":
 		if err := serve(place, action == "look"); err != nil {
+			return fail(action, err)
+		}
+	case "remember":
+		if err := remember(place); err != nil {
 			return fail(action, err)
 		}
 	case "systrap", "ptrace":
@@ -149,4 +158,38 @@ func receive(sock int) (*os.File, error) {
 		return nil, fmt.Errorf("%d descriptors: %w", len(fds), err)
 	}
 	return os.NewFile(uintptr(fds[0]), "received"), nil
+}
+
+// remember is the life of semantic memory: a store is made, filled and searched, has
+// its transactions undone and its indexes saved, and is opened again.
+func remember(dir string) error {
+	operator := semantic.Caller{Scopes: []semantic.Scope{semantic.Operator()}}
+	for round := range 3 {
+		var logged error
+		s, err := store.Open(store.Options{Dir: dir, Clock: ktime.Real, Log: func(_ string, err error) { logged = err }})
+		if err != nil {
+			return err
+		}
+		for i := range 6 {
+			changes := ""
+			for n := range 250 {
+				changes += fmt.Sprintf(`{"put":{"namespace":"n","id":"%d-%d","text":"round %d word%d","vector":[%d,%d,1]}},`, i, n, round, n, n, i)
+			}
+			for _, q := range [][2]string{
+				{semantic.OpBatch, `{"changes":[` + changes + `{"delete":{"namespace":"n","ids":["0-0"]}}]}`},
+				{semantic.OpSearch, `{"namespace":"n","text":"word7","vector":[7,1,1]}`},
+				{semantic.OpList, `{"namespace":"n","vectors":true}`},
+				{semantic.OpHistory, `{"namespace":"n","id":"0-1"}`},
+				{semantic.OpStats, `{}`},
+			} {
+				if _, err := s.Do(context.Background(), &semantic.Request{Caller: operator, Op: q[0], Body: []byte(q[1])}); err != nil {
+					return fmt.Errorf("%s: %w", q[0], err)
+				}
+			}
+		}
+		if err := errors.Join(s.Purge(context.Background()), s.Close(), logged); err != nil {
+			return err
+		}
+	}
+	return nil
 }

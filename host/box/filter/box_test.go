@@ -205,6 +205,41 @@ func TestWhatWasNotGrantedKills(t *testing.T) {
 	}
 }
 
+// TestSemanticMemoryInItsBoxes has a store live where semantic memory does, and what
+// a taken-over one might try kill it.
+func TestSemanticMemoryInItsBoxes(t *testing.T) {
+	for _, h := range hosts {
+		t.Run(h.kind, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			if err := os.Chown(dir, int(h.user), int(h.user)); err != nil && os.Getuid() == 0 {
+				t.Fatal(err)
+			}
+			f, end := start(t, h.kind, h.user, "gofer remember", dirEnv+"="+dir, classEnv+"="+semanticName)
+			if end != "exit 0" {
+				t.Errorf("a store ended with %q", end)
+			}
+			if ok := f.report(t, box.EmptyRoot).OK; ok && !strings.Contains(f.Passwd, "no such file") {
+				t.Errorf("opening /etc/passwd says %q", f.Passwd)
+			}
+			if r := f.report(t, box.Seccomp); !r.OK {
+				t.Errorf("seccomp: %+v", r)
+			}
+		})
+	}
+	for action := range hostile {
+		if action == "open" {
+			continue // Files of its directory are what it is for.
+		}
+		t.Run("hostile/"+action, func(t *testing.T) {
+			t.Parallel()
+			if _, end := start(t, "root", 0, "gofer "+action, dirEnv+"="+t.TempDir(), classEnv+"="+semanticName); end != "killed by bad system call" {
+				t.Errorf("%s ended with %q", action, end)
+			}
+		})
+	}
+}
+
 func TestPlatformsRunInsideTheBoxes(t *testing.T) {
 	for _, h := range hosts {
 		for _, action := range []string{"systrap", "ptrace"} {

@@ -275,7 +275,9 @@ func seal(f *facts, action string, gofer bool) (platform.Platform, error) {
 		}
 	}
 	var p []byte
-	if gofer {
+	if class := os.Getenv(classEnv); class == semanticName {
+		p, err = Semantic()
+	} else if gofer {
 		p, err = Gofer(GoferOptions{KeepOwner: os.Getuid() != 0, ReadOnly: os.Getenv(classEnv) == "read"})
 	} else {
 		class := Compute

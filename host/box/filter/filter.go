@@ -1,12 +1,12 @@
 // Package filter holds the seccomp programs of AIOS's helper processes: which
-// calls of the host's kernel a kernel process and a gofer may make, on each
-// platform and for each class of what was granted.
+// calls of the host's kernel a kernel process, a gofer and semantic memory may
+// make, on each platform and for each class of what was granted.
 //
 // The tables of rules are the source: goRuntime, kernelBase, kernelFiles, the
-// platforms and the gofers. `make generate` has libseccomp compile each into a
-// BPF program; the programs are checked in and embedded, so that a process
-// takes its own as it is and installs it. Nothing is compiled when a domain
-// starts, and no C is linked. A test runs every program through an interpreter
+// platforms, the gofers and semanticBase. `make generate` has libseccomp compile
+// each into a BPF program; the programs are checked in and embedded, so that a
+// process takes its own as it is and installs it. Nothing is compiled when a
+// domain starts, and no C is linked. A test runs every program through an interpreter
 // and compares it with its table, and each table with gVisor's own rules.
 //
 // Key types: Guard, Rule and Table are the rules; Spec is one program with its
@@ -98,16 +98,18 @@ func Specs() []Spec {
 		Spec{Name: GoferOptions{KeepOwner: true}.name(), Table: needed(append(slices.Clone(write), goferKeepOwner()...)), First: first["gofer"]},
 		Spec{Name: GoferOptions{ReadOnly: true}.name(), Table: needed(append(goferBase(), goferRead()...)), First: first["gofer"]},
 		Spec{Name: GoferOptions{}.name(), Table: needed(append(slices.Clone(write), goferOwner()...)), First: first["gofer"]},
+		Spec{Name: semanticName, Table: needed(semanticBase()), First: first[semanticName]},
 	)
 }
 
 // first is what each process calls most: the host's kernel remembers the
 // answer to a call whose arguments do not matter, so only the others count.
 var first = map[string][]uint32{
-	"systrap": {unix.SYS_FUTEX, unix.SYS_EPOLL_PWAIT, unix.SYS_PTRACE, unix.SYS_MMAP, unix.SYS_IOCTL, unix.SYS_RECVMSG, unix.SYS_SENDMSG},
-	"ptrace":  {unix.SYS_FUTEX, unix.SYS_EPOLL_PWAIT, unix.SYS_MMAP, unix.SYS_RECVMSG, unix.SYS_SENDMSG},
-	"kvm":     {unix.SYS_IOCTL, unix.SYS_FUTEX, unix.SYS_EPOLL_PWAIT, unix.SYS_MMAP, unix.SYS_RECVMSG, unix.SYS_SENDMSG},
-	"gofer":   {unix.SYS_FUTEX, unix.SYS_OPENAT, unix.SYS_STATX, unix.SYS_RECVMSG, unix.SYS_SENDMSG},
+	"systrap":    {unix.SYS_FUTEX, unix.SYS_EPOLL_PWAIT, unix.SYS_PTRACE, unix.SYS_MMAP, unix.SYS_IOCTL, unix.SYS_RECVMSG, unix.SYS_SENDMSG},
+	"ptrace":     {unix.SYS_FUTEX, unix.SYS_EPOLL_PWAIT, unix.SYS_MMAP, unix.SYS_RECVMSG, unix.SYS_SENDMSG},
+	"kvm":        {unix.SYS_IOCTL, unix.SYS_FUTEX, unix.SYS_EPOLL_PWAIT, unix.SYS_MMAP, unix.SYS_RECVMSG, unix.SYS_SENDMSG},
+	semanticName: {unix.SYS_FCNTL, unix.SYS_FUTEX, unix.SYS_EPOLL_PWAIT, unix.SYS_MMAP, unix.SYS_ACCEPT4},
+	"gofer":      {unix.SYS_FUTEX, unix.SYS_OPENAT, unix.SYS_STATX, unix.SYS_RECVMSG, unix.SYS_SENDMSG},
 }
 
 func kernelName(platform string, c Class) string { return "kernel-" + platform + "-" + c.String() }
@@ -133,6 +135,9 @@ func Kernel(platform string, c Class) ([]byte, error) {
 
 // Gofer returns the program of a gofer.
 func Gofer(o GoferOptions) ([]byte, error) { return read(o.name()) }
+
+// Semantic returns the program of semantic memory.
+func Semantic() ([]byte, error) { return read(semanticName) }
 
 func read(name string) ([]byte, error) {
 	p, err := programs.ReadFile(name + ".bpf")

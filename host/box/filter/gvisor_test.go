@@ -42,7 +42,6 @@ var aboutKernel = decisions{
 		unix.SYS_IO_SETUP:        "as above",
 		unix.SYS_IO_SUBMIT:       "as above",
 		unix.SYS_LISTEN:          "the daemon made the socket listen",
-		unix.SYS_LSEEK:           "for files of the host; all reads and writes here say where",
 		unix.SYS_MEMFD_CREATE:    "close-on-exec only; gVisor's are made before the filter",
 		unix.SYS_PREADV:          "nothing linked here calls it",
 		unix.SYS_PWRITEV:         "nothing linked here calls it",

@@ -76,6 +76,8 @@ func kernelBase() Table {
 	t := goRuntime()
 	t = append(t, always(
 		unix.SYS_FSTAT, unix.SYS_MINCORE, unix.SYS_MLOCK, unix.SYS_MUNLOCK, unix.SYS_PWRITE64,
+		unix.SYS_FSYNC, // of the files that regions are kept in
+		unix.SYS_LSEEK, // of the memory file: where there is something in it
 	)...)
 	t = append(t, each(unix.SYS_FUTEX, 1, []uint64{futexWait | futexPrivate, futexWake | futexPrivate})...)
 	t = append(t, on(unix.SYS_ACCEPT4, is(0, box.ListenPlaceholder))...)
@@ -109,7 +111,7 @@ func kernelBase() Table {
 // reads, writes and syncs the files whose descriptors they donate.
 func kernelFiles() Table {
 	t := always(
-		unix.SYS_FDATASYNC, unix.SYS_FSYNC, unix.SYS_PPOLL, unix.SYS_PREADV2, unix.SYS_PWRITEV2,
+		unix.SYS_FDATASYNC, unix.SYS_PPOLL, unix.SYS_PREADV2, unix.SYS_PWRITEV2,
 	)
 	t = append(t, on(unix.SYS_DUP3, is(2, unix.O_CLOEXEC))...)
 	t = append(t, sharedFutex()...)
