@@ -169,6 +169,8 @@ func (t *Task) borrow(now int64) {
 		}
 		if group != t.g {
 			if t.cpu >= 0 {
+				t.g.pressTo(now)
+				group.pressTo(now)
 				t.g.running--
 				group.running++
 			}

@@ -9,6 +9,7 @@ func (s *Scheduler) Check() error {
 	defer s.unlock()
 	now := s.Now()
 	idleCPUs, has, queuedTasks := 0, make(map[*Group]int), 0
+	pressed := make(map[*Group]int)
 	for i := range s.cpus {
 		c := &s.cpus[i]
 		if c.task == nil {
@@ -62,10 +63,12 @@ func (s *Scheduler) Check() error {
 			return errdefs.Newf(errdefs.Internal, "%s: %d wait and %d run, %d parts, %d, %d and %d are counted", g.name, n, has[g], parts, g.queued, g.running, g.parts)
 		}
 		queuedTasks += n
+		pressed[g] = g.press.waits - n
 	}
 	for _, sv := range s.rsv.all {
 		if t := sv.user; t != nil && (t.state == queued || t.state == spent) {
 			queuedTasks++
+			pressed[t.g]--
 		}
 		ready := false
 		for _, o := range s.rsv.ready {
@@ -73,6 +76,11 @@ func (s *Scheduler) Check() error {
 		}
 		if ready != (sv.state == svReady) {
 			return errdefs.Newf(errdefs.Internal, "%s: a reservation in state %d is ready %v", sv.g.name, sv.state, ready)
+		}
+	}
+	for g, left := range pressed {
+		if left != 0 {
+			return errdefs.Newf(errdefs.Internal, "%s: %d tasks more wait for its pressure than in queues", g.name, left)
 		}
 	}
 	if queuedTasks != s.waiting {

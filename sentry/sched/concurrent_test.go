@@ -170,7 +170,7 @@ func TestConcurrently(t *testing.T) {
 	go func() { wg.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("somebody waits for ever: %+v", s.State())
 	}
 	if err := s.Check(); err != nil {

@@ -39,6 +39,7 @@ type Group struct {
 	use                use
 	hint               Hint
 	kept               Kept
+	press              press
 }
 
 // part is the tasks of a group that wait in the same queue. It competes with
@@ -203,7 +204,7 @@ func (p *part) advance(d int64, promised bool) bool {
 		}
 	case p.waiting.empty():
 		// It has all that it can use: what it does not use is not owed to it.
-		if least := now - p.e.virtual(sliceMax); p.e.v-least < 0 {
+		if least := now - p.e.virtual(owedMax); p.e.v-least < 0 {
 			l.advance(&p.e, least-p.e.v)
 		}
 	}

@@ -146,7 +146,7 @@ func (g *Group) move(now int64, change func()) {
 		}
 	}
 	for _, t := range waiting {
-		s.dequeue(t)
+		s.dequeue(t, now)
 		t.stop(now)
 	}
 	for _, t := range has {
@@ -410,7 +410,7 @@ func (t *Task) replace(now int64, change func()) {
 	s := t.s
 	switch t.state {
 	case queued, spent:
-		s.dequeue(t)
+		s.dequeue(t, now)
 		t.stop(now)
 		change()
 		t.start(now)

@@ -19,6 +19,12 @@ const (
 	// up for what it uses too much later: about a turn in which the host ran
 	// something else.
 	savedMax = 4 * int64(time.Millisecond)
+	// owedMax is how much service is owed to who has all the CPUs that it can use:
+	// what it misses while the host runs something else, in its turn or in others'
+	// that therefore end late. What it can never use, as who has fewer tasks than
+	// its share of the CPUs, must not add up; and the more others are owed, the
+	// longer is in debt whose turn the host has held up.
+	owedMax = 8 * int64(time.Millisecond)
 	// requestMin is the least that a task can ask for.
 	requestMin = 200 * int64(time.Microsecond)
 	// granule is the least that a task runs before a waking one takes its CPU.
@@ -240,7 +246,7 @@ func (s *Scheduler) charge(c *cpu, now int64) {
 	}
 	d = min(d, chargeMost)
 	p.line.advance(&t.e, t.e.virtual(d))
-	if least := p.line.now() - t.e.virtual(sliceMax); p.waiting.empty() && t.e.v-least < 0 {
+	if least := p.line.now() - t.e.virtual(owedMax); p.waiting.empty() && t.e.v-least < 0 {
 		p.line.advance(&t.e, least-t.e.v) // It has all that it can use.
 	}
 	p.line.settle(&t.e)
@@ -268,6 +274,9 @@ func (s *Scheduler) dispatch(c *cpu, t *Task, sv *server, now int64) {
 	}
 	t.cpu, t.last = c.id, c.id
 	t.state = running
+	if t.g.press.waits > 0 {
+		t.g.pressTo(now)
+	}
 	t.g.running++
 	if t.part != nil {
 		t.part.running++
@@ -299,6 +308,9 @@ func (s *Scheduler) vacate(c *cpu, now int64) {
 		s.idle++
 	}
 	t.cpu = -1
+	if t.g.press.waits > 0 {
+		t.g.pressTo(now)
+	}
 	t.g.running--
 	if t.part != nil {
 		t.part.running--
@@ -319,7 +331,7 @@ func (s *Scheduler) serve(c *cpu, now int64) *Task {
 	if t == nil {
 		return nil
 	}
-	s.dequeue(t)
+	s.dequeue(t, now)
 	s.dispatch(c, t, sv, now)
 	return t
 }

@@ -187,7 +187,7 @@ func (t *Task) again(now int64, hurry bool) Answer {
 	case t.state == running:
 		return Go
 	case hurry:
-		s.dequeue(t)
+		s.dequeue(t, now)
 		s.trace(TraceGone, t, now, 0)
 		t.stop(now)
 		return Not
@@ -204,7 +204,7 @@ func (t *Task) Withdraw() bool {
 		return false
 	}
 	now := s.Now()
-	s.dequeue(t)
+	s.dequeue(t, now)
 	s.trace(TraceGone, t, now, 0)
 	t.stop(now)
 	return true
@@ -327,6 +327,7 @@ func (t *Task) stop(now int64) {
 // enqueue has a task that competes wait.
 func (s *Scheduler) enqueue(t *Task, now int64) {
 	s.waiting++
+	t.g.pressed(1, now)
 	if t.on != nil {
 		t.on.queue(now)
 		t.state = queued
@@ -346,8 +347,9 @@ func (s *Scheduler) enqueue(t *Task, now int64) {
 }
 
 // dequeue has a task wait no more.
-func (s *Scheduler) dequeue(t *Task) {
+func (s *Scheduler) dequeue(t *Task, now int64) {
 	s.waiting--
+	t.g.pressed(-1, now)
 	t.state = nowhere
 	if t.on != nil {
 		t.on.unqueue()

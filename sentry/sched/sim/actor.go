@@ -79,7 +79,11 @@ func (a *Actor) Granted() {
 
 // Preempt implements sched.Runner.
 func (a *Actor) Preempt() {
-	a.w.after(a.w.upTo(a.w.cost.Return), func() {
+	late := a.w.upTo(a.w.cost.Return)
+	if a.w.cost.Stall > 0 && a.w.rng.IntN(20) == 0 {
+		late += a.w.upTo(a.w.cost.Stall)
+	}
+	a.w.after(late, func() {
 		if a.runs && a.since >= 0 && a.T.Must() {
 			a.pause()
 			a.ask()

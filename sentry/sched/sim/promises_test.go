@@ -382,6 +382,16 @@ func TestGaming(t *testing.T) {
 				w.Add(g, "m", func() Step { return Step{Run: 300 * time.Microsecond, Sleep: time.Millisecond} })
 			}
 		},
+		"a storm of timers": func(w *World, g *sched.Group) {
+			for range 8 {
+				w.Add(g, "t", func() Step { return Step{Run: 20 * time.Microsecond, Sleep: 20 * time.Microsecond} })
+			}
+		},
+		"10,000 tasks": func(w *World, g *sched.Group) {
+			for range 10_000 {
+				w.Add(g, "m", spin)
+			}
+		},
 		"says that it is interactive": func(w *World, g *sched.Group) {
 			g.SetHint(sched.HintInteractive)
 			for range 4 {
@@ -408,6 +418,34 @@ func TestGaming(t *testing.T) {
 		for _, g := range honest {
 			if got := g.State().Service.Seconds(); got < 0.97*share {
 				t.Errorf("%s: an honest one got %.3f s, its share is %.3f s", name, got, share)
+			}
+		}
+	}
+}
+
+// TestStalls has a host that has something else to do for tens of milliseconds now
+// and then: who has more threads than CPUs, which is never without one that waits,
+// gains nothing over those that have as many as there are CPUs, or one.
+func TestStalls(t *testing.T) {
+	for seed := range uint64(4) {
+		w := New(2, seed, Costs{Start: 50 * time.Microsecond, Return: 200 * time.Microsecond, Stall: 10 * time.Millisecond})
+		w.Check = false
+		var groups []*sched.Group
+		for i, tasks := range []int{1, 2, 2, 4, 1, 1, 16} {
+			g := group(t, w, fmt.Sprint(i), nil)
+			groups = append(groups, g)
+			for range tasks {
+				w.Add(g, "spin", spin)
+			}
+		}
+		d := 20 * time.Second
+		run(t, w, d)
+		share := 2 * d.Seconds() / float64(len(groups))
+		for i, g := range groups {
+			got := g.State().Service.Seconds()
+			t.Logf("seed %d: group %d: %+.2f %%", seed, i, 100*(got/share-1))
+			if got < 0.98*share || got > 1.02*share {
+				t.Errorf("seed %d: group %d had %.3f s, its share is %.3f s", seed, i, got, share)
 			}
 		}
 	}

@@ -176,6 +176,7 @@ func (x *chaos) checkQuota(g *sched.Group) {
 // settle checks what can be said at the end: with all CPUs there and nothing
 // forbidden, everybody who waits gets a CPU.
 func (x *chaos) settle() error {
+	x.S.SetOnline(smp.First(x.S.CPUs())) // Before anybody is given them: fewer may not hold what is promised.
 	for _, g := range x.groups {
 		x.checkQuota(g)
 		if err := g.SetParams(sched.Defaults()); err == nil {
@@ -187,7 +188,6 @@ func (x *chaos) settle() error {
 			return err
 		}
 	}
-	x.S.SetOnline(smp.First(x.S.CPUs()))
 	for _, a := range x.actors {
 		if at := a.T.Attr(); !a.ended && at.Policy != sched.Deadline { // Those may have a weight of next to nothing.
 			a.T.SetAttr(sched.Attr{})

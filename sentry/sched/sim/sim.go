@@ -89,6 +89,9 @@ type World struct {
 type Costs struct {
 	Start  time.Duration // from the grant of a CPU until the task executes
 	Return time.Duration // from Preempt until the task returns
+	// Stall is how long the host has something else for a CPU now and then: one in
+	// twenty of those that are to return does so as much later, at most.
+	Stall time.Duration
 }
 
 // New returns a world of n CPUs.
