@@ -560,7 +560,7 @@ func TestRaces(t *testing.T) {
 	close(stop)
 	turns.Wait()
 	for i, b := range all {
-		deadline := time.Now().Add(20 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for {
 			b.mu.Lock()
 			n := len(b.done)
@@ -584,7 +584,7 @@ func TestRaces(t *testing.T) {
 	if n != makers*each {
 		t.Errorf("%d were raised, %d are counted", makers*each, n)
 	}
-	for deadline := time.Now().Add(20 * time.Second); threads.Load() == 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); threads.Load() == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("no thread ran")
 		}

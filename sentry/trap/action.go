@@ -6,7 +6,8 @@ import (
 	"aios.dev/aios/errdefs"
 )
 
-// Action is what is done about a fault, a violation or a watchdog that expired.
+// Action is what is done about a fault, a violation, a watchdog that expired or
+// memory that runs out.
 type Action uint8
 
 // The actions, from the mildest outward.
@@ -59,6 +60,7 @@ const (
 	OnFault Use = 1 << iota
 	OnViolation
 	OnWatchdog
+	OnOOM
 
 	onAll = OnFault | OnViolation | OnWatchdog
 )
@@ -72,6 +74,8 @@ func (u Use) String() string {
 		return "a violation"
 	case OnWatchdog:
 		return "a watchdog"
+	case OnOOM:
+		return "memory that runs out"
 	}
 	return "?"
 }
@@ -81,11 +85,11 @@ var actions = [actionCount]ActionInfo{
 	{Deny, "deny", ScopeProcess, OnViolation, "the call fails"},
 	{Ignore, "ignore", ScopeProcess, OnFault, "of alignment-check only: the access is made, and the process not told of others"},
 	{Dump, "dump", ScopeProcess, onAll, "a core dump is written; then as deliver or deny; of a watchdog nothing more"},
-	{KillProcess, "kill-process", ScopeProcess, OnFault | OnViolation, "the process ends"},
-	{Freeze, "freeze", ScopeAgent, onAll, "the agent is paused, until somebody resumes or kills it"},
+	{KillProcess, "kill-process", ScopeProcess, OnFault | OnViolation | OnOOM, "the process ends; of memory the one with the most of it"},
+	{Freeze, "freeze", ScopeAgent, onAll | OnOOM, "the agent is paused, until somebody resumes or kills it"},
 	{Quarantine, "quarantine", ScopeAgent, onAll, "the agent is paused and everything it was granted taken back; memory and files stay"},
-	{KillAgent, "kill-agent", ScopeAgent, onAll, "the agent ends"},
-	{Restart, "restart", ScopeAgent, onAll, "the agent ends and is started again from its definition, as often as its restart budget allows"},
+	{KillAgent, "kill-agent", ScopeAgent, onAll | OnOOM, "the agent ends"},
+	{Restart, "restart", ScopeAgent, onAll | OnOOM, "the agent ends and is started again from its definition, as often as its restart budget allows"},
 	{KillDomain, "kill-domain", ScopeDomain, onAll, "the domain ends, with every agent in it"},
 }
 

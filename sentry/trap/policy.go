@@ -266,6 +266,14 @@ func ParseWatchdog(text string) (Rule, error) {
 	return parseRule(text, OnWatchdog)
 }
 
+// ParseOOM reads the rule for memory that runs out; "" is kill-agent.
+func ParseOOM(text string) (Rule, error) {
+	if text == "" {
+		return Rule{Action: KillAgent}, nil
+	}
+	return parseRule(text, OnOOM)
+}
+
 // Restarts reports whether the rule may start the agent again.
 func (r Rule) Restarts() bool { return r.Action == Restart || r.After > 0 && r.Then == Restart }
 
