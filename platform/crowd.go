@@ -22,7 +22,9 @@ import (
 type Crowd struct {
 	group  *sched.Group
 	faults atomic.Uint64 // page faults
-	watch  atomic.Uint32 // watchCalls and others
+	// resolved are those of them after which memory was there.
+	resolved FaultCounts
+	watch    atomic.Uint32 // watchCalls and others
 	// interrupts is immutable once a task runs; nil if nobody counts.
 	interrupts *irq.Source
 }
@@ -35,6 +37,9 @@ func (g *Crowd) Group() *sched.Group { return g.group }
 
 // Faults returns how many page faults its tasks have had.
 func (g *Crowd) Faults() uint64 { return g.faults.Load() }
+
+// Resolved returns how many of them made memory accessible, by kind.
+func (g *Crowd) Resolved() FaultTotals { return g.resolved.Totals() }
 
 // Interrupts has it count what makes the crowd's tasks return from application
 // code. It must be called before any of them runs.

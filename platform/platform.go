@@ -33,6 +33,7 @@ import (
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/hostarch"
 	"gvisor.dev/gvisor/pkg/sentry/arch"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
 
 	"aios.dev/aios/sentry/sched"
@@ -51,6 +52,10 @@ type Hooks struct {
 	// Joined runs after FirstSwitch, if that returned a crowd: t is what the
 	// scheduler knows the task as. It may set how the task is scheduled.
 	Joined func(task context.Context, t *sched.Task)
+
+	// Counted runs after Joined, if FirstSwitch returned a crowd, and returns
+	// where the task's page faults are counted besides; nil is nowhere.
+	Counted func(task context.Context) *FaultCounts
 
 	// Fault runs when application code of a crowd's task has touched memory
 	// that is not mapped, before the kernel looks into it: most often the
@@ -86,6 +91,11 @@ type Hooks struct {
 	// unless by an exception that a hook has handled. called says that it left
 	// it by a system call, which the kernel has not looked at yet.
 	Left func(task context.Context, ac *arch.Context64, called bool)
+
+	// Clock runs before a task of a crowd that has a clock of its own executes
+	// application code. fresh says that it is the first time that the task does so
+	// in its address space, or since the crowd has a clock.
+	Clock func(task context.Context, fresh bool)
 
 	// Exit runs once for every context that FirstSwitch ran for, with the
 	// same task: when the task exits, while it still has its memory manager,
@@ -161,9 +171,26 @@ type taskContext struct {
 	told    Exception
 	pending bool
 
+	// fault is the last page fault, until it is known what came of it, and own
+	// where it is counted besides. Only the task goroutine touches them.
+	fault fault
+	own   *FaultCounts
+
 	// space is where the task last executed application code. Only the task
 	// goroutine touches it.
 	space gvplatform.AddressSpace
+
+	// clocked is the last address space that the Clock hook was told of. Only the
+	// task goroutine touches it.
+	clocked gvplatform.MemoryManager
+
+	// self is the task again, nil for one of a test of the platform. Only the task
+	// goroutine touches it.
+	self *kernel.Task
+
+	// files is its table of descriptors, as of when it last executed application
+	// code. The task goroutine writes it.
+	files atomic.Pointer[kernel.FDTable]
 
 	// left is 0 if the task last left application code by something else than a
 	// system call, or has not executed any; else one more than the number of the
@@ -186,8 +213,15 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	if c.pending {
 		c.settle(ac)
 	}
-	order := Run
-	if crowd.watch.Load()&watchRuns != 0 && c.hooks.Enter != nil {
+	if c.fault.is {
+		c.resolved(crowd, mm, ac)
+	}
+	order, watch := Run, crowd.watch.Load()
+	if watch&watchClock != 0 && c.hooks.Clock != nil {
+		c.hooks.Clock(ctx, mm != c.clocked)
+		c.clocked = mm
+	}
+	if watch&watchRuns != 0 && c.hooks.Enter != nil {
 		if order = c.hooks.Enter(ctx, ac); order == Stay {
 			c.left = 0
 			return nil, hostarch.NoAccess, gvplatform.ErrContextInterrupt
@@ -195,6 +229,9 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	}
 	if mm != nil { // Tests of the platform have none.
 		c.space = mm.AddressSpace()
+	}
+	if c.self != nil {
+		c.noteFiles()
 	}
 	crowd.enter(c)
 	c.left = 0
@@ -216,6 +253,7 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	case err == gvplatform.ErrContextSignal:
 		if at.Any() {
 			crowd.faults.Add(1)
+			c.faulted(mm, ac, at)
 		}
 		if c.excepted(ctx, ac, info, at) {
 			return nil, hostarch.NoAccess, gvplatform.ErrContextInterrupt
@@ -230,12 +268,16 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 // begin is outside Switch so that the hot path stays small.
 func (c *taskContext) begin(task context.Context) {
 	c.task = task
+	c.self, _ = task.(*kernel.Task)
 	if c.hooks.FirstSwitch != nil {
 		if crowd := c.hooks.FirstSwitch(task); crowd != nil {
 			crowd.group.Init(&c.place.task, c, task)
 			c.place.is = true
 			if c.hooks.Joined != nil {
 				c.hooks.Joined(task, &c.place.task)
+			}
+			if c.hooks.Counted != nil {
+				c.own = c.hooks.Counted(task)
 			}
 			c.crowd.Store(crowd)
 		}
@@ -270,6 +312,7 @@ func (c *taskContext) PrepareSleep() {
 // PrepareUninterruptibleSleep implements gVisor's
 // Context.PrepareUninterruptibleSleep.
 func (c *taskContext) PrepareUninterruptibleSleep() {
+	c.fault.slept = true
 	c.leave()
 	c.Context.PrepareUninterruptibleSleep()
 }
@@ -309,7 +352,7 @@ func (c *taskContext) end() {
 		c.place.is = false
 		c.place.task.Close()
 	}
-	c.task, c.space = nil, nil
+	c.task, c.space, c.clocked = nil, nil, nil
 	if c.hooks.Exit != nil {
 		c.hooks.Exit(task)
 	}

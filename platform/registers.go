@@ -2,6 +2,7 @@ package platform
 
 import (
 	"gvisor.dev/gvisor/pkg/sentry/arch"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/mm"
 )
 
@@ -52,4 +53,26 @@ func (g *Crowd) LastCall(task any) (nr uintptr, ok bool) {
 		return 0, false
 	}
 	return c.left - 1, true
+}
+
+// noteFiles notes which table of descriptors the task has: gVisor's execve replaces
+// it without a lock, and only the task itself can be sure of it.
+func (c *taskContext) noteFiles() {
+	if t := c.self.FDTable(); c.files.Load() != t {
+		c.files.Store(t)
+	}
+}
+
+// FDTable returns the table of descriptors that a task of the crowd had when it
+// last executed application code; nil if it has not executed any. It comes without a
+// reference: it may have none any more.
+func (g *Crowd) FDTable(task any) *kernel.FDTable {
+	t := g.group.Find(task)
+	if t == nil {
+		return nil
+	}
+	if c, is := t.Runner().(*taskContext); is {
+		return c.files.Load()
+	}
+	return nil
 }

@@ -25,11 +25,16 @@ const (
 const (
 	watchCalls = 1 << iota // Hooks.Call hears of system calls
 	watchRuns              // Hooks.Enter and Hooks.Left are asked
+	watchClock             // Hooks.Clock is asked
 )
 
 // WatchCalls has Hooks.Call hear of every system call of the crowd's tasks, from
 // their next return from application code on.
 func (g *Crowd) WatchCalls() { g.watch.Or(watchCalls) }
+
+// OwnClock has Hooks.Clock asked from the next Switch of each of the crowd's tasks
+// on.
+func (g *Crowd) OwnClock() { g.watch.Or(watchClock) }
 
 // Trace has Hooks.Enter and Hooks.Left see what the crowd's tasks execute, from
 // their next Switch on, or ends that.
