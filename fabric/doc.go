@@ -15,6 +15,11 @@
 // A version is of one moment: while it is made no View lets anybody write, and
 // who faults meanwhile waits (Fence).
 //
+// Synchronisation. Programs lock, count and wait in words of a region, with
+// atomic operations of their own, and ask the kernel when they have to wait or
+// somebody does: View.Wait, View.Lock and the rest. What is in the region is
+// never believed: see waits and Member.
+//
 // Locks, the outer first:
 //
 //	Store.mu             names and addresses
@@ -22,7 +27,9 @@
 //	  Region.viewsMu     which views there are
 //	    View.mu          the memories that map one
 //	      (locks of gVisor's memory managers)
-//	        family.mu    trees and frames; of a region and its forks
+//	        waits.mu     members, and who waits
+//	          alone.mu   members by task
+//	          family.mu  trees and frames; of a region and its forks
 //	          (locks of the memory file)
 //
 // Translate runs under the locks of a memory manager and takes family.mu alone;

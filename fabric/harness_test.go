@@ -84,6 +84,9 @@ func newWorld(t testing.TB) *world {
 		},
 		Release: func(owner string, n uint64) { w.charged[owner] -= n },
 		Lost:    func(*View, uint64) { w.lost++ },
+		Lend:    func(Task, Task, uintptr) {},
+		PassOn:  func(Task, Task, uintptr) {},
+		Reclaim: func(Task) {},
 	})
 	return w
 }

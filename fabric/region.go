@@ -23,6 +23,7 @@ type Region struct {
 	addr    uint64
 	labels  []string
 	keep    int
+	zeros   bool
 	lineage string
 	memID   uint32
 	born    time.Time
@@ -31,6 +32,8 @@ type Region struct {
 	ended atomic.Bool
 	gone  atomic.Bool
 	fence Fence
+	waits waits
+	disk  atomic.Pointer[durable] // nil: it is not kept
 
 	change sync.Mutex
 	// sealed is the digest of its contents, once they do not change any more.
@@ -45,6 +48,8 @@ type Region struct {
 	present  uint64 // chunks of head that are there
 	last     int    // number of the last version
 	written  bool   // somebody was let write since the fence was shut
+
+	saved savedRegion // while it is saved, or loaded
 }
 
 // Info describes a region.
@@ -54,6 +59,7 @@ type Info struct {
 	Addr        uint64 // 0: wherever there is room
 	Labels      []string
 	Keep        int
+	Zeros       bool
 	Lineage     string // what it was forked from, NAME@VERSION
 	Sealed      *Digest
 	Age         time.Duration
@@ -63,6 +69,12 @@ type Info struct {
 	Views             int // capabilities that it was opened by
 	Mapped            uint64
 	Versions          int
+	// Members take part in the synchronisation in it, Waiters wait.
+	Members, Waiters int
+	// Persistent ones are kept in a file: Committed is the last version there, and
+	// Dirty how many bytes may differ from that.
+	Persistent       bool
+	Committed, Dirty uint64
 }
 
 // Name is what it is called within its domain.
@@ -91,13 +103,16 @@ func (r *Region) Charged() uint64 {
 	for _, v := range r.versions {
 		sum += v.charged
 	}
+	if d := r.disk.Load(); d != nil {
+		sum += d.charged
+	}
 	return sum
 }
 
 // Info describes r now.
 func (r *Region) Info() Info {
 	i := Info{
-		Name: r.name, Owner: r.owner, Size: r.size, Addr: r.addr, Labels: slices.Clone(r.labels), Keep: r.keep, Lineage: r.lineage,
+		Name: r.name, Owner: r.owner, Size: r.size, Addr: r.addr, Labels: slices.Clone(r.labels), Keep: r.keep, Zeros: r.zeros, Lineage: r.lineage,
 		Age: r.store.since(r.born), Charged: r.Charged(),
 	}
 	if d, ok := r.Sealed(); ok {
@@ -109,6 +124,13 @@ func (r *Region) Info() Info {
 		i.Mapped += v.mapped.Load()
 	}
 	r.viewsMu.Unlock()
+	i.Members, i.Waiters = r.waits.count()
+	if i.Persistent = r.Persistent(); i.Persistent {
+		if vs := r.Stored(); len(vs) > 0 {
+			i.Committed = vs[len(vs)-1].Number
+		}
+		i.Dirty = r.dirty()
+	}
 	r.fam.mf.UpdateUsage(map[uint32]struct{}{r.memID: {}})
 	i.Resident = usage.MemoryAccounting.TotalPerCg(r.memID)
 	r.fam.mu.Lock()

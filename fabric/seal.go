@@ -5,6 +5,7 @@ import (
 
 	"lukechampine.com/blake3"
 
+	"aios.dev/aios/abi"
 	"aios.dev/aios/errdefs"
 )
 
@@ -12,7 +13,30 @@ import (
 type Digest [32]byte
 
 // String is the digest as it is written: "blake3:" and 64 hexadecimal digits.
-func (d Digest) String() string { return "blake3:" + hex.EncodeToString(d[:]) }
+func (d Digest) String() string { return abi.DigestPrefix + hex.EncodeToString(d[:]) }
+
+// ParseDigest reads what Digest.String writes. It reports false of anything else.
+func ParseDigest(text string) (d Digest, ok bool) {
+	if !abi.IsDigest(text) {
+		return d, false
+	}
+	_, err := hex.Decode(d[:], []byte(text[len(abi.DigestPrefix):]))
+	return d, err == nil
+}
+
+// Is reports whether text names r: it is its name, or the digest of its sealed
+// contents.
+func (r *Region) Is(text string) bool {
+	if r.name == text {
+		return true
+	}
+	d, ok := ParseDigest(text)
+	if !ok {
+		return false
+	}
+	own, sealed := r.Sealed()
+	return sealed && own == d
+}
 
 // Seal makes the contents of r immutable, for ever, and returns their digest. Who
 // has it mapped to write finds that the next write fails. To seal it again
@@ -35,6 +59,7 @@ func (r *Region) Seal() (Digest, error) {
 		return Digest{}, err
 	}
 	r.sealed.Store(&d)
+	r.waits.stir() // No lock can be had any more.
 	return d, nil
 }
 

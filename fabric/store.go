@@ -38,6 +38,13 @@ type Options struct {
 	// Lost, unless nil, is told when the pages of v are gone from the memory of
 	// those who had mapped so many bytes of them. It is called by who revokes.
 	Lost func(v *View, bytes uint64)
+	// Lend has one who is about to wait for what another has lend that its rank, in
+	// place of whomever it lent it before; PassOn has all who lend it to from
+	// because of what lend it to another; Reclaim ends it. Called with locks of
+	// this package held.
+	Lend    func(from, to Task, what uintptr)
+	PassOn  func(from, to Task, what uintptr)
+	Reclaim func(from Task)
 }
 
 // Store has the regions of a domain.
@@ -52,6 +59,8 @@ type Store struct {
 	window window // +checklocks:mu
 	// fences counts the regions whose Fence is shut, for a quick look.
 	fences atomic.Int32
+	alone  alone
+	blank  blank
 }
 
 // NewStore returns a store without regions.
@@ -73,6 +82,9 @@ type Spec struct {
 	Labels []string
 	// Fixed has it mapped at the same address everywhere.
 	Fixed bool
+	// Zeros has who loses the right to it read zeros where it was, instead of a
+	// fault; to write stays one.
+	Zeros bool
 	// Keep is how many versions are kept; 0 is as many as there is memory for.
 	Keep int
 }
@@ -101,7 +113,7 @@ func (s *Store) create(spec Spec, fam *family, lineage string) (*Region, error) 
 		return nil, err
 	}
 	r := &Region{
-		store: s, fam: fam, name: spec.Name, owner: spec.Owner, size: size, labels: labels, keep: spec.Keep, lineage: lineage,
+		store: s, fam: fam, name: spec.Name, owner: spec.Owner, size: size, labels: labels, keep: spec.Keep, lineage: lineage, zeros: spec.Zeros,
 		born: s.opts.Clock.Now(), views: make(map[capability.ID]*View),
 	}
 	r.head.depth = depthFor(r.chunks())
@@ -178,6 +190,7 @@ func (s *Store) Remove(r *Region) {
 	defer r.change.Unlock()
 	r.ended.Store(true)
 	r.invalidate(true)
+	r.waits.close()
 	r.gone.Store(true)
 	charged := r.size
 	r.fam.mu.Lock()
@@ -187,12 +200,16 @@ func (s *Store) Remove(r *Region) {
 		v.tree.drop(r.fam.free)
 	}
 	r.versions = nil
+	charged += r.dropBase()
 	r.fam.mu.Unlock()
 	s.mu.Lock()
 	s.window.give(r.addr)
 	s.bytes -= charged
 	s.mu.Unlock()
 	s.opts.Release(r.owner, charged)
+	if d := r.disk.Load(); d != nil {
+		d.close()
+	}
 }
 
 // charge takes more for r, or says why not.

@@ -190,6 +190,7 @@ func (r *Region) Rollback(number int) error {
 		return err
 	}
 	r.invalidate(false) // Who read meanwhile has what was there before.
+	r.waits.stir()
 	r.fam.mu.Lock()
 	old.drop(r.fam.free)
 	r.fam.mu.Unlock()
@@ -213,6 +214,12 @@ func (r *Region) Fork(number int, spec Spec) (*Region, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.waits.mu.Lock()
+	last := r.waits.last
+	r.waits.mu.Unlock()
+	n.waits.mu.Lock()
+	n.waits.last = last // Who has a lock there is nobody here.
+	n.waits.mu.Unlock()
 	r.fam.mu.Lock()
 	i, err := r.version(number) // It may have gone meanwhile.
 	if err == nil {

@@ -20,14 +20,17 @@ import (
 // share the pages, but no futexes in them.
 type View struct {
 	r   *Region
-	cap *capability.Capability
+	cap *capability.Capability // nil: it had ended before the domain was saved
+	// savedCap is its ID, in a checkpoint.
+	savedCap capability.ID
 	// barred: the labels of the region forbid it to the agent for now.
 	barred atomic.Bool
 	mapped atomic.Uint64 // bytes
 
 	mu sync.Mutex
-	// spaces are the memories that map it.
-	spaces memmap.MappingSet // +checklocks:mu
+	// spaces are the memories that map it, and sizes how many bytes of it.
+	spaces memmap.MappingSet              // +checklocks:mu
+	sizes  map[memmap.MappingSpace]uint64 // +checklocks:mu
 }
 
 var (
@@ -85,6 +88,8 @@ func (v *View) Err(want abi.Rights) error {
 	case v.barred.Load():
 		return errdefs.New(errdefs.LabelDenied, "it is secret, and the agent has network", res,
 			errdefs.Fix("take the network from the agent: revoke its grants of net:*"))
+	case v.cap == nil:
+		return errdefs.New(errdefs.CapabilityRevoked, "it had ended when the domain was saved", res)
 	case !v.cap.Live():
 		return v.cap.Err()
 	case !v.cap.Rights().Has(want):
@@ -116,11 +121,18 @@ func (v *View) Revoke(c *capability.Capability) {
 }
 
 // Narrowed implements capability.Narrower.Narrowed.
-func (v *View) Narrowed(*capability.Capability) { v.invalidate(!v.perms().Read) }
+func (v *View) Narrowed(*capability.Capability) {
+	perms := v.perms()
+	v.invalidate(!perms.Read)
+	if !perms.Write {
+		v.r.waits.cut(v, perms.Read)
+	}
+}
 
 // lose takes the pages away and tells of it.
 func (v *View) lose() {
 	v.invalidate(true)
+	v.r.waits.cut(v, false)
 	if v.r.store.opts.Lost != nil {
 		v.r.store.opts.Lost(v, v.mapped.Load())
 	}
@@ -136,7 +148,7 @@ func (v *View) invalidate(lost bool) {
 
 // perms is what may be done with the pages now.
 func (v *View) perms() hostarch.AccessType {
-	if v.r.ended.Load() || v.barred.Load() || !v.cap.Live() {
+	if v.r.ended.Load() || v.barred.Load() || v.cap == nil || !v.cap.Live() {
 		return hostarch.NoAccess
 	}
 	have := v.cap.Rights()
@@ -153,6 +165,9 @@ func (v *View) Translate(_ context.Context, required, optional memmap.MappableRa
 	defer r.fam.mu.Unlock()
 	// Looked at under the lock: who takes rights away invalidates afterwards.
 	perms := v.perms()
+	if !perms.Read && r.zeros && required.End <= r.pages() && hostarch.Read.SupersetOf(at) {
+		return r.store.blank.translate(r.store.opts.Memory, required)
+	}
 	if !perms.Read || !perms.SupersetOf(at) {
 		return nil, &memmap.BusError{Err: linuxerr.EACCES}
 	}
@@ -235,6 +250,10 @@ func (v *View) AddMapping(_ context.Context, ms memmap.MappingSpace, ar hostarch
 	defer v.mu.Unlock()
 	v.spaces.AddMapping(ms, ar, offset, writable)
 	v.mapped.Add(uint64(ar.Length()))
+	if v.sizes == nil {
+		v.sizes = make(map[memmap.MappingSpace]uint64)
+	}
+	v.sizes[ms] += uint64(ar.Length())
 	return nil
 }
 
@@ -244,6 +263,10 @@ func (v *View) RemoveMapping(_ context.Context, ms memmap.MappingSpace, ar hosta
 	defer v.mu.Unlock()
 	v.spaces.RemoveMapping(ms, ar, offset, writable)
 	v.mapped.Add(-uint64(ar.Length()))
+	if v.sizes[ms] -= uint64(ar.Length()); v.sizes[ms] == 0 {
+		delete(v.sizes, ms)
+		v.r.waits.unmapped(v, ms)
+	}
 }
 
 // CopyMapping implements memmap.Mappable.CopyMapping.

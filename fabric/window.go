@@ -20,11 +20,14 @@ type window struct{ taken []span }
 
 type span struct{ start, end uint64 }
 
+// windowLength is how much of the window a region of that size takes.
+func windowLength(size uint64) uint64 { return (size + 2*windowAlign - 1) &^ (windowAlign - 1) }
+
 // take returns an address for so many bytes. A gap is left behind, so that who
 // runs over the end of one region is not in the next.
 func (w *window) take(size uint64) (uint64, error) {
 	at := uint64(WindowStart)
-	length := (size + 2*windowAlign - 1) &^ (windowAlign - 1)
+	length := windowLength(size)
 	i := 0
 	for ; i < len(w.taken); i++ {
 		if at+length <= w.taken[i].start {
