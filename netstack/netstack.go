@@ -14,6 +14,7 @@ package netstack
 
 import (
 	"net"
+	"sync"
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
@@ -53,6 +54,8 @@ type Creator struct {
 	OnPacket func(*irq.Source, Packet)
 
 	tapped atomic.Bool
+	// still is held for writing while nothing may change in any stack.
+	still sync.RWMutex
 }
 
 var _ inet.NetworkStackCreator = (*Creator)(nil)

@@ -124,6 +124,8 @@ func (p *port) put(protocol tcpip.NetworkProtocolNumber, pkt *stack.PacketBuffer
 // poll passes on at most budget of the packets that wait, and reports whether
 // more do.
 func (p *port) poll(budget int) (more bool) {
+	p.c.still.RLock()
+	defer p.c.still.RUnlock()
 	for ; budget > 0; budget-- {
 		a, ok := p.take()
 		if !ok {
@@ -191,5 +193,7 @@ func (t *portTimer) ended() { go t.call() }
 // call does what the timer is for: its end is an interrupt.
 func (t *portTimer) call() {
 	t.p.src.Load().Raise(irq.Timer)
+	t.p.c.still.RLock()
+	defer t.p.c.still.RUnlock()
 	t.f()
 }

@@ -213,7 +213,7 @@ func TestTimersOfTheStack(t *testing.T) {
 	n.lines.Mask(irq.NetRx)
 	lo := at(loopbacks["127.0.0.1"].address, 7002)
 	go gonet.DialTCP(n.Stack, lo, ipv4.ProtocolNumber)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if c := n.src.Counts(irq.Timer); c[0]+c[1] > 0 {
 			break
 		}
