@@ -85,6 +85,8 @@ type FS struct {
 	files map[*file]struct{} // +checklocks:filesMu
 	// links are connections made through socket files.
 	links map[*link]struct{} // +checklocks:filesMu
+
+	loaded lists // of a checkpoint that is made, or restored
 }
 
 // dead is the bit of FS.state that says: revoked.
