@@ -61,7 +61,7 @@ func TestCompileRefuses(t *testing.T) {
 		"on: [spawn]" + rest:                                       `f:1:9: hooks[0].name: "" is no name`,
 		"name: 'a b', on: [spawn]" + rest:                          `f:1:16: hooks[0].name: "a b" is no name`,
 		"name: a" + rest:                                           "hooks[0].on: it is not said of which",
-		"name: a, on: [merge]" + rest:                              `f:1:24: hooks[0].on[0]: "merge" is no operation`,
+		"name: a, on: [divide]" + rest:                             `f:1:24: hooks[0].on[0]: "divide" is no operation`,
 		"name: a, on: [spawn, spawn]" + rest:                       "hooks[0].on[1]: spawn is there already",
 		"name: a, on: [spawn], command: [/bin/true]":               "hooks[0]: it is not said when it runs",
 		"name: a, on: [exit]" + rest:                               "hooks[0].before: what it hears of has happened",

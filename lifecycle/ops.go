@@ -18,8 +18,19 @@ const (
 	Pause  Op = "pause"
 	Resume Op = "resume"
 	Clone  Op = "clone"
-	Kill   Op = "kill"
-	Exit   Op = "exit"
+	Merge  Op = "merge"
+	// Specialize is a clone whose copy has less authority.
+	Specialize Op = "specialize"
+	// Split is a clone of some processes, which end in the original.
+	Split Op = "split"
+	// Upgrade has a program of another image run in the agent's place.
+	Upgrade Op = "upgrade"
+
+	Checkpoint Op = "checkpoint"
+	Restore    Op = "restore"
+
+	Kill Op = "kill"
+	Exit Op = "exit"
 )
 
 // OpInfo describes an operation.
@@ -39,6 +50,12 @@ var ops = []OpInfo{
 	{Pause, true, "is stopped, with every task of it"},
 	{Resume, true, "goes on"},
 	{Clone, true, "is copied while it runs; the copies are not asked about on their own"},
+	{Merge, true, "is a copy that is folded back into its original, and ends; it is not asked about that end on its own"},
+	{Specialize, true, "is copied while it runs; the copy has less authority, for good, and is not asked about on its own"},
+	{Split, true, "has some of its processes become an agent of their own, which is not asked about on its own"},
+	{Upgrade, true, "gets another image and program, and keeps what else it is and has; or is what it was, if that program is not well"},
+	{Checkpoint, true, "is saved with its domain, or is to be"},
+	{Restore, true, "goes on where a checkpoint of its domain was made"},
 	{Kill, true, "is to end: a KILL or TERM from outside, or AIOS itself ends it"},
 	{Exit, false, "has ended, for whatever reason"},
 }
@@ -108,10 +125,14 @@ type Operation struct {
 	Agent Agent `json:"agent"`
 	// Again says that a spawn is that of an agent that had ended.
 	Again bool `json:"again,omitempty"`
-	// Program is what an exec starts.
+	// Program is what an exec or an upgrade starts.
 	Program []string `json:"program,omitempty"`
 	// Copies are the names of what a clone makes, or IDs where it has none.
 	Copies []string `json:"copies,omitempty"`
+	// Image is what an upgrade gives the agent.
+	Image string `json:"image,omitempty"`
+	// Into is the name of what a merge folds a copy into, or its ID.
+	Into string `json:"into,omitempty"`
 	// Signal is what a kill sends.
 	Signal int32 `json:"signal,omitempty"`
 	// Reason is why AIOS does it.

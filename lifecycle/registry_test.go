@@ -384,7 +384,7 @@ func TestWithoutHooks(t *testing.T) {
 	if _, err := New(Options{Clock: ktime.Real}, Hook{Name: "a"}, Hook{Name: "a"}); errdefs.CodeOf(err) != errdefs.AlreadyExists {
 		t.Error(err)
 	}
-	if _, err := New(Options{Clock: ktime.Real}, Hook{Name: "a", Ops: []Op{"merge"}}); errdefs.CodeOf(err) != errdefs.InvalidArgument {
+	if _, err := New(Options{Clock: ktime.Real}, Hook{Name: "a", Ops: []Op{"teleport"}}); errdefs.CodeOf(err) != errdefs.InvalidArgument {
 		t.Error(err)
 	}
 }
