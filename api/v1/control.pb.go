@@ -610,6 +610,7 @@ type Limits struct {
 	MilliCpu      uint64                 `protobuf:"varint,4,opt,name=milli_cpu,json=milliCpu,proto3" json:"milli_cpu,omitempty"`                    // thousandths of a CPU, 0: no limit
 	IoBytesPerSec uint64                 `protobuf:"varint,5,opt,name=io_bytes_per_sec,json=ioBytesPerSec,proto3" json:"io_bytes_per_sec,omitempty"` // 0: no limit
 	IoOpsPerSec   uint64                 `protobuf:"varint,6,opt,name=io_ops_per_sec,json=ioOpsPerSec,proto3" json:"io_ops_per_sec,omitempty"`
+	SwapBytes     uint64                 `protobuf:"varint,7,opt,name=swap_bytes,json=swapBytes,proto3" json:"swap_bytes,omitempty"` // of a swap file, 0: it does not swap by itself
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -686,6 +687,13 @@ func (x *Limits) GetIoOpsPerSec() uint64 {
 	return 0
 }
 
+func (x *Limits) GetSwapBytes() uint64 {
+	if x != nil {
+		return x.SwapBytes
+	}
+	return 0
+}
+
 type SpawnRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -707,11 +715,18 @@ type SpawnRequest struct {
 	Seccomp []byte   `protobuf:"bytes,15,opt,name=seccomp,proto3" json:"seccomp,omitempty"` // a seccomp profile in the form of OCI
 	// What is done about exceptions and about violations, each as [WHAT=]RULE; see
 	// docs/faults.md. None: the program gets its signal, the call is refused.
-	OnFault       []string        `protobuf:"bytes,16,rep,name=on_fault,json=onFault,proto3" json:"on_fault,omitempty"`
-	OnViolation   []string        `protobuf:"bytes,17,rep,name=on_violation,json=onViolation,proto3" json:"on_violation,omitempty"`
-	Restart       *RestartPolicy  `protobuf:"bytes,18,opt,name=restart,proto3" json:"restart,omitempty"`
-	Watchdog      *WatchdogPolicy `protobuf:"bytes,19,opt,name=watchdog,proto3" json:"watchdog,omitempty"`
-	TimeZone      string          `protobuf:"bytes,25,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"` // of the IANA database, such as Europe/Berlin; "": the image's
+	OnFault     []string        `protobuf:"bytes,16,rep,name=on_fault,json=onFault,proto3" json:"on_fault,omitempty"`
+	OnViolation []string        `protobuf:"bytes,17,rep,name=on_violation,json=onViolation,proto3" json:"on_violation,omitempty"`
+	Restart     *RestartPolicy  `protobuf:"bytes,18,opt,name=restart,proto3" json:"restart,omitempty"`
+	Watchdog    *WatchdogPolicy `protobuf:"bytes,19,opt,name=watchdog,proto3" json:"watchdog,omitempty"`
+	TimeZone    string          `protobuf:"bytes,25,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"` // of the IANA database, such as Europe/Berlin; "": the image's
+	OwnClock    *OwnClock       `protobuf:"bytes,27,opt,name=own_clock,json=ownClock,proto3" json:"own_clock,omitempty"` // none: the kernel's
+	OnOom       string          `protobuf:"bytes,26,opt,name=on_oom,json=onOom,proto3" json:"on_oom,omitempty"`          // what is done when it runs out of memory, see docs/memory.md; "": the agent ends
+	// from is the template that the agent begins as a copy of, by ID or name. What
+	// process has is told to the copy, as its job; image, user, terminal, time zone
+	// and seccomp profile are the template's, and so is the domain.
+	From          string          `protobuf:"bytes,30,opt,name=from,proto3" json:"from,omitempty"`
+	Template      *TemplatePolicy `protobuf:"bytes,31,opt,name=template,proto3" json:"template,omitempty"` // the agent is to become a template
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -886,6 +901,149 @@ func (x *SpawnRequest) GetTimeZone() string {
 	return ""
 }
 
+func (x *SpawnRequest) GetOwnClock() *OwnClock {
+	if x != nil {
+		return x.OwnClock
+	}
+	return nil
+}
+
+func (x *SpawnRequest) GetOnOom() string {
+	if x != nil {
+		return x.OnOom
+	}
+	return ""
+}
+
+func (x *SpawnRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *SpawnRequest) GetTemplate() *TemplatePolicy {
+	if x != nil {
+		return x.Template
+	}
+	return nil
+}
+
+// OwnClock is how far ahead of the kernel's the clocks are that an agent's programs
+// read, in nanoseconds; see docs/time.md.
+type OwnClock struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	OffsetNano    int64                  `protobuf:"varint,1,opt,name=offset_nano,json=offsetNano,proto3" json:"offset_nano,omitempty"`          // CLOCK_REALTIME
+	MonotonicNano int64                  `protobuf:"varint,2,opt,name=monotonic_nano,json=monotonicNano,proto3" json:"monotonic_nano,omitempty"` // CLOCK_MONOTONIC and CLOCK_BOOTTIME
+	WallUnixNano  int64                  `protobuf:"varint,3,opt,name=wall_unix_nano,json=wallUnixNano,proto3" json:"wall_unix_nano,omitempty"`  // of a request: what CLOCK_REALTIME is to show; 0: as the offset says
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OwnClock) Reset() {
+	*x = OwnClock{}
+	mi := &file_api_v1_control_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OwnClock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OwnClock) ProtoMessage() {}
+
+func (x *OwnClock) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OwnClock.ProtoReflect.Descriptor instead.
+func (*OwnClock) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *OwnClock) GetOffsetNano() int64 {
+	if x != nil {
+		return x.OffsetNano
+	}
+	return 0
+}
+
+func (x *OwnClock) GetMonotonicNano() int64 {
+	if x != nil {
+		return x.MonotonicNano
+	}
+	return 0
+}
+
+func (x *OwnClock) GetWallUnixNano() int64 {
+	if x != nil {
+		return x.WallUnixNano
+	}
+	return 0
+}
+
+// TemplatePolicy says when an agent that becomes a template is warm.
+type TemplatePolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Output        string                 `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`                                  // when it has written this; "": it says so, or waits for its input
+	TimeoutNanos  int64                  `protobuf:"varint,2,opt,name=timeout_nanos,json=timeoutNanos,proto3" json:"timeout_nanos,omitempty"` // how long that may take; 0: a minute
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TemplatePolicy) Reset() {
+	*x = TemplatePolicy{}
+	mi := &file_api_v1_control_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TemplatePolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TemplatePolicy) ProtoMessage() {}
+
+func (x *TemplatePolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TemplatePolicy.ProtoReflect.Descriptor instead.
+func (*TemplatePolicy) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *TemplatePolicy) GetOutput() string {
+	if x != nil {
+		return x.Output
+	}
+	return ""
+}
+
+func (x *TemplatePolicy) GetTimeoutNanos() int64 {
+	if x != nil {
+		return x.TimeoutNanos
+	}
+	return 0
+}
+
 // WatchdogPolicy is what an agent's owner wants of its watchdog.
 type WatchdogPolicy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -897,7 +1055,7 @@ type WatchdogPolicy struct {
 
 func (x *WatchdogPolicy) Reset() {
 	*x = WatchdogPolicy{}
-	mi := &file_api_v1_control_proto_msgTypes[11]
+	mi := &file_api_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1067,7 @@ func (x *WatchdogPolicy) String() string {
 func (*WatchdogPolicy) ProtoMessage() {}
 
 func (x *WatchdogPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[11]
+	mi := &file_api_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1080,7 @@ func (x *WatchdogPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchdogPolicy.ProtoReflect.Descriptor instead.
 func (*WatchdogPolicy) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchdogPolicy) GetTimeoutNanos() int64 {
@@ -950,7 +1108,7 @@ type RestartPolicy struct {
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_api_v1_control_proto_msgTypes[12]
+	mi := &file_api_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -962,7 +1120,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[12]
+	mi := &file_api_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -975,7 +1133,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RestartPolicy) GetWhen() string {
@@ -1009,7 +1167,7 @@ type Restarts struct {
 
 func (x *Restarts) Reset() {
 	*x = Restarts{}
-	mi := &file_api_v1_control_proto_msgTypes[13]
+	mi := &file_api_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +1179,7 @@ func (x *Restarts) String() string {
 func (*Restarts) ProtoMessage() {}
 
 func (x *Restarts) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[13]
+	mi := &file_api_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +1192,7 @@ func (x *Restarts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restarts.ProtoReflect.Descriptor instead.
 func (*Restarts) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Restarts) GetCount() uint64 {
@@ -1104,7 +1262,7 @@ type SpawnResponse struct {
 
 func (x *SpawnResponse) Reset() {
 	*x = SpawnResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[14]
+	mi := &file_api_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1274,7 @@ func (x *SpawnResponse) String() string {
 func (*SpawnResponse) ProtoMessage() {}
 
 func (x *SpawnResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[14]
+	mi := &file_api_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1287,7 @@ func (x *SpawnResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpawnResponse.ProtoReflect.Descriptor instead.
 func (*SpawnResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SpawnResponse) GetId() string {
@@ -1163,7 +1321,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[15]
+	mi := &file_api_v1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +1333,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[15]
+	mi := &file_api_v1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +1346,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListRequest) GetAll() bool {
@@ -1214,7 +1372,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[16]
+	mi := &file_api_v1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1226,7 +1384,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[16]
+	mi := &file_api_v1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1239,7 +1397,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListResponse) GetAgents() []*Agent {
@@ -1262,7 +1420,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_api_v1_control_proto_msgTypes[17]
+	mi := &file_api_v1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1432,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[17]
+	mi := &file_api_v1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1445,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -1323,7 +1481,7 @@ type Agent struct {
 	Id              string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Name            string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Domain          string                 `protobuf:"bytes,3,opt,name=domain,proto3" json:"domain,omitempty"`
-	State           string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // starting, running, paused, exited, lost
+	State           string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // starting, running, paused, template, exited, lost
 	Image           string                 `protobuf:"bytes,5,opt,name=image,proto3" json:"image,omitempty"`
 	Argv            []string               `protobuf:"bytes,6,rep,name=argv,proto3" json:"argv,omitempty"`
 	CreatedUnixNano int64                  `protobuf:"varint,7,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
@@ -1334,13 +1492,15 @@ type Agent struct {
 	Labels          map[string]string      `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Restarts        *Restarts              `protobuf:"bytes,13,opt,name=restarts,proto3" json:"restarts,omitempty"`                       // of an agent with a restart policy
 	ClonedFrom      string                 `protobuf:"bytes,14,opt,name=cloned_from,json=clonedFrom,proto3" json:"cloned_from,omitempty"` // the ID of the agent that it is a copy of
+	Specialized     bool                   `protobuf:"varint,15,opt,name=specialized,proto3" json:"specialized,omitempty"`                // nothing can be given to it any more
+	Template        string                 `protobuf:"bytes,20,opt,name=template,proto3" json:"template,omitempty"`                       // the template that it began from, as it was asked for
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_api_v1_control_proto_msgTypes[18]
+	mi := &file_api_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1352,7 +1512,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[18]
+	mi := &file_api_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1365,7 +1525,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Agent) GetId() string {
@@ -1466,6 +1626,20 @@ func (x *Agent) GetClonedFrom() string {
 	return ""
 }
 
+func (x *Agent) GetSpecialized() bool {
+	if x != nil {
+		return x.Specialized
+	}
+	return false
+}
+
+func (x *Agent) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
 type InspectRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"` // ID or name
@@ -1475,7 +1649,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[19]
+	mi := &file_api_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1661,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[19]
+	mi := &file_api_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1674,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *InspectRequest) GetAgent() string {
@@ -1524,7 +1698,7 @@ type AgentProcess struct {
 
 func (x *AgentProcess) Reset() {
 	*x = AgentProcess{}
-	mi := &file_api_v1_control_proto_msgTypes[20]
+	mi := &file_api_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +1710,7 @@ func (x *AgentProcess) String() string {
 func (*AgentProcess) ProtoMessage() {}
 
 func (x *AgentProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[20]
+	mi := &file_api_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +1723,7 @@ func (x *AgentProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentProcess.ProtoReflect.Descriptor instead.
 func (*AgentProcess) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AgentProcess) GetPid() int32 {
@@ -1602,14 +1776,16 @@ type InspectResponse struct {
 	Domain        *Domain                `protobuf:"bytes,4,opt,name=domain,proto3" json:"domain,omitempty"`
 	LogPath       string                 `protobuf:"bytes,5,opt,name=log_path,json=logPath,proto3" json:"log_path,omitempty"`
 	ImageDigest   string                 `protobuf:"bytes,6,opt,name=image_digest,json=imageDigest,proto3" json:"image_digest,omitempty"`
-	Tokens        []string               `protobuf:"bytes,7,rep,name=tokens,proto3" json:"tokens,omitempty"` // IDs of the token it was spawned with
+	Tokens        []string               `protobuf:"bytes,7,rep,name=tokens,proto3" json:"tokens,omitempty"`   // IDs of the token it was spawned with
+	Upgrade       *PendingUpgrade        `protobuf:"bytes,8,opt,name=upgrade,proto3" json:"upgrade,omitempty"` // in records on disk only
+	Clock         *OwnClock              `protobuf:"bytes,9,opt,name=clock,proto3" json:"clock,omitempty"`     // as it is now; none: the kernel's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InspectResponse) Reset() {
 	*x = InspectResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[21]
+	mi := &file_api_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +1797,7 @@ func (x *InspectResponse) String() string {
 func (*InspectResponse) ProtoMessage() {}
 
 func (x *InspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[21]
+	mi := &file_api_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +1810,7 @@ func (x *InspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectResponse.ProtoReflect.Descriptor instead.
 func (*InspectResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *InspectResponse) GetAgent() *Agent {
@@ -1686,6 +1862,20 @@ func (x *InspectResponse) GetTokens() []string {
 	return nil
 }
 
+func (x *InspectResponse) GetUpgrade() *PendingUpgrade {
+	if x != nil {
+		return x.Upgrade
+	}
+	return nil
+}
+
+func (x *InspectResponse) GetClock() *OwnClock {
+	if x != nil {
+		return x.Clock
+	}
+	return nil
+}
+
 type WaitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
@@ -1696,7 +1886,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[22]
+	mi := &file_api_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +1898,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[22]
+	mi := &file_api_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +1911,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WaitRequest) GetAgent() string {
@@ -1747,7 +1937,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[23]
+	mi := &file_api_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1759,7 +1949,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[23]
+	mi := &file_api_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1772,7 +1962,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WaitResponse) GetExit() *Exit {
@@ -1795,7 +1985,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[24]
+	mi := &file_api_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +1997,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[24]
+	mi := &file_api_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +2010,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SignalRequest) GetAgent() string {
@@ -1866,7 +2056,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[25]
+	mi := &file_api_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +2068,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[25]
+	mi := &file_api_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +2081,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 type PauseRequest struct {
@@ -1903,7 +2093,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[26]
+	mi := &file_api_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +2105,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[26]
+	mi := &file_api_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +2118,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PauseRequest) GetAgent() string {
@@ -1946,7 +2136,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[27]
+	mi := &file_api_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2148,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[27]
+	mi := &file_api_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2161,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 type ResumeRequest struct {
@@ -1983,7 +2173,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[28]
+	mi := &file_api_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1995,7 +2185,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[28]
+	mi := &file_api_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2008,7 +2198,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ResumeRequest) GetAgent() string {
@@ -2026,7 +2216,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[29]
+	mi := &file_api_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2228,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[29]
+	mi := &file_api_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2241,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 type CloneRequest struct {
@@ -2066,7 +2256,7 @@ type CloneRequest struct {
 
 func (x *CloneRequest) Reset() {
 	*x = CloneRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[30]
+	mi := &file_api_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2078,7 +2268,7 @@ func (x *CloneRequest) String() string {
 func (*CloneRequest) ProtoMessage() {}
 
 func (x *CloneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[30]
+	mi := &file_api_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2091,7 +2281,7 @@ func (x *CloneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneRequest.ProtoReflect.Descriptor instead.
 func (*CloneRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CloneRequest) GetAgent() string {
@@ -2133,7 +2323,7 @@ type CloneResponse struct {
 
 func (x *CloneResponse) Reset() {
 	*x = CloneResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[31]
+	mi := &file_api_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2145,7 +2335,7 @@ func (x *CloneResponse) String() string {
 func (*CloneResponse) ProtoMessage() {}
 
 func (x *CloneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[31]
+	mi := &file_api_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2158,7 +2348,7 @@ func (x *CloneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloneResponse.ProtoReflect.Descriptor instead.
 func (*CloneResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CloneResponse) GetCopies() []*Agent {
@@ -2182,6 +2372,795 @@ func (x *CloneResponse) GetReadyNanos() int64 {
 	return 0
 }
 
+type SpecializeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Agent string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`  // ID or name
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`    // of the copy; "": none
+	Pause bool                   `protobuf:"varint,3,opt,name=pause,proto3" json:"pause,omitempty"` // leave the copy stopped
+	// Grants, each within one that the agent has: what the copy has of them. It has
+	// none of what is not named, but for memory, processes, I/O and CPU time.
+	Keep          []string `protobuf:"bytes,4,rep,name=keep,proto3" json:"keep,omitempty"`
+	Cpu           string   `protobuf:"bytes,5,opt,name=cpu,proto3" json:"cpu,omitempty"` // a grant of CPU time that says no more than the agent's; "": the same
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpecializeRequest) Reset() {
+	*x = SpecializeRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpecializeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpecializeRequest) ProtoMessage() {}
+
+func (x *SpecializeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpecializeRequest.ProtoReflect.Descriptor instead.
+func (*SpecializeRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *SpecializeRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *SpecializeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SpecializeRequest) GetPause() bool {
+	if x != nil {
+		return x.Pause
+	}
+	return false
+}
+
+func (x *SpecializeRequest) GetKeep() []string {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
+}
+
+func (x *SpecializeRequest) GetCpu() string {
+	if x != nil {
+		return x.Cpu
+	}
+	return ""
+}
+
+type SpecializeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Copy          *Agent                 `protobuf:"bytes,1,opt,name=copy,proto3" json:"copy,omitempty"`
+	PauseNanos    int64                  `protobuf:"varint,2,opt,name=pause_nanos,json=pauseNanos,proto3" json:"pause_nanos,omitempty"` // for how long the agent stood still
+	ReadyNanos    int64                  `protobuf:"varint,3,opt,name=ready_nanos,json=readyNanos,proto3" json:"ready_nanos,omitempty"` // until the copy ran
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpecializeResponse) Reset() {
+	*x = SpecializeResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpecializeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpecializeResponse) ProtoMessage() {}
+
+func (x *SpecializeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpecializeResponse.ProtoReflect.Descriptor instead.
+func (*SpecializeResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SpecializeResponse) GetCopy() *Agent {
+	if x != nil {
+		return x.Copy
+	}
+	return nil
+}
+
+func (x *SpecializeResponse) GetPauseNanos() int64 {
+	if x != nil {
+		return x.PauseNanos
+	}
+	return 0
+}
+
+func (x *SpecializeResponse) GetReadyNanos() int64 {
+	if x != nil {
+		return x.ReadyNanos
+	}
+	return 0
+}
+
+type SplitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Agent string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"` // ID or name
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`   // of the new agent; "": none
+	// Processes, by their numbers inside the agent; not the first. How the new agent
+	// ends is how the first of these does.
+	Pids  []int32 `protobuf:"varint,3,rep,packed,name=pids,proto3" json:"pids,omitempty"`
+	Alone bool    `protobuf:"varint,4,opt,name=alone,proto3" json:"alone,omitempty"` // without what they have started
+	Share uint32  `protobuf:"varint,5,opt,name=share,proto3" json:"share,omitempty"` // how many percent of the budget they get, 1 to 99; 0: half
+	// Without narrow, the new agent has its part of everything that the agent has;
+	// with it, what these grants name, and memory, processes, I/O and CPU time.
+	Narrow        bool     `protobuf:"varint,6,opt,name=narrow,proto3" json:"narrow,omitempty"`
+	Keep          []string `protobuf:"bytes,7,rep,name=keep,proto3" json:"keep,omitempty"`
+	Pause         bool     `protobuf:"varint,8,opt,name=pause,proto3" json:"pause,omitempty"` // leave the new agent stopped
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SplitRequest) Reset() {
+	*x = SplitRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SplitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SplitRequest) ProtoMessage() {}
+
+func (x *SplitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SplitRequest.ProtoReflect.Descriptor instead.
+func (*SplitRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *SplitRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *SplitRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SplitRequest) GetPids() []int32 {
+	if x != nil {
+		return x.Pids
+	}
+	return nil
+}
+
+func (x *SplitRequest) GetAlone() bool {
+	if x != nil {
+		return x.Alone
+	}
+	return false
+}
+
+func (x *SplitRequest) GetShare() uint32 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *SplitRequest) GetNarrow() bool {
+	if x != nil {
+		return x.Narrow
+	}
+	return false
+}
+
+func (x *SplitRequest) GetKeep() []string {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
+}
+
+func (x *SplitRequest) GetPause() bool {
+	if x != nil {
+		return x.Pause
+	}
+	return false
+}
+
+type SplitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Agent         *Agent                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`                              // the new one
+	PauseNanos    int64                  `protobuf:"varint,2,opt,name=pause_nanos,json=pauseNanos,proto3" json:"pause_nanos,omitempty"` // for how long the agent stood still
+	ReadyNanos    int64                  `protobuf:"varint,3,opt,name=ready_nanos,json=readyNanos,proto3" json:"ready_nanos,omitempty"` // until the new one ran
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SplitResponse) Reset() {
+	*x = SplitResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SplitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SplitResponse) ProtoMessage() {}
+
+func (x *SplitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SplitResponse.ProtoReflect.Descriptor instead.
+func (*SplitResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *SplitResponse) GetAgent() *Agent {
+	if x != nil {
+		return x.Agent
+	}
+	return nil
+}
+
+func (x *SplitResponse) GetPauseNanos() int64 {
+	if x != nil {
+		return x.PauseNanos
+	}
+	return 0
+}
+
+func (x *SplitResponse) GetReadyNanos() int64 {
+	if x != nil {
+		return x.ReadyNanos
+	}
+	return 0
+}
+
+type UpgradeRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Agent  string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"` // ID or name
+	Image  string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	Argv   []string               `protobuf:"bytes,3,rep,name=argv,proto3" json:"argv,omitempty"`     // empty: the same arguments as before, or the image's
+	Health []string               `protobuf:"bytes,4,rep,name=health,proto3" json:"health,omitempty"` // is tried until it ends with status 0; empty: nothing
+	// How long that may take, and without it how long the program has to run; 0: a
+	// default.
+	TimeoutNanos  int64 `protobuf:"varint,5,opt,name=timeout_nanos,json=timeoutNanos,proto3" json:"timeout_nanos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeRequest) Reset() {
+	*x = UpgradeRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeRequest) ProtoMessage() {}
+
+func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
+func (*UpgradeRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *UpgradeRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *UpgradeRequest) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *UpgradeRequest) GetArgv() []string {
+	if x != nil {
+		return x.Argv
+	}
+	return nil
+}
+
+func (x *UpgradeRequest) GetHealth() []string {
+	if x != nil {
+		return x.Health
+	}
+	return nil
+}
+
+func (x *UpgradeRequest) GetTimeoutNanos() int64 {
+	if x != nil {
+		return x.TimeoutNanos
+	}
+	return 0
+}
+
+type UpgradeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Agent         *Agent                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	PauseNanos    int64                  `protobuf:"varint,2,opt,name=pause_nanos,json=pauseNanos,proto3" json:"pause_nanos,omitempty"` // for how long nothing of the agent ran
+	TookNanos     int64                  `protobuf:"varint,3,opt,name=took_nanos,json=tookNanos,proto3" json:"took_nanos,omitempty"`    // until it was decided
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeResponse) Reset() {
+	*x = UpgradeResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeResponse) ProtoMessage() {}
+
+func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeResponse.ProtoReflect.Descriptor instead.
+func (*UpgradeResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *UpgradeResponse) GetAgent() *Agent {
+	if x != nil {
+		return x.Agent
+	}
+	return nil
+}
+
+func (x *UpgradeResponse) GetPauseNanos() int64 {
+	if x != nil {
+		return x.PauseNanos
+	}
+	return 0
+}
+
+func (x *UpgradeResponse) GetTookNanos() int64 {
+	if x != nil {
+		return x.TookNanos
+	}
+	return 0
+}
+
+// PendingUpgrade is, in records on disk, what an agent may become.
+type PendingUpgrade struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	ImageDigest   string                 `protobuf:"bytes,2,opt,name=image_digest,json=imageDigest,proto3" json:"image_digest,omitempty"`
+	Spec          *SpawnRequest          `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PendingUpgrade) Reset() {
+	*x = PendingUpgrade{}
+	mi := &file_api_v1_control_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PendingUpgrade) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PendingUpgrade) ProtoMessage() {}
+
+func (x *PendingUpgrade) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PendingUpgrade.ProtoReflect.Descriptor instead.
+func (*PendingUpgrade) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *PendingUpgrade) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *PendingUpgrade) GetImageDigest() string {
+	if x != nil {
+		return x.ImageDigest
+	}
+	return ""
+}
+
+func (x *PendingUpgrade) GetSpec() *SpawnRequest {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type MergeRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Agent  string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`                  // the copy: ID or name
+	Into   string                 `protobuf:"bytes,2,opt,name=into,proto3" json:"into,omitempty"`                    // the agent that it is a copy of; "": whichever that is
+	DryRun bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"` // change nothing
+	// Whose side is taken of what both have changed: "ours", which is the agent that
+	// is merged into, or "theirs". "": then nothing is merged.
+	Conflicts string `protobuf:"bytes,4,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
+	// Regions that the copy owns and that are forks of such that the agent may write:
+	// what was changed in them is changed in those.
+	Regions       []string `protobuf:"bytes,5,rep,name=regions,proto3" json:"regions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MergeRequest) Reset() {
+	*x = MergeRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MergeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MergeRequest) ProtoMessage() {}
+
+func (x *MergeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MergeRequest.ProtoReflect.Descriptor instead.
+func (*MergeRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *MergeRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *MergeRequest) GetInto() string {
+	if x != nil {
+		return x.Into
+	}
+	return ""
+}
+
+func (x *MergeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *MergeRequest) GetConflicts() string {
+	if x != nil {
+		return x.Conflicts
+	}
+	return ""
+}
+
+func (x *MergeRequest) GetRegions() []string {
+	if x != nil {
+		return x.Regions
+	}
+	return nil
+}
+
+type MergeResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Into   string                 `protobuf:"bytes,1,opt,name=into,proto3" json:"into,omitempty"`      // its ID
+	Merged bool                   `protobuf:"varint,2,opt,name=merged,proto3" json:"merged,omitempty"` // and the copy has ended
+	// By path; the first of each, and how many there are.
+	Changes       []*MergeChange   `protobuf:"bytes,3,rep,name=changes,proto3" json:"changes,omitempty"`
+	Conflicts     []*MergeConflict `protobuf:"bytes,4,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	ChangeCount   uint32           `protobuf:"varint,5,opt,name=change_count,json=changeCount,proto3" json:"change_count,omitempty"`
+	ConflictCount uint32           `protobuf:"varint,6,opt,name=conflict_count,json=conflictCount,proto3" json:"conflict_count,omitempty"`
+	PauseNanos    int64            `protobuf:"varint,7,opt,name=pause_nanos,json=pauseNanos,proto3" json:"pause_nanos,omitempty"` // for how long both stood still
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MergeResponse) Reset() {
+	*x = MergeResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MergeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MergeResponse) ProtoMessage() {}
+
+func (x *MergeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MergeResponse.ProtoReflect.Descriptor instead.
+func (*MergeResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *MergeResponse) GetInto() string {
+	if x != nil {
+		return x.Into
+	}
+	return ""
+}
+
+func (x *MergeResponse) GetMerged() bool {
+	if x != nil {
+		return x.Merged
+	}
+	return false
+}
+
+func (x *MergeResponse) GetChanges() []*MergeChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *MergeResponse) GetConflicts() []*MergeConflict {
+	if x != nil {
+		return x.Conflicts
+	}
+	return nil
+}
+
+func (x *MergeResponse) GetChangeCount() uint32 {
+	if x != nil {
+		return x.ChangeCount
+	}
+	return 0
+}
+
+func (x *MergeResponse) GetConflictCount() uint32 {
+	if x != nil {
+		return x.ConflictCount
+	}
+	return 0
+}
+
+func (x *MergeResponse) GetPauseNanos() int64 {
+	if x != nil {
+		return x.PauseNanos
+	}
+	return 0
+}
+
+// MergeChange is a file of the agent that is changed. A directory that is made or
+// deleted stands for all that is in it.
+type MergeChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Change        string                 `protobuf:"bytes,2,opt,name=change,proto3" json:"change,omitempty"` // "added", "modified", "deleted", "attributes"
+	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`  // of the copy's file
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MergeChange) Reset() {
+	*x = MergeChange{}
+	mi := &file_api_v1_control_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MergeChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MergeChange) ProtoMessage() {}
+
+func (x *MergeChange) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MergeChange.ProtoReflect.Descriptor instead.
+func (*MergeChange) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *MergeChange) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *MergeChange) GetChange() string {
+	if x != nil {
+		return x.Change
+	}
+	return ""
+}
+
+func (x *MergeChange) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// MergeConflict is a path at which both have changed what was there.
+type MergeConflict struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"` // for people, for example "both modified"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MergeConflict) Reset() {
+	*x = MergeConflict{}
+	mi := &file_api_v1_control_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MergeConflict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MergeConflict) ProtoMessage() {}
+
+func (x *MergeConflict) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MergeConflict.ProtoReflect.Descriptor instead.
+func (*MergeConflict) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *MergeConflict) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *MergeConflict) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
 type RemoveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Agent         string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
@@ -2192,7 +3171,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[32]
+	mi := &file_api_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2204,7 +3183,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[32]
+	mi := &file_api_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2217,7 +3196,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RemoveRequest) GetAgent() string {
@@ -2242,7 +3221,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[33]
+	mi := &file_api_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +3233,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[33]
+	mi := &file_api_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +3246,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 type ExecRequest struct {
@@ -2281,7 +3260,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[34]
+	mi := &file_api_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2293,7 +3272,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[34]
+	mi := &file_api_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2306,7 +3285,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ExecRequest) GetAgent() string {
@@ -2340,7 +3319,7 @@ type AttachTarget struct {
 
 func (x *AttachTarget) Reset() {
 	*x = AttachTarget{}
-	mi := &file_api_v1_control_proto_msgTypes[35]
+	mi := &file_api_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +3331,7 @@ func (x *AttachTarget) String() string {
 func (*AttachTarget) ProtoMessage() {}
 
 func (x *AttachTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[35]
+	mi := &file_api_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +3344,7 @@ func (x *AttachTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachTarget.ProtoReflect.Descriptor instead.
 func (*AttachTarget) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AttachTarget) GetAgent() string {
@@ -2392,7 +3371,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_api_v1_control_proto_msgTypes[36]
+	mi := &file_api_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2404,7 +3383,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[36]
+	mi := &file_api_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2417,7 +3396,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -2453,7 +3432,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[37]
+	mi := &file_api_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2465,7 +3444,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[37]
+	mi := &file_api_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2478,7 +3457,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *AttachRequest) GetMsg() isAttachRequest_Msg {
@@ -2629,7 +3608,7 @@ type AttachStarted struct {
 
 func (x *AttachStarted) Reset() {
 	*x = AttachStarted{}
-	mi := &file_api_v1_control_proto_msgTypes[38]
+	mi := &file_api_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +3620,7 @@ func (x *AttachStarted) String() string {
 func (*AttachStarted) ProtoMessage() {}
 
 func (x *AttachStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[38]
+	mi := &file_api_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2654,7 +3633,7 @@ func (x *AttachStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStarted.ProtoReflect.Descriptor instead.
 func (*AttachStarted) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *AttachStarted) GetId() string {
@@ -2708,7 +3687,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[39]
+	mi := &file_api_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2720,7 +3699,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[39]
+	mi := &file_api_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2733,7 +3712,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *AttachResponse) GetMsg() isAttachResponse_Msg {
@@ -2835,7 +3814,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[40]
+	mi := &file_api_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2847,7 +3826,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[40]
+	mi := &file_api_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2860,7 +3839,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LogsRequest) GetAgent() string {
@@ -2909,7 +3888,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[41]
+	mi := &file_api_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2921,7 +3900,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[41]
+	mi := &file_api_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2934,7 +3913,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LogsResponse) GetTimeUnixNano() int64 {
@@ -2969,7 +3948,7 @@ type ImageImportRequest struct {
 
 func (x *ImageImportRequest) Reset() {
 	*x = ImageImportRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[42]
+	mi := &file_api_v1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2981,7 +3960,7 @@ func (x *ImageImportRequest) String() string {
 func (*ImageImportRequest) ProtoMessage() {}
 
 func (x *ImageImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[42]
+	mi := &file_api_v1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2994,7 +3973,7 @@ func (x *ImageImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageImportRequest.ProtoReflect.Descriptor instead.
 func (*ImageImportRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ImageImportRequest) GetName() string {
@@ -3031,7 +4010,7 @@ type ImageImportResponse struct {
 
 func (x *ImageImportResponse) Reset() {
 	*x = ImageImportResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[43]
+	mi := &file_api_v1_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3043,7 +4022,7 @@ func (x *ImageImportResponse) String() string {
 func (*ImageImportResponse) ProtoMessage() {}
 
 func (x *ImageImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[43]
+	mi := &file_api_v1_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3056,7 +4035,7 @@ func (x *ImageImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageImportResponse.ProtoReflect.Descriptor instead.
 func (*ImageImportResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ImageImportResponse) GetMsg() isImageImportResponse_Msg {
@@ -3111,7 +4090,7 @@ type ImageProgress struct {
 
 func (x *ImageProgress) Reset() {
 	*x = ImageProgress{}
-	mi := &file_api_v1_control_proto_msgTypes[44]
+	mi := &file_api_v1_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3123,7 +4102,7 @@ func (x *ImageProgress) String() string {
 func (*ImageProgress) ProtoMessage() {}
 
 func (x *ImageProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[44]
+	mi := &file_api_v1_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3136,7 +4115,7 @@ func (x *ImageProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageProgress.ProtoReflect.Descriptor instead.
 func (*ImageProgress) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ImageProgress) GetPhase() string {
@@ -3182,7 +4161,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_api_v1_control_proto_msgTypes[45]
+	mi := &file_api_v1_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +4173,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[45]
+	mi := &file_api_v1_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +4186,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Image) GetName() string {
@@ -3316,7 +4295,7 @@ type ImageListRequest struct {
 
 func (x *ImageListRequest) Reset() {
 	*x = ImageListRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[46]
+	mi := &file_api_v1_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3328,7 +4307,7 @@ func (x *ImageListRequest) String() string {
 func (*ImageListRequest) ProtoMessage() {}
 
 func (x *ImageListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[46]
+	mi := &file_api_v1_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3341,7 +4320,7 @@ func (x *ImageListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageListRequest.ProtoReflect.Descriptor instead.
 func (*ImageListRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{59}
 }
 
 type ImageListResponse struct {
@@ -3353,7 +4332,7 @@ type ImageListResponse struct {
 
 func (x *ImageListResponse) Reset() {
 	*x = ImageListResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[47]
+	mi := &file_api_v1_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3365,7 +4344,7 @@ func (x *ImageListResponse) String() string {
 func (*ImageListResponse) ProtoMessage() {}
 
 func (x *ImageListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[47]
+	mi := &file_api_v1_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3378,7 +4357,7 @@ func (x *ImageListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageListResponse.ProtoReflect.Descriptor instead.
 func (*ImageListResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ImageListResponse) GetImages() []*Image {
@@ -3397,7 +4376,7 @@ type ImageInspectRequest struct {
 
 func (x *ImageInspectRequest) Reset() {
 	*x = ImageInspectRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[48]
+	mi := &file_api_v1_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3409,7 +4388,7 @@ func (x *ImageInspectRequest) String() string {
 func (*ImageInspectRequest) ProtoMessage() {}
 
 func (x *ImageInspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[48]
+	mi := &file_api_v1_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3422,7 +4401,7 @@ func (x *ImageInspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageInspectRequest.ProtoReflect.Descriptor instead.
 func (*ImageInspectRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ImageInspectRequest) GetName() string {
@@ -3441,7 +4420,7 @@ type ImageInspectResponse struct {
 
 func (x *ImageInspectResponse) Reset() {
 	*x = ImageInspectResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[49]
+	mi := &file_api_v1_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3453,7 +4432,7 @@ func (x *ImageInspectResponse) String() string {
 func (*ImageInspectResponse) ProtoMessage() {}
 
 func (x *ImageInspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[49]
+	mi := &file_api_v1_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3466,7 +4445,7 @@ func (x *ImageInspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageInspectResponse.ProtoReflect.Descriptor instead.
 func (*ImageInspectResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{49}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ImageInspectResponse) GetImage() *Image {
@@ -3485,7 +4464,7 @@ type ImageRemoveRequest struct {
 
 func (x *ImageRemoveRequest) Reset() {
 	*x = ImageRemoveRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[50]
+	mi := &file_api_v1_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3497,7 +4476,7 @@ func (x *ImageRemoveRequest) String() string {
 func (*ImageRemoveRequest) ProtoMessage() {}
 
 func (x *ImageRemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[50]
+	mi := &file_api_v1_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3510,7 +4489,7 @@ func (x *ImageRemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageRemoveRequest.ProtoReflect.Descriptor instead.
 func (*ImageRemoveRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{50}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ImageRemoveRequest) GetName() string {
@@ -3528,7 +4507,7 @@ type ImageRemoveResponse struct {
 
 func (x *ImageRemoveResponse) Reset() {
 	*x = ImageRemoveResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[51]
+	mi := &file_api_v1_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3540,7 +4519,7 @@ func (x *ImageRemoveResponse) String() string {
 func (*ImageRemoveResponse) ProtoMessage() {}
 
 func (x *ImageRemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[51]
+	mi := &file_api_v1_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3553,7 +4532,7 @@ func (x *ImageRemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageRemoveResponse.ProtoReflect.Descriptor instead.
 func (*ImageRemoveResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{51}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{64}
 }
 
 type BoxReport struct {
@@ -3568,7 +4547,7 @@ type BoxReport struct {
 
 func (x *BoxReport) Reset() {
 	*x = BoxReport{}
-	mi := &file_api_v1_control_proto_msgTypes[52]
+	mi := &file_api_v1_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3580,7 +4559,7 @@ func (x *BoxReport) String() string {
 func (*BoxReport) ProtoMessage() {}
 
 func (x *BoxReport) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[52]
+	mi := &file_api_v1_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3593,7 +4572,7 @@ func (x *BoxReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoxReport.ProtoReflect.Descriptor instead.
 func (*BoxReport) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{52}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *BoxReport) GetBox() string {
@@ -3625,25 +4604,27 @@ func (x *BoxReport) GetEffect() string {
 }
 
 type Domain struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	Name             string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Pid              int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
-	Platform         string                 `protobuf:"bytes,3,opt,name=platform,proto3" json:"platform,omitempty"`
-	State            string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // running; ending, until nothing is left of it on the host
-	Agents           uint32                 `protobuf:"varint,5,opt,name=agents,proto3" json:"agents,omitempty"`
-	StartedUnixNano  int64                  `protobuf:"varint,6,opt,name=started_unix_nano,json=startedUnixNano,proto3" json:"started_unix_nano,omitempty"`
-	MemoryBytes      uint64                 `protobuf:"varint,7,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"` // proportional, kernel and stub processes
-	Boxes            []*BoxReport           `protobuf:"bytes,8,rep,name=boxes,proto3" json:"boxes,omitempty"`
-	Isolated         bool                   `protobuf:"varint,9,opt,name=isolated,proto3" json:"isolated,omitempty"`
-	AgentMemoryBytes uint64                 `protobuf:"varint,10,opt,name=agent_memory_bytes,json=agentMemoryBytes,proto3" json:"agent_memory_bytes,omitempty"` // in the memory file
-	Owner            string                 `protobuf:"bytes,11,opt,name=owner,proto3" json:"owner,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	state                protoimpl.MessageState `protogen:"open.v1"`
+	Name                 string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Pid                  int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
+	Platform             string                 `protobuf:"bytes,3,opt,name=platform,proto3" json:"platform,omitempty"`
+	State                string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // running; ending, until nothing is left of it on the host
+	Agents               uint32                 `protobuf:"varint,5,opt,name=agents,proto3" json:"agents,omitempty"`
+	StartedUnixNano      int64                  `protobuf:"varint,6,opt,name=started_unix_nano,json=startedUnixNano,proto3" json:"started_unix_nano,omitempty"`
+	MemoryBytes          uint64                 `protobuf:"varint,7,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"` // proportional, kernel and stub processes
+	Boxes                []*BoxReport           `protobuf:"bytes,8,rep,name=boxes,proto3" json:"boxes,omitempty"`
+	Isolated             bool                   `protobuf:"varint,9,opt,name=isolated,proto3" json:"isolated,omitempty"`
+	AgentMemoryBytes     uint64                 `protobuf:"varint,10,opt,name=agent_memory_bytes,json=agentMemoryBytes,proto3" json:"agent_memory_bytes,omitempty"` // in the memory file
+	Owner                string                 `protobuf:"bytes,11,opt,name=owner,proto3" json:"owner,omitempty"`
+	CheckpointEveryNanos int64                  `protobuf:"varint,12,opt,name=checkpoint_every_nanos,json=checkpointEveryNanos,proto3" json:"checkpoint_every_nanos,omitempty"` // 0: it is not saved by itself
+	CheckpointedUnixNano int64                  `protobuf:"varint,13,opt,name=checkpointed_unix_nano,json=checkpointedUnixNano,proto3" json:"checkpointed_unix_nano,omitempty"` // when that was done last; 0: not yet
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Domain) Reset() {
 	*x = Domain{}
-	mi := &file_api_v1_control_proto_msgTypes[53]
+	mi := &file_api_v1_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3655,7 +4636,7 @@ func (x *Domain) String() string {
 func (*Domain) ProtoMessage() {}
 
 func (x *Domain) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[53]
+	mi := &file_api_v1_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3668,7 +4649,7 @@ func (x *Domain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Domain.ProtoReflect.Descriptor instead.
 func (*Domain) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{53}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Domain) GetName() string {
@@ -3748,6 +4729,20 @@ func (x *Domain) GetOwner() string {
 	return ""
 }
 
+func (x *Domain) GetCheckpointEveryNanos() int64 {
+	if x != nil {
+		return x.CheckpointEveryNanos
+	}
+	return 0
+}
+
+func (x *Domain) GetCheckpointedUnixNano() int64 {
+	if x != nil {
+		return x.CheckpointedUnixNano
+	}
+	return 0
+}
+
 type DomainListRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3756,7 +4751,7 @@ type DomainListRequest struct {
 
 func (x *DomainListRequest) Reset() {
 	*x = DomainListRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[54]
+	mi := &file_api_v1_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3768,7 +4763,7 @@ func (x *DomainListRequest) String() string {
 func (*DomainListRequest) ProtoMessage() {}
 
 func (x *DomainListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[54]
+	mi := &file_api_v1_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3781,7 +4776,7 @@ func (x *DomainListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainListRequest.ProtoReflect.Descriptor instead.
 func (*DomainListRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{54}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{67}
 }
 
 type DomainListResponse struct {
@@ -3793,7 +4788,7 @@ type DomainListResponse struct {
 
 func (x *DomainListResponse) Reset() {
 	*x = DomainListResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[55]
+	mi := &file_api_v1_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3805,7 +4800,7 @@ func (x *DomainListResponse) String() string {
 func (*DomainListResponse) ProtoMessage() {}
 
 func (x *DomainListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[55]
+	mi := &file_api_v1_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3818,7 +4813,7 @@ func (x *DomainListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainListResponse.ProtoReflect.Descriptor instead.
 func (*DomainListResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{55}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *DomainListResponse) GetDomains() []*Domain {
@@ -3838,7 +4833,7 @@ type DomainStopRequest struct {
 
 func (x *DomainStopRequest) Reset() {
 	*x = DomainStopRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[56]
+	mi := &file_api_v1_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3850,7 +4845,7 @@ func (x *DomainStopRequest) String() string {
 func (*DomainStopRequest) ProtoMessage() {}
 
 func (x *DomainStopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[56]
+	mi := &file_api_v1_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3863,7 +4858,7 @@ func (x *DomainStopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainStopRequest.ProtoReflect.Descriptor instead.
 func (*DomainStopRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{56}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *DomainStopRequest) GetName() string {
@@ -3889,7 +4884,7 @@ type DomainStopResponse struct {
 
 func (x *DomainStopResponse) Reset() {
 	*x = DomainStopResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[57]
+	mi := &file_api_v1_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3901,7 +4896,7 @@ func (x *DomainStopResponse) String() string {
 func (*DomainStopResponse) ProtoMessage() {}
 
 func (x *DomainStopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[57]
+	mi := &file_api_v1_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3914,12 +4909,425 @@ func (x *DomainStopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DomainStopResponse.ProtoReflect.Descriptor instead.
 func (*DomainStopResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{57}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *DomainStopResponse) GetAgents() []string {
 	if x != nil {
 		return x.Agents
+	}
+	return nil
+}
+
+type DomainCheckpointRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Dir   string                 `protobuf:"bytes,2,opt,name=dir,proto3" json:"dir,omitempty"`    // of the daemon's host, absolute; "": one of the domain's own in the state directory
+	Stop  bool                   `protobuf:"varint,3,opt,name=stop,proto3" json:"stop,omitempty"` // the domain does not go on: it is hibernated
+	// From now on it is saved that often, and goes on from the last checkpoint when its
+	// kernel process dies; 0: no longer.
+	EveryNanos    *int64 `protobuf:"varint,4,opt,name=every_nanos,json=everyNanos,proto3,oneof" json:"every_nanos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DomainCheckpointRequest) Reset() {
+	*x = DomainCheckpointRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DomainCheckpointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DomainCheckpointRequest) ProtoMessage() {}
+
+func (x *DomainCheckpointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DomainCheckpointRequest.ProtoReflect.Descriptor instead.
+func (*DomainCheckpointRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *DomainCheckpointRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DomainCheckpointRequest) GetDir() string {
+	if x != nil {
+		return x.Dir
+	}
+	return ""
+}
+
+func (x *DomainCheckpointRequest) GetStop() bool {
+	if x != nil {
+		return x.Stop
+	}
+	return false
+}
+
+func (x *DomainCheckpointRequest) GetEveryNanos() int64 {
+	if x != nil && x.EveryNanos != nil {
+		return *x.EveryNanos
+	}
+	return 0
+}
+
+type DomainCheckpointResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint    *Checkpoint            `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DomainCheckpointResponse) Reset() {
+	*x = DomainCheckpointResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DomainCheckpointResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DomainCheckpointResponse) ProtoMessage() {}
+
+func (x *DomainCheckpointResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DomainCheckpointResponse.ProtoReflect.Descriptor instead.
+func (*DomainCheckpointResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *DomainCheckpointResponse) GetCheckpoint() *Checkpoint {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
+// Checkpoint is what a directory holds.
+type Checkpoint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Dir           string                 `protobuf:"bytes,1,opt,name=dir,proto3" json:"dir,omitempty"`
+	Domain        string                 `protobuf:"bytes,2,opt,name=domain,proto3" json:"domain,omitempty"`
+	MadeUnixNano  int64                  `protobuf:"varint,3,opt,name=made_unix_nano,json=madeUnixNano,proto3" json:"made_unix_nano,omitempty"`
+	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"` // of AIOS
+	Platform      string                 `protobuf:"bytes,5,opt,name=platform,proto3" json:"platform,omitempty"`
+	Parts         []*CheckpointPart      `protobuf:"bytes,6,rep,name=parts,proto3" json:"parts,omitempty"`
+	Agents        []*Agent               `protobuf:"bytes,7,rep,name=agents,proto3" json:"agents,omitempty"`
+	PauseNanos    int64                  `protobuf:"varint,8,opt,name=pause_nanos,json=pauseNanos,proto3" json:"pause_nanos,omitempty"` // for how long the domain stood still
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Checkpoint) Reset() {
+	*x = Checkpoint{}
+	mi := &file_api_v1_control_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Checkpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Checkpoint) ProtoMessage() {}
+
+func (x *Checkpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
+func (*Checkpoint) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *Checkpoint) GetDir() string {
+	if x != nil {
+		return x.Dir
+	}
+	return ""
+}
+
+func (x *Checkpoint) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *Checkpoint) GetMadeUnixNano() int64 {
+	if x != nil {
+		return x.MadeUnixNano
+	}
+	return 0
+}
+
+func (x *Checkpoint) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Checkpoint) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+func (x *Checkpoint) GetParts() []*CheckpointPart {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetAgents() []*Agent {
+	if x != nil {
+		return x.Agents
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetPauseNanos() int64 {
+	if x != nil {
+		return x.PauseNanos
+	}
+	return 0
+}
+
+type CheckpointPart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // of the file
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	RawBytes      int64                  `protobuf:"varint,3,opt,name=raw_bytes,json=rawBytes,proto3" json:"raw_bytes,omitempty"` // when it is not compressed
+	Sum           string                 `protobuf:"bytes,4,opt,name=sum,proto3" json:"sum,omitempty"`                            // BLAKE3
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointPart) Reset() {
+	*x = CheckpointPart{}
+	mi := &file_api_v1_control_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointPart) ProtoMessage() {}
+
+func (x *CheckpointPart) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointPart.ProtoReflect.Descriptor instead.
+func (*CheckpointPart) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *CheckpointPart) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CheckpointPart) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CheckpointPart) GetRawBytes() int64 {
+	if x != nil {
+		return x.RawBytes
+	}
+	return 0
+}
+
+func (x *CheckpointPart) GetSum() string {
+	if x != nil {
+		return x.Sum
+	}
+	return ""
+}
+
+type DomainRestoreRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Dir   string                 `protobuf:"bytes,1,opt,name=dir,proto3" json:"dir,omitempty"`   // as the domain was saved to; "": that of the domain name
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // of the domain from now on; "": as before
+	// Files of the host that agents have open are taken as they are, though they have
+	// changed since.
+	ForceFiles    bool `protobuf:"varint,3,opt,name=force_files,json=forceFiles,proto3" json:"force_files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DomainRestoreRequest) Reset() {
+	*x = DomainRestoreRequest{}
+	mi := &file_api_v1_control_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DomainRestoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DomainRestoreRequest) ProtoMessage() {}
+
+func (x *DomainRestoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DomainRestoreRequest.ProtoReflect.Descriptor instead.
+func (*DomainRestoreRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *DomainRestoreRequest) GetDir() string {
+	if x != nil {
+		return x.Dir
+	}
+	return ""
+}
+
+func (x *DomainRestoreRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DomainRestoreRequest) GetForceFiles() bool {
+	if x != nil {
+		return x.ForceFiles
+	}
+	return false
+}
+
+type DomainRestoreResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint    *Checkpoint            `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	TookNanos     int64                  `protobuf:"varint,3,opt,name=took_nanos,json=tookNanos,proto3" json:"took_nanos,omitempty"` // until the agents ran
+	Warnings      []string               `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DomainRestoreResponse) Reset() {
+	*x = DomainRestoreResponse{}
+	mi := &file_api_v1_control_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DomainRestoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DomainRestoreResponse) ProtoMessage() {}
+
+func (x *DomainRestoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_control_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DomainRestoreResponse.ProtoReflect.Descriptor instead.
+func (*DomainRestoreResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_control_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *DomainRestoreResponse) GetCheckpoint() *Checkpoint {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
+func (x *DomainRestoreResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DomainRestoreResponse) GetTookNanos() int64 {
+	if x != nil {
+		return x.TookNanos
+	}
+	return 0
+}
+
+func (x *DomainRestoreResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
 	}
 	return nil
 }
@@ -3947,7 +5355,7 @@ type Capability struct {
 
 func (x *Capability) Reset() {
 	*x = Capability{}
-	mi := &file_api_v1_control_proto_msgTypes[58]
+	mi := &file_api_v1_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3959,7 +5367,7 @@ func (x *Capability) String() string {
 func (*Capability) ProtoMessage() {}
 
 func (x *Capability) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[58]
+	mi := &file_api_v1_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3972,7 +5380,7 @@ func (x *Capability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capability.ProtoReflect.Descriptor instead.
 func (*Capability) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{58}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Capability) GetId() string {
@@ -4082,7 +5490,7 @@ type CapListRequest struct {
 
 func (x *CapListRequest) Reset() {
 	*x = CapListRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[59]
+	mi := &file_api_v1_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4094,7 +5502,7 @@ func (x *CapListRequest) String() string {
 func (*CapListRequest) ProtoMessage() {}
 
 func (x *CapListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[59]
+	mi := &file_api_v1_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4107,7 +5515,7 @@ func (x *CapListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapListRequest.ProtoReflect.Descriptor instead.
 func (*CapListRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{59}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *CapListRequest) GetAgent() string {
@@ -4126,7 +5534,7 @@ type CapListResponse struct {
 
 func (x *CapListResponse) Reset() {
 	*x = CapListResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[60]
+	mi := &file_api_v1_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4138,7 +5546,7 @@ func (x *CapListResponse) String() string {
 func (*CapListResponse) ProtoMessage() {}
 
 func (x *CapListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[60]
+	mi := &file_api_v1_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4151,7 +5559,7 @@ func (x *CapListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapListResponse.ProtoReflect.Descriptor instead.
 func (*CapListResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{60}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *CapListResponse) GetCapabilities() []*Capability {
@@ -4173,7 +5581,7 @@ type CapRef struct {
 
 func (x *CapRef) Reset() {
 	*x = CapRef{}
-	mi := &file_api_v1_control_proto_msgTypes[61]
+	mi := &file_api_v1_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4185,7 +5593,7 @@ func (x *CapRef) String() string {
 func (*CapRef) ProtoMessage() {}
 
 func (x *CapRef) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[61]
+	mi := &file_api_v1_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4198,7 +5606,7 @@ func (x *CapRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapRef.ProtoReflect.Descriptor instead.
 func (*CapRef) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{61}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *CapRef) GetId() string {
@@ -4238,7 +5646,7 @@ type CapChange struct {
 
 func (x *CapChange) Reset() {
 	*x = CapChange{}
-	mi := &file_api_v1_control_proto_msgTypes[62]
+	mi := &file_api_v1_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4250,7 +5658,7 @@ func (x *CapChange) String() string {
 func (*CapChange) ProtoMessage() {}
 
 func (x *CapChange) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[62]
+	mi := &file_api_v1_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4263,7 +5671,7 @@ func (x *CapChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapChange.ProtoReflect.Descriptor instead.
 func (*CapChange) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{62}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *CapChange) GetObject() string {
@@ -4325,7 +5733,7 @@ type CapGrantRequest struct {
 
 func (x *CapGrantRequest) Reset() {
 	*x = CapGrantRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[63]
+	mi := &file_api_v1_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4337,7 +5745,7 @@ func (x *CapGrantRequest) String() string {
 func (*CapGrantRequest) ProtoMessage() {}
 
 func (x *CapGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[63]
+	mi := &file_api_v1_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4350,7 +5758,7 @@ func (x *CapGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapGrantRequest.ProtoReflect.Descriptor instead.
 func (*CapGrantRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{63}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *CapGrantRequest) GetAgent() string {
@@ -4376,7 +5784,7 @@ type CapGrantResponse struct {
 
 func (x *CapGrantResponse) Reset() {
 	*x = CapGrantResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[64]
+	mi := &file_api_v1_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4388,7 +5796,7 @@ func (x *CapGrantResponse) String() string {
 func (*CapGrantResponse) ProtoMessage() {}
 
 func (x *CapGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[64]
+	mi := &file_api_v1_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4401,7 +5809,7 @@ func (x *CapGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapGrantResponse.ProtoReflect.Descriptor instead.
 func (*CapGrantResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{64}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *CapGrantResponse) GetCapabilities() []*Capability {
@@ -4423,7 +5831,7 @@ type CapDelegateRequest struct {
 
 func (x *CapDelegateRequest) Reset() {
 	*x = CapDelegateRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[65]
+	mi := &file_api_v1_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4435,7 +5843,7 @@ func (x *CapDelegateRequest) String() string {
 func (*CapDelegateRequest) ProtoMessage() {}
 
 func (x *CapDelegateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[65]
+	mi := &file_api_v1_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4448,7 +5856,7 @@ func (x *CapDelegateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapDelegateRequest.ProtoReflect.Descriptor instead.
 func (*CapDelegateRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{65}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *CapDelegateRequest) GetCapability() *CapRef {
@@ -4488,7 +5896,7 @@ type CapDelegateResponse struct {
 
 func (x *CapDelegateResponse) Reset() {
 	*x = CapDelegateResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[66]
+	mi := &file_api_v1_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4500,7 +5908,7 @@ func (x *CapDelegateResponse) String() string {
 func (*CapDelegateResponse) ProtoMessage() {}
 
 func (x *CapDelegateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[66]
+	mi := &file_api_v1_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4513,7 +5921,7 @@ func (x *CapDelegateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapDelegateResponse.ProtoReflect.Descriptor instead.
 func (*CapDelegateResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{66}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *CapDelegateResponse) GetCapability() *Capability {
@@ -4533,7 +5941,7 @@ type CapAttenuateRequest struct {
 
 func (x *CapAttenuateRequest) Reset() {
 	*x = CapAttenuateRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[67]
+	mi := &file_api_v1_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4545,7 +5953,7 @@ func (x *CapAttenuateRequest) String() string {
 func (*CapAttenuateRequest) ProtoMessage() {}
 
 func (x *CapAttenuateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[67]
+	mi := &file_api_v1_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4558,7 +5966,7 @@ func (x *CapAttenuateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapAttenuateRequest.ProtoReflect.Descriptor instead.
 func (*CapAttenuateRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{67}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *CapAttenuateRequest) GetCapability() *CapRef {
@@ -4584,7 +5992,7 @@ type CapAttenuateResponse struct {
 
 func (x *CapAttenuateResponse) Reset() {
 	*x = CapAttenuateResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[68]
+	mi := &file_api_v1_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4596,7 +6004,7 @@ func (x *CapAttenuateResponse) String() string {
 func (*CapAttenuateResponse) ProtoMessage() {}
 
 func (x *CapAttenuateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[68]
+	mi := &file_api_v1_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4609,7 +6017,7 @@ func (x *CapAttenuateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapAttenuateResponse.ProtoReflect.Descriptor instead.
 func (*CapAttenuateResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{68}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *CapAttenuateResponse) GetCapability() *Capability {
@@ -4628,7 +6036,7 @@ type CapSealRequest struct {
 
 func (x *CapSealRequest) Reset() {
 	*x = CapSealRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[69]
+	mi := &file_api_v1_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4640,7 +6048,7 @@ func (x *CapSealRequest) String() string {
 func (*CapSealRequest) ProtoMessage() {}
 
 func (x *CapSealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[69]
+	mi := &file_api_v1_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4653,7 +6061,7 @@ func (x *CapSealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapSealRequest.ProtoReflect.Descriptor instead.
 func (*CapSealRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{69}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *CapSealRequest) GetCapability() *CapRef {
@@ -4671,7 +6079,7 @@ type CapSealResponse struct {
 
 func (x *CapSealResponse) Reset() {
 	*x = CapSealResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[70]
+	mi := &file_api_v1_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4683,7 +6091,7 @@ func (x *CapSealResponse) String() string {
 func (*CapSealResponse) ProtoMessage() {}
 
 func (x *CapSealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[70]
+	mi := &file_api_v1_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4696,7 +6104,7 @@ func (x *CapSealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapSealResponse.ProtoReflect.Descriptor instead.
 func (*CapSealResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{70}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{89}
 }
 
 type CapRenewRequest struct {
@@ -4709,7 +6117,7 @@ type CapRenewRequest struct {
 
 func (x *CapRenewRequest) Reset() {
 	*x = CapRenewRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[71]
+	mi := &file_api_v1_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4721,7 +6129,7 @@ func (x *CapRenewRequest) String() string {
 func (*CapRenewRequest) ProtoMessage() {}
 
 func (x *CapRenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[71]
+	mi := &file_api_v1_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4734,7 +6142,7 @@ func (x *CapRenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapRenewRequest.ProtoReflect.Descriptor instead.
 func (*CapRenewRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{71}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *CapRenewRequest) GetCapability() *CapRef {
@@ -4760,7 +6168,7 @@ type CapRenewResponse struct {
 
 func (x *CapRenewResponse) Reset() {
 	*x = CapRenewResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[72]
+	mi := &file_api_v1_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4772,7 +6180,7 @@ func (x *CapRenewResponse) String() string {
 func (*CapRenewResponse) ProtoMessage() {}
 
 func (x *CapRenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[72]
+	mi := &file_api_v1_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4785,7 +6193,7 @@ func (x *CapRenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapRenewResponse.ProtoReflect.Descriptor instead.
 func (*CapRenewResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{72}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *CapRenewResponse) GetCapability() *Capability {
@@ -4807,7 +6215,7 @@ type CapRevokeRequest struct {
 
 func (x *CapRevokeRequest) Reset() {
 	*x = CapRevokeRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[73]
+	mi := &file_api_v1_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4819,7 +6227,7 @@ func (x *CapRevokeRequest) String() string {
 func (*CapRevokeRequest) ProtoMessage() {}
 
 func (x *CapRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[73]
+	mi := &file_api_v1_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4832,7 +6240,7 @@ func (x *CapRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapRevokeRequest.ProtoReflect.Descriptor instead.
 func (*CapRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{73}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *CapRevokeRequest) GetCapability() *CapRef {
@@ -4873,7 +6281,7 @@ type CapRevokeResponse struct {
 
 func (x *CapRevokeResponse) Reset() {
 	*x = CapRevokeResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[74]
+	mi := &file_api_v1_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4885,7 +6293,7 @@ func (x *CapRevokeResponse) String() string {
 func (*CapRevokeResponse) ProtoMessage() {}
 
 func (x *CapRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[74]
+	mi := &file_api_v1_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4898,7 +6306,7 @@ func (x *CapRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapRevokeResponse.ProtoReflect.Descriptor instead.
 func (*CapRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{74}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *CapRevokeResponse) GetCount() uint32 {
@@ -4925,7 +6333,7 @@ type CapExplainRequest struct {
 
 func (x *CapExplainRequest) Reset() {
 	*x = CapExplainRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[75]
+	mi := &file_api_v1_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4937,7 +6345,7 @@ func (x *CapExplainRequest) String() string {
 func (*CapExplainRequest) ProtoMessage() {}
 
 func (x *CapExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[75]
+	mi := &file_api_v1_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4950,7 +6358,7 @@ func (x *CapExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapExplainRequest.ProtoReflect.Descriptor instead.
 func (*CapExplainRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{75}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *CapExplainRequest) GetAgent() string {
@@ -4980,7 +6388,7 @@ type CapExplainResponse struct {
 
 func (x *CapExplainResponse) Reset() {
 	*x = CapExplainResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[76]
+	mi := &file_api_v1_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4992,7 +6400,7 @@ func (x *CapExplainResponse) String() string {
 func (*CapExplainResponse) ProtoMessage() {}
 
 func (x *CapExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[76]
+	mi := &file_api_v1_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5005,7 +6413,7 @@ func (x *CapExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CapExplainResponse.ProtoReflect.Descriptor instead.
 func (*CapExplainResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{76}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *CapExplainResponse) GetAllowed() bool {
@@ -5052,7 +6460,7 @@ type AccountRequest struct {
 
 func (x *AccountRequest) Reset() {
 	*x = AccountRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[77]
+	mi := &file_api_v1_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5064,7 +6472,7 @@ func (x *AccountRequest) String() string {
 func (*AccountRequest) ProtoMessage() {}
 
 func (x *AccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[77]
+	mi := &file_api_v1_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5077,7 +6485,7 @@ func (x *AccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountRequest.ProtoReflect.Descriptor instead.
 func (*AccountRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{77}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *AccountRequest) GetAgent() string {
@@ -5096,7 +6504,7 @@ type AccountResponse struct {
 
 func (x *AccountResponse) Reset() {
 	*x = AccountResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[78]
+	mi := &file_api_v1_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5108,7 +6516,7 @@ func (x *AccountResponse) String() string {
 func (*AccountResponse) ProtoMessage() {}
 
 func (x *AccountResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[78]
+	mi := &file_api_v1_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5121,7 +6529,7 @@ func (x *AccountResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountResponse.ProtoReflect.Descriptor instead.
 func (*AccountResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{78}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *AccountResponse) GetSnapshot() []byte {
@@ -5149,7 +6557,7 @@ type AuditQueryRequest struct {
 
 func (x *AuditQueryRequest) Reset() {
 	*x = AuditQueryRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[79]
+	mi := &file_api_v1_control_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5161,7 +6569,7 @@ func (x *AuditQueryRequest) String() string {
 func (*AuditQueryRequest) ProtoMessage() {}
 
 func (x *AuditQueryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[79]
+	mi := &file_api_v1_control_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5174,7 +6582,7 @@ func (x *AuditQueryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditQueryRequest.ProtoReflect.Descriptor instead.
 func (*AuditQueryRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{79}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *AuditQueryRequest) GetSinceUnixNano() int64 {
@@ -5258,7 +6666,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_api_v1_control_proto_msgTypes[80]
+	mi := &file_api_v1_control_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5270,7 +6678,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[80]
+	mi := &file_api_v1_control_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5283,7 +6691,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{80}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *AuditEntry) GetSeq() uint64 {
@@ -5316,7 +6724,7 @@ type AuditVerifyRequest struct {
 
 func (x *AuditVerifyRequest) Reset() {
 	*x = AuditVerifyRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[81]
+	mi := &file_api_v1_control_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5328,7 +6736,7 @@ func (x *AuditVerifyRequest) String() string {
 func (*AuditVerifyRequest) ProtoMessage() {}
 
 func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[81]
+	mi := &file_api_v1_control_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5341,7 +6749,7 @@ func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyRequest.ProtoReflect.Descriptor instead.
 func (*AuditVerifyRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{81}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *AuditVerifyRequest) GetHead() string {
@@ -5367,7 +6775,7 @@ type AuditVerifyResponse struct {
 
 func (x *AuditVerifyResponse) Reset() {
 	*x = AuditVerifyResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[82]
+	mi := &file_api_v1_control_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5379,7 +6787,7 @@ func (x *AuditVerifyResponse) String() string {
 func (*AuditVerifyResponse) ProtoMessage() {}
 
 func (x *AuditVerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[82]
+	mi := &file_api_v1_control_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5392,7 +6800,7 @@ func (x *AuditVerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyResponse.ProtoReflect.Descriptor instead.
 func (*AuditVerifyResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{82}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *AuditVerifyResponse) GetOk() bool {
@@ -5466,7 +6874,7 @@ type TokenIssueRequest struct {
 
 func (x *TokenIssueRequest) Reset() {
 	*x = TokenIssueRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[83]
+	mi := &file_api_v1_control_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5478,7 +6886,7 @@ func (x *TokenIssueRequest) String() string {
 func (*TokenIssueRequest) ProtoMessage() {}
 
 func (x *TokenIssueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[83]
+	mi := &file_api_v1_control_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5491,7 +6899,7 @@ func (x *TokenIssueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenIssueRequest.ProtoReflect.Descriptor instead.
 func (*TokenIssueRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{83}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *TokenIssueRequest) GetSubject() string {
@@ -5555,7 +6963,7 @@ type TokenIssueResponse struct {
 
 func (x *TokenIssueResponse) Reset() {
 	*x = TokenIssueResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[84]
+	mi := &file_api_v1_control_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5567,7 +6975,7 @@ func (x *TokenIssueResponse) String() string {
 func (*TokenIssueResponse) ProtoMessage() {}
 
 func (x *TokenIssueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[84]
+	mi := &file_api_v1_control_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5580,7 +6988,7 @@ func (x *TokenIssueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenIssueResponse.ProtoReflect.Descriptor instead.
 func (*TokenIssueResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{84}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *TokenIssueResponse) GetToken() string {
@@ -5621,7 +7029,7 @@ type TokenRevokeRequest struct {
 
 func (x *TokenRevokeRequest) Reset() {
 	*x = TokenRevokeRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[85]
+	mi := &file_api_v1_control_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5633,7 +7041,7 @@ func (x *TokenRevokeRequest) String() string {
 func (*TokenRevokeRequest) ProtoMessage() {}
 
 func (x *TokenRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[85]
+	mi := &file_api_v1_control_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5646,7 +7054,7 @@ func (x *TokenRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRevokeRequest.ProtoReflect.Descriptor instead.
 func (*TokenRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{85}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *TokenRevokeRequest) GetId() string {
@@ -5672,7 +7080,7 @@ type TokenRevokeResponse struct {
 
 func (x *TokenRevokeResponse) Reset() {
 	*x = TokenRevokeResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[86]
+	mi := &file_api_v1_control_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5684,7 +7092,7 @@ func (x *TokenRevokeResponse) String() string {
 func (*TokenRevokeResponse) ProtoMessage() {}
 
 func (x *TokenRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[86]
+	mi := &file_api_v1_control_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5697,7 +7105,7 @@ func (x *TokenRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRevokeResponse.ProtoReflect.Descriptor instead.
 func (*TokenRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{86}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *TokenRevokeResponse) GetEnded() uint32 {
@@ -5715,7 +7123,7 @@ type TokenKeyRequest struct {
 
 func (x *TokenKeyRequest) Reset() {
 	*x = TokenKeyRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[87]
+	mi := &file_api_v1_control_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5727,7 +7135,7 @@ func (x *TokenKeyRequest) String() string {
 func (*TokenKeyRequest) ProtoMessage() {}
 
 func (x *TokenKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[87]
+	mi := &file_api_v1_control_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5740,7 +7148,7 @@ func (x *TokenKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenKeyRequest.ProtoReflect.Descriptor instead.
 func (*TokenKeyRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{87}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{106}
 }
 
 type TokenKeyResponse struct {
@@ -5758,7 +7166,7 @@ type TokenKeyResponse struct {
 
 func (x *TokenKeyResponse) Reset() {
 	*x = TokenKeyResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[88]
+	mi := &file_api_v1_control_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5770,7 +7178,7 @@ func (x *TokenKeyResponse) String() string {
 func (*TokenKeyResponse) ProtoMessage() {}
 
 func (x *TokenKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[88]
+	mi := &file_api_v1_control_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5783,7 +7191,7 @@ func (x *TokenKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenKeyResponse.ProtoReflect.Descriptor instead.
 func (*TokenKeyResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{88}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *TokenKeyResponse) GetKey() string {
@@ -5845,7 +7253,7 @@ type TokenTrustRequest struct {
 
 func (x *TokenTrustRequest) Reset() {
 	*x = TokenTrustRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[89]
+	mi := &file_api_v1_control_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5857,7 +7265,7 @@ func (x *TokenTrustRequest) String() string {
 func (*TokenTrustRequest) ProtoMessage() {}
 
 func (x *TokenTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[89]
+	mi := &file_api_v1_control_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5870,7 +7278,7 @@ func (x *TokenTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenTrustRequest.ProtoReflect.Descriptor instead.
 func (*TokenTrustRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{89}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *TokenTrustRequest) GetKey() string {
@@ -5896,7 +7304,7 @@ type TokenTrustResponse struct {
 
 func (x *TokenTrustResponse) Reset() {
 	*x = TokenTrustResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[90]
+	mi := &file_api_v1_control_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5908,7 +7316,7 @@ func (x *TokenTrustResponse) String() string {
 func (*TokenTrustResponse) ProtoMessage() {}
 
 func (x *TokenTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[90]
+	mi := &file_api_v1_control_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5921,7 +7329,7 @@ func (x *TokenTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenTrustResponse.ProtoReflect.Descriptor instead.
 func (*TokenTrustResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{90}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *TokenTrustResponse) GetKeyId() string {
@@ -5940,7 +7348,7 @@ type TokenCheckRequest struct {
 
 func (x *TokenCheckRequest) Reset() {
 	*x = TokenCheckRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[91]
+	mi := &file_api_v1_control_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5952,7 +7360,7 @@ func (x *TokenCheckRequest) String() string {
 func (*TokenCheckRequest) ProtoMessage() {}
 
 func (x *TokenCheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[91]
+	mi := &file_api_v1_control_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5965,7 +7373,7 @@ func (x *TokenCheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenCheckRequest.ProtoReflect.Descriptor instead.
 func (*TokenCheckRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{91}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *TokenCheckRequest) GetToken() string {
@@ -5985,7 +7393,7 @@ type TokenCheckResponse struct {
 
 func (x *TokenCheckResponse) Reset() {
 	*x = TokenCheckResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[92]
+	mi := &file_api_v1_control_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5997,7 +7405,7 @@ func (x *TokenCheckResponse) String() string {
 func (*TokenCheckResponse) ProtoMessage() {}
 
 func (x *TokenCheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[92]
+	mi := &file_api_v1_control_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6010,7 +7418,7 @@ func (x *TokenCheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenCheckResponse.ProtoReflect.Descriptor instead.
 func (*TokenCheckResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{92}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *TokenCheckResponse) GetCode() string {
@@ -6036,7 +7444,7 @@ type TokenListenRequest struct {
 
 func (x *TokenListenRequest) Reset() {
 	*x = TokenListenRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[93]
+	mi := &file_api_v1_control_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6048,7 +7456,7 @@ func (x *TokenListenRequest) String() string {
 func (*TokenListenRequest) ProtoMessage() {}
 
 func (x *TokenListenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[93]
+	mi := &file_api_v1_control_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6061,7 +7469,7 @@ func (x *TokenListenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenListenRequest.ProtoReflect.Descriptor instead.
 func (*TokenListenRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{93}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *TokenListenRequest) GetAddress() string {
@@ -6080,7 +7488,7 @@ type TokenListenResponse struct {
 
 func (x *TokenListenResponse) Reset() {
 	*x = TokenListenResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[94]
+	mi := &file_api_v1_control_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6092,7 +7500,7 @@ func (x *TokenListenResponse) String() string {
 func (*TokenListenResponse) ProtoMessage() {}
 
 func (x *TokenListenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[94]
+	mi := &file_api_v1_control_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6105,7 +7513,7 @@ func (x *TokenListenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenListenResponse.ProtoReflect.Descriptor instead.
 func (*TokenListenResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{94}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *TokenListenResponse) GetAddress() string {
@@ -6123,7 +7531,7 @@ type ErrorsRecentRequest struct {
 
 func (x *ErrorsRecentRequest) Reset() {
 	*x = ErrorsRecentRequest{}
-	mi := &file_api_v1_control_proto_msgTypes[95]
+	mi := &file_api_v1_control_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6135,7 +7543,7 @@ func (x *ErrorsRecentRequest) String() string {
 func (*ErrorsRecentRequest) ProtoMessage() {}
 
 func (x *ErrorsRecentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[95]
+	mi := &file_api_v1_control_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6148,7 +7556,7 @@ func (x *ErrorsRecentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorsRecentRequest.ProtoReflect.Descriptor instead.
 func (*ErrorsRecentRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{95}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{114}
 }
 
 type ErrorRecord struct {
@@ -6168,7 +7576,7 @@ type ErrorRecord struct {
 
 func (x *ErrorRecord) Reset() {
 	*x = ErrorRecord{}
-	mi := &file_api_v1_control_proto_msgTypes[96]
+	mi := &file_api_v1_control_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6180,7 +7588,7 @@ func (x *ErrorRecord) String() string {
 func (*ErrorRecord) ProtoMessage() {}
 
 func (x *ErrorRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[96]
+	mi := &file_api_v1_control_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6193,7 +7601,7 @@ func (x *ErrorRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorRecord.ProtoReflect.Descriptor instead.
 func (*ErrorRecord) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{96}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *ErrorRecord) GetCode() string {
@@ -6268,7 +7676,7 @@ type ErrorsRecentResponse struct {
 
 func (x *ErrorsRecentResponse) Reset() {
 	*x = ErrorsRecentResponse{}
-	mi := &file_api_v1_control_proto_msgTypes[97]
+	mi := &file_api_v1_control_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6280,7 +7688,7 @@ func (x *ErrorsRecentResponse) String() string {
 func (*ErrorsRecentResponse) ProtoMessage() {}
 
 func (x *ErrorsRecentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_control_proto_msgTypes[97]
+	mi := &file_api_v1_control_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6293,7 +7701,7 @@ func (x *ErrorsRecentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorsRecentResponse.ProtoReflect.Descriptor instead.
 func (*ErrorsRecentResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_control_proto_rawDescGZIP(), []int{97}
+	return file_api_v1_control_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *ErrorsRecentResponse) GetErrors() []*ErrorRecord {
@@ -6346,7 +7754,7 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x03tty\x18\x05 \x01(\bR\x03tty\x12\x14\n" +
 	"\x05stdin\x18\x06 \x01(\bR\x05stdin\x12\x12\n" +
 	"\x04rows\x18\a \x01(\rR\x04rows\x12\x12\n" +
-	"\x04cols\x18\b \x01(\rR\x04cols\"\xd3\x01\n" +
+	"\x04cols\x18\b \x01(\rR\x04cols\"\xf2\x01\n" +
 	"\x06Limits\x12!\n" +
 	"\fmemory_bytes\x18\x01 \x01(\x04R\vmemoryBytes\x12\x1c\n" +
 	"\tprocesses\x18\x02 \x01(\rR\tprocesses\x12\x1d\n" +
@@ -6354,7 +7762,9 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"disk_bytes\x18\x03 \x01(\x04R\tdiskBytes\x12\x1b\n" +
 	"\tmilli_cpu\x18\x04 \x01(\x04R\bmilliCpu\x12'\n" +
 	"\x10io_bytes_per_sec\x18\x05 \x01(\x04R\rioBytesPerSec\x12#\n" +
-	"\x0eio_ops_per_sec\x18\x06 \x01(\x04R\vioOpsPerSec\"\xd5\x05\n" +
+	"\x0eio_ops_per_sec\x18\x06 \x01(\x04R\vioOpsPerSec\x12\x1d\n" +
+	"\n" +
+	"swap_bytes\x18\a \x01(\x04R\tswapBytes\"\xe5\x06\n" +
 	"\fSpawnRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x1a\n" +
@@ -6376,10 +7786,22 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\fon_violation\x18\x11 \x03(\tR\vonViolation\x120\n" +
 	"\arestart\x18\x12 \x01(\v2\x16.aios.v1.RestartPolicyR\arestart\x123\n" +
 	"\bwatchdog\x18\x13 \x01(\v2\x17.aios.v1.WatchdogPolicyR\bwatchdog\x12\x1b\n" +
-	"\ttime_zone\x18\x19 \x01(\tR\btimeZone\x1a9\n" +
+	"\ttime_zone\x18\x19 \x01(\tR\btimeZone\x12.\n" +
+	"\town_clock\x18\x1b \x01(\v2\x11.aios.v1.OwnClockR\bownClock\x12\x15\n" +
+	"\x06on_oom\x18\x1a \x01(\tR\x05onOom\x12\x12\n" +
+	"\x04from\x18\x1e \x01(\tR\x04from\x123\n" +
+	"\btemplate\x18\x1f \x01(\v2\x17.aios.v1.TemplatePolicyR\btemplate\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"R\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"x\n" +
+	"\bOwnClock\x12\x1f\n" +
+	"\voffset_nano\x18\x01 \x01(\x03R\n" +
+	"offsetNano\x12%\n" +
+	"\x0emonotonic_nano\x18\x02 \x01(\x03R\rmonotonicNano\x12$\n" +
+	"\x0ewall_unix_nano\x18\x03 \x01(\x03R\fwallUnixNano\"M\n" +
+	"\x0eTemplatePolicy\x12\x16\n" +
+	"\x06output\x18\x01 \x01(\tR\x06output\x12#\n" +
+	"\rtimeout_nanos\x18\x02 \x01(\x03R\ftimeoutNanos\"R\n" +
 	"\x0eWatchdogPolicy\x12#\n" +
 	"\rtimeout_nanos\x18\x01 \x01(\x03R\ftimeoutNanos\x12\x1b\n" +
 	"\ton_expiry\x18\x02 \x01(\tR\bonExpiry\"?\n" +
@@ -6408,7 +7830,7 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05again\x18\x04 \x01(\bR\x05again\"\xfa\x03\n" +
+	"\x05again\x18\x04 \x01(\bR\x05again\"\xb8\x04\n" +
 	"\x05Agent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -6425,7 +7847,9 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x06labels\x18\f \x03(\v2\x1a.aios.v1.Agent.LabelsEntryR\x06labels\x12-\n" +
 	"\brestarts\x18\r \x01(\v2\x11.aios.v1.RestartsR\brestarts\x12\x1f\n" +
 	"\vcloned_from\x18\x0e \x01(\tR\n" +
-	"clonedFrom\x1a9\n" +
+	"clonedFrom\x12 \n" +
+	"\vspecialized\x18\x0f \x01(\bR\vspecialized\x12\x1a\n" +
+	"\btemplate\x18\x14 \x01(\tR\btemplate\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"&\n" +
@@ -6437,7 +7861,7 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x18\n" +
 	"\athreads\x18\x04 \x01(\rR\athreads\x12\x12\n" +
 	"\x04argv\x18\x05 \x03(\tR\x04argv\x12\x14\n" +
-	"\x05state\x18\x06 \x01(\tR\x05state\"\x96\x02\n" +
+	"\x05state\x18\x06 \x01(\tR\x05state\"\xf2\x02\n" +
 	"\x0fInspectResponse\x12$\n" +
 	"\x05agent\x18\x01 \x01(\v2\x0e.aios.v1.AgentR\x05agent\x12)\n" +
 	"\x04spec\x18\x02 \x01(\v2\x15.aios.v1.SpawnRequestR\x04spec\x123\n" +
@@ -6445,7 +7869,9 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x06domain\x18\x04 \x01(\v2\x0f.aios.v1.DomainR\x06domain\x12\x19\n" +
 	"\blog_path\x18\x05 \x01(\tR\alogPath\x12!\n" +
 	"\fimage_digest\x18\x06 \x01(\tR\vimageDigest\x12\x16\n" +
-	"\x06tokens\x18\a \x03(\tR\x06tokens\"<\n" +
+	"\x06tokens\x18\a \x03(\tR\x06tokens\x121\n" +
+	"\aupgrade\x18\b \x01(\v2\x17.aios.v1.PendingUpgradeR\aupgrade\x12'\n" +
+	"\x05clock\x18\t \x01(\v2\x11.aios.v1.OwnClockR\x05clock\"<\n" +
 	"\vWaitRequest\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x17\n" +
 	"\aexec_id\x18\x02 \x01(\x05R\x06execId\"1\n" +
@@ -6474,7 +7900,72 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\vpause_nanos\x18\x02 \x01(\x03R\n" +
 	"pauseNanos\x12\x1f\n" +
 	"\vready_nanos\x18\x03 \x01(\x03R\n" +
-	"readyNanos\";\n" +
+	"readyNanos\"y\n" +
+	"\x11SpecializeRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05pause\x18\x03 \x01(\bR\x05pause\x12\x12\n" +
+	"\x04keep\x18\x04 \x03(\tR\x04keep\x12\x10\n" +
+	"\x03cpu\x18\x05 \x01(\tR\x03cpu\"z\n" +
+	"\x12SpecializeResponse\x12\"\n" +
+	"\x04copy\x18\x01 \x01(\v2\x0e.aios.v1.AgentR\x04copy\x12\x1f\n" +
+	"\vpause_nanos\x18\x02 \x01(\x03R\n" +
+	"pauseNanos\x12\x1f\n" +
+	"\vready_nanos\x18\x03 \x01(\x03R\n" +
+	"readyNanos\"\xba\x01\n" +
+	"\fSplitRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04pids\x18\x03 \x03(\x05R\x04pids\x12\x14\n" +
+	"\x05alone\x18\x04 \x01(\bR\x05alone\x12\x14\n" +
+	"\x05share\x18\x05 \x01(\rR\x05share\x12\x16\n" +
+	"\x06narrow\x18\x06 \x01(\bR\x06narrow\x12\x12\n" +
+	"\x04keep\x18\a \x03(\tR\x04keep\x12\x14\n" +
+	"\x05pause\x18\b \x01(\bR\x05pause\"w\n" +
+	"\rSplitResponse\x12$\n" +
+	"\x05agent\x18\x01 \x01(\v2\x0e.aios.v1.AgentR\x05agent\x12\x1f\n" +
+	"\vpause_nanos\x18\x02 \x01(\x03R\n" +
+	"pauseNanos\x12\x1f\n" +
+	"\vready_nanos\x18\x03 \x01(\x03R\n" +
+	"readyNanos\"\x8d\x01\n" +
+	"\x0eUpgradeRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x14\n" +
+	"\x05image\x18\x02 \x01(\tR\x05image\x12\x12\n" +
+	"\x04argv\x18\x03 \x03(\tR\x04argv\x12\x16\n" +
+	"\x06health\x18\x04 \x03(\tR\x06health\x12#\n" +
+	"\rtimeout_nanos\x18\x05 \x01(\x03R\ftimeoutNanos\"w\n" +
+	"\x0fUpgradeResponse\x12$\n" +
+	"\x05agent\x18\x01 \x01(\v2\x0e.aios.v1.AgentR\x05agent\x12\x1f\n" +
+	"\vpause_nanos\x18\x02 \x01(\x03R\n" +
+	"pauseNanos\x12\x1d\n" +
+	"\n" +
+	"took_nanos\x18\x03 \x01(\x03R\ttookNanos\"t\n" +
+	"\x0ePendingUpgrade\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12!\n" +
+	"\fimage_digest\x18\x02 \x01(\tR\vimageDigest\x12)\n" +
+	"\x04spec\x18\x03 \x01(\v2\x15.aios.v1.SpawnRequestR\x04spec\"\x89\x01\n" +
+	"\fMergeRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x12\n" +
+	"\x04into\x18\x02 \x01(\tR\x04into\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x1c\n" +
+	"\tconflicts\x18\x04 \x01(\tR\tconflicts\x12\x18\n" +
+	"\aregions\x18\x05 \x03(\tR\aregions\"\x8c\x02\n" +
+	"\rMergeResponse\x12\x12\n" +
+	"\x04into\x18\x01 \x01(\tR\x04into\x12\x16\n" +
+	"\x06merged\x18\x02 \x01(\bR\x06merged\x12.\n" +
+	"\achanges\x18\x03 \x03(\v2\x14.aios.v1.MergeChangeR\achanges\x124\n" +
+	"\tconflicts\x18\x04 \x03(\v2\x16.aios.v1.MergeConflictR\tconflicts\x12!\n" +
+	"\fchange_count\x18\x05 \x01(\rR\vchangeCount\x12%\n" +
+	"\x0econflict_count\x18\x06 \x01(\rR\rconflictCount\x12\x1f\n" +
+	"\vpause_nanos\x18\a \x01(\x03R\n" +
+	"pauseNanos\"O\n" +
+	"\vMergeChange\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06change\x18\x02 \x01(\tR\x06change\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\"7\n" +
+	"\rMergeConflict\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\";\n" +
 	"\rRemoveRequest\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x10\n" +
@@ -6571,7 +8062,7 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x03box\x18\x01 \x01(\tR\x03box\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
-	"\x06effect\x18\x04 \x01(\tR\x06effect\"\xd1\x02\n" +
+	"\x06effect\x18\x04 \x01(\tR\x06effect\"\xbd\x03\n" +
 	"\x06Domain\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x1a\n" +
@@ -6584,7 +8075,9 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\bisolated\x18\t \x01(\bR\bisolated\x12,\n" +
 	"\x12agent_memory_bytes\x18\n" +
 	" \x01(\x04R\x10agentMemoryBytes\x12\x14\n" +
-	"\x05owner\x18\v \x01(\tR\x05owner\"\x13\n" +
+	"\x05owner\x18\v \x01(\tR\x05owner\x124\n" +
+	"\x16checkpoint_every_nanos\x18\f \x01(\x03R\x14checkpointEveryNanos\x124\n" +
+	"\x16checkpointed_unix_nano\x18\r \x01(\x03R\x14checkpointedUnixNano\"\x13\n" +
 	"\x11DomainListRequest\"?\n" +
 	"\x12DomainListResponse\x12)\n" +
 	"\adomains\x18\x01 \x03(\v2\x0f.aios.v1.DomainR\adomains\"=\n" +
@@ -6592,7 +8085,47 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\",\n" +
 	"\x12DomainStopResponse\x12\x16\n" +
-	"\x06agents\x18\x01 \x03(\tR\x06agents\"\xda\x02\n" +
+	"\x06agents\x18\x01 \x03(\tR\x06agents\"\x89\x01\n" +
+	"\x17DomainCheckpointRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03dir\x18\x02 \x01(\tR\x03dir\x12\x12\n" +
+	"\x04stop\x18\x03 \x01(\bR\x04stop\x12$\n" +
+	"\vevery_nanos\x18\x04 \x01(\x03H\x00R\n" +
+	"everyNanos\x88\x01\x01B\x0e\n" +
+	"\f_every_nanos\"O\n" +
+	"\x18DomainCheckpointResponse\x123\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\v2\x13.aios.v1.CheckpointR\n" +
+	"checkpoint\"\x8a\x02\n" +
+	"\n" +
+	"Checkpoint\x12\x10\n" +
+	"\x03dir\x18\x01 \x01(\tR\x03dir\x12\x16\n" +
+	"\x06domain\x18\x02 \x01(\tR\x06domain\x12$\n" +
+	"\x0emade_unix_nano\x18\x03 \x01(\x03R\fmadeUnixNano\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12\x1a\n" +
+	"\bplatform\x18\x05 \x01(\tR\bplatform\x12-\n" +
+	"\x05parts\x18\x06 \x03(\v2\x17.aios.v1.CheckpointPartR\x05parts\x12&\n" +
+	"\x06agents\x18\a \x03(\v2\x0e.aios.v1.AgentR\x06agents\x12\x1f\n" +
+	"\vpause_nanos\x18\b \x01(\x03R\n" +
+	"pauseNanos\"i\n" +
+	"\x0eCheckpointPart\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x1b\n" +
+	"\traw_bytes\x18\x03 \x01(\x03R\brawBytes\x12\x10\n" +
+	"\x03sum\x18\x04 \x01(\tR\x03sum\"]\n" +
+	"\x14DomainRestoreRequest\x12\x10\n" +
+	"\x03dir\x18\x01 \x01(\tR\x03dir\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
+	"\vforce_files\x18\x03 \x01(\bR\n" +
+	"forceFiles\"\x9b\x01\n" +
+	"\x15DomainRestoreResponse\x123\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\v2\x13.aios.v1.CheckpointR\n" +
+	"checkpoint\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"took_nanos\x18\x03 \x01(\x03R\ttookNanos\x12\x1a\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings\"\xda\x02\n" +
 	"\n" +
 	"Capability\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
@@ -6785,7 +8318,7 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x0ffirst_unix_nano\x18\b \x01(\x03R\rfirstUnixNano\x12$\n" +
 	"\x0elast_unix_nano\x18\t \x01(\x03R\flastUnixNano\"D\n" +
 	"\x14ErrorsRecentResponse\x12,\n" +
-	"\x06errors\x18\x01 \x03(\v2\x14.aios.v1.ErrorRecordR\x06errors2\xcf\x13\n" +
+	"\x06errors\x18\x01 \x03(\v2\x14.aios.v1.ErrorRecordR\x06errors2\xed\x16\n" +
 	"\aControl\x12<\n" +
 	"\aVersion\x12\x17.aios.v1.VersionRequest\x1a\x18.aios.v1.VersionResponse\x129\n" +
 	"\x06Doctor\x12\x16.aios.v1.DoctorRequest\x1a\x17.aios.v1.DoctorResponse\x12?\n" +
@@ -6797,7 +8330,12 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\x06Signal\x12\x16.aios.v1.SignalRequest\x1a\x17.aios.v1.SignalResponse\x126\n" +
 	"\x05Pause\x12\x15.aios.v1.PauseRequest\x1a\x16.aios.v1.PauseResponse\x129\n" +
 	"\x06Resume\x12\x16.aios.v1.ResumeRequest\x1a\x17.aios.v1.ResumeResponse\x126\n" +
-	"\x05Clone\x12\x15.aios.v1.CloneRequest\x1a\x16.aios.v1.CloneResponse\x129\n" +
+	"\x05Clone\x12\x15.aios.v1.CloneRequest\x1a\x16.aios.v1.CloneResponse\x12E\n" +
+	"\n" +
+	"Specialize\x12\x1a.aios.v1.SpecializeRequest\x1a\x1b.aios.v1.SpecializeResponse\x126\n" +
+	"\x05Split\x12\x15.aios.v1.SplitRequest\x1a\x16.aios.v1.SplitResponse\x12<\n" +
+	"\aUpgrade\x12\x17.aios.v1.UpgradeRequest\x1a\x18.aios.v1.UpgradeResponse\x126\n" +
+	"\x05Merge\x12\x15.aios.v1.MergeRequest\x1a\x16.aios.v1.MergeResponse\x129\n" +
 	"\x06Remove\x12\x16.aios.v1.RemoveRequest\x1a\x17.aios.v1.RemoveResponse\x12=\n" +
 	"\x06Attach\x12\x16.aios.v1.AttachRequest\x1a\x17.aios.v1.AttachResponse(\x010\x01\x125\n" +
 	"\x04Logs\x12\x14.aios.v1.LogsRequest\x1a\x15.aios.v1.LogsResponse0\x01\x12J\n" +
@@ -6808,7 +8346,9 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"DomainList\x12\x1a.aios.v1.DomainListRequest\x1a\x1b.aios.v1.DomainListResponse\x12E\n" +
 	"\n" +
-	"DomainStop\x12\x1a.aios.v1.DomainStopRequest\x1a\x1b.aios.v1.DomainStopResponse\x12<\n" +
+	"DomainStop\x12\x1a.aios.v1.DomainStopRequest\x1a\x1b.aios.v1.DomainStopResponse\x12W\n" +
+	"\x10DomainCheckpoint\x12 .aios.v1.DomainCheckpointRequest\x1a!.aios.v1.DomainCheckpointResponse\x12N\n" +
+	"\rDomainRestore\x12\x1d.aios.v1.DomainRestoreRequest\x1a\x1e.aios.v1.DomainRestoreResponse\x12<\n" +
 	"\aCapList\x12\x17.aios.v1.CapListRequest\x1a\x18.aios.v1.CapListResponse\x12?\n" +
 	"\bCapGrant\x12\x18.aios.v1.CapGrantRequest\x1a\x19.aios.v1.CapGrantResponse\x12H\n" +
 	"\vCapDelegate\x12\x1b.aios.v1.CapDelegateRequest\x1a\x1c.aios.v1.CapDelegateResponse\x12K\n" +
@@ -6845,234 +8385,279 @@ func file_api_v1_control_proto_rawDescGZIP() []byte {
 	return file_api_v1_control_proto_rawDescData
 }
 
-var file_api_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 100)
+var file_api_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 119)
 var file_api_v1_control_proto_goTypes = []any{
-	(*VersionRequest)(nil),       // 0: aios.v1.VersionRequest
-	(*VersionResponse)(nil),      // 1: aios.v1.VersionResponse
-	(*DoctorRequest)(nil),        // 2: aios.v1.DoctorRequest
-	(*Finding)(nil),              // 3: aios.v1.Finding
-	(*DoctorResponse)(nil),       // 4: aios.v1.DoctorResponse
-	(*ShutdownRequest)(nil),      // 5: aios.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),     // 6: aios.v1.ShutdownResponse
-	(*Mount)(nil),                // 7: aios.v1.Mount
-	(*Process)(nil),              // 8: aios.v1.Process
-	(*Limits)(nil),               // 9: aios.v1.Limits
-	(*SpawnRequest)(nil),         // 10: aios.v1.SpawnRequest
-	(*WatchdogPolicy)(nil),       // 11: aios.v1.WatchdogPolicy
-	(*RestartPolicy)(nil),        // 12: aios.v1.RestartPolicy
-	(*Restarts)(nil),             // 13: aios.v1.Restarts
-	(*SpawnResponse)(nil),        // 14: aios.v1.SpawnResponse
-	(*ListRequest)(nil),          // 15: aios.v1.ListRequest
-	(*ListResponse)(nil),         // 16: aios.v1.ListResponse
-	(*Exit)(nil),                 // 17: aios.v1.Exit
-	(*Agent)(nil),                // 18: aios.v1.Agent
-	(*InspectRequest)(nil),       // 19: aios.v1.InspectRequest
-	(*AgentProcess)(nil),         // 20: aios.v1.AgentProcess
-	(*InspectResponse)(nil),      // 21: aios.v1.InspectResponse
-	(*WaitRequest)(nil),          // 22: aios.v1.WaitRequest
-	(*WaitResponse)(nil),         // 23: aios.v1.WaitResponse
-	(*SignalRequest)(nil),        // 24: aios.v1.SignalRequest
-	(*SignalResponse)(nil),       // 25: aios.v1.SignalResponse
-	(*PauseRequest)(nil),         // 26: aios.v1.PauseRequest
-	(*PauseResponse)(nil),        // 27: aios.v1.PauseResponse
-	(*ResumeRequest)(nil),        // 28: aios.v1.ResumeRequest
-	(*ResumeResponse)(nil),       // 29: aios.v1.ResumeResponse
-	(*CloneRequest)(nil),         // 30: aios.v1.CloneRequest
-	(*CloneResponse)(nil),        // 31: aios.v1.CloneResponse
-	(*RemoveRequest)(nil),        // 32: aios.v1.RemoveRequest
-	(*RemoveResponse)(nil),       // 33: aios.v1.RemoveResponse
-	(*ExecRequest)(nil),          // 34: aios.v1.ExecRequest
-	(*AttachTarget)(nil),         // 35: aios.v1.AttachTarget
-	(*WindowSize)(nil),           // 36: aios.v1.WindowSize
-	(*AttachRequest)(nil),        // 37: aios.v1.AttachRequest
-	(*AttachStarted)(nil),        // 38: aios.v1.AttachStarted
-	(*AttachResponse)(nil),       // 39: aios.v1.AttachResponse
-	(*LogsRequest)(nil),          // 40: aios.v1.LogsRequest
-	(*LogsResponse)(nil),         // 41: aios.v1.LogsResponse
-	(*ImageImportRequest)(nil),   // 42: aios.v1.ImageImportRequest
-	(*ImageImportResponse)(nil),  // 43: aios.v1.ImageImportResponse
-	(*ImageProgress)(nil),        // 44: aios.v1.ImageProgress
-	(*Image)(nil),                // 45: aios.v1.Image
-	(*ImageListRequest)(nil),     // 46: aios.v1.ImageListRequest
-	(*ImageListResponse)(nil),    // 47: aios.v1.ImageListResponse
-	(*ImageInspectRequest)(nil),  // 48: aios.v1.ImageInspectRequest
-	(*ImageInspectResponse)(nil), // 49: aios.v1.ImageInspectResponse
-	(*ImageRemoveRequest)(nil),   // 50: aios.v1.ImageRemoveRequest
-	(*ImageRemoveResponse)(nil),  // 51: aios.v1.ImageRemoveResponse
-	(*BoxReport)(nil),            // 52: aios.v1.BoxReport
-	(*Domain)(nil),               // 53: aios.v1.Domain
-	(*DomainListRequest)(nil),    // 54: aios.v1.DomainListRequest
-	(*DomainListResponse)(nil),   // 55: aios.v1.DomainListResponse
-	(*DomainStopRequest)(nil),    // 56: aios.v1.DomainStopRequest
-	(*DomainStopResponse)(nil),   // 57: aios.v1.DomainStopResponse
-	(*Capability)(nil),           // 58: aios.v1.Capability
-	(*CapListRequest)(nil),       // 59: aios.v1.CapListRequest
-	(*CapListResponse)(nil),      // 60: aios.v1.CapListResponse
-	(*CapRef)(nil),               // 61: aios.v1.CapRef
-	(*CapChange)(nil),            // 62: aios.v1.CapChange
-	(*CapGrantRequest)(nil),      // 63: aios.v1.CapGrantRequest
-	(*CapGrantResponse)(nil),     // 64: aios.v1.CapGrantResponse
-	(*CapDelegateRequest)(nil),   // 65: aios.v1.CapDelegateRequest
-	(*CapDelegateResponse)(nil),  // 66: aios.v1.CapDelegateResponse
-	(*CapAttenuateRequest)(nil),  // 67: aios.v1.CapAttenuateRequest
-	(*CapAttenuateResponse)(nil), // 68: aios.v1.CapAttenuateResponse
-	(*CapSealRequest)(nil),       // 69: aios.v1.CapSealRequest
-	(*CapSealResponse)(nil),      // 70: aios.v1.CapSealResponse
-	(*CapRenewRequest)(nil),      // 71: aios.v1.CapRenewRequest
-	(*CapRenewResponse)(nil),     // 72: aios.v1.CapRenewResponse
-	(*CapRevokeRequest)(nil),     // 73: aios.v1.CapRevokeRequest
-	(*CapRevokeResponse)(nil),    // 74: aios.v1.CapRevokeResponse
-	(*CapExplainRequest)(nil),    // 75: aios.v1.CapExplainRequest
-	(*CapExplainResponse)(nil),   // 76: aios.v1.CapExplainResponse
-	(*AccountRequest)(nil),       // 77: aios.v1.AccountRequest
-	(*AccountResponse)(nil),      // 78: aios.v1.AccountResponse
-	(*AuditQueryRequest)(nil),    // 79: aios.v1.AuditQueryRequest
-	(*AuditEntry)(nil),           // 80: aios.v1.AuditEntry
-	(*AuditVerifyRequest)(nil),   // 81: aios.v1.AuditVerifyRequest
-	(*AuditVerifyResponse)(nil),  // 82: aios.v1.AuditVerifyResponse
-	(*TokenIssueRequest)(nil),    // 83: aios.v1.TokenIssueRequest
-	(*TokenIssueResponse)(nil),   // 84: aios.v1.TokenIssueResponse
-	(*TokenRevokeRequest)(nil),   // 85: aios.v1.TokenRevokeRequest
-	(*TokenRevokeResponse)(nil),  // 86: aios.v1.TokenRevokeResponse
-	(*TokenKeyRequest)(nil),      // 87: aios.v1.TokenKeyRequest
-	(*TokenKeyResponse)(nil),     // 88: aios.v1.TokenKeyResponse
-	(*TokenTrustRequest)(nil),    // 89: aios.v1.TokenTrustRequest
-	(*TokenTrustResponse)(nil),   // 90: aios.v1.TokenTrustResponse
-	(*TokenCheckRequest)(nil),    // 91: aios.v1.TokenCheckRequest
-	(*TokenCheckResponse)(nil),   // 92: aios.v1.TokenCheckResponse
-	(*TokenListenRequest)(nil),   // 93: aios.v1.TokenListenRequest
-	(*TokenListenResponse)(nil),  // 94: aios.v1.TokenListenResponse
-	(*ErrorsRecentRequest)(nil),  // 95: aios.v1.ErrorsRecentRequest
-	(*ErrorRecord)(nil),          // 96: aios.v1.ErrorRecord
-	(*ErrorsRecentResponse)(nil), // 97: aios.v1.ErrorsRecentResponse
-	nil,                          // 98: aios.v1.SpawnRequest.LabelsEntry
-	nil,                          // 99: aios.v1.Agent.LabelsEntry
+	(*VersionRequest)(nil),           // 0: aios.v1.VersionRequest
+	(*VersionResponse)(nil),          // 1: aios.v1.VersionResponse
+	(*DoctorRequest)(nil),            // 2: aios.v1.DoctorRequest
+	(*Finding)(nil),                  // 3: aios.v1.Finding
+	(*DoctorResponse)(nil),           // 4: aios.v1.DoctorResponse
+	(*ShutdownRequest)(nil),          // 5: aios.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),         // 6: aios.v1.ShutdownResponse
+	(*Mount)(nil),                    // 7: aios.v1.Mount
+	(*Process)(nil),                  // 8: aios.v1.Process
+	(*Limits)(nil),                   // 9: aios.v1.Limits
+	(*SpawnRequest)(nil),             // 10: aios.v1.SpawnRequest
+	(*OwnClock)(nil),                 // 11: aios.v1.OwnClock
+	(*TemplatePolicy)(nil),           // 12: aios.v1.TemplatePolicy
+	(*WatchdogPolicy)(nil),           // 13: aios.v1.WatchdogPolicy
+	(*RestartPolicy)(nil),            // 14: aios.v1.RestartPolicy
+	(*Restarts)(nil),                 // 15: aios.v1.Restarts
+	(*SpawnResponse)(nil),            // 16: aios.v1.SpawnResponse
+	(*ListRequest)(nil),              // 17: aios.v1.ListRequest
+	(*ListResponse)(nil),             // 18: aios.v1.ListResponse
+	(*Exit)(nil),                     // 19: aios.v1.Exit
+	(*Agent)(nil),                    // 20: aios.v1.Agent
+	(*InspectRequest)(nil),           // 21: aios.v1.InspectRequest
+	(*AgentProcess)(nil),             // 22: aios.v1.AgentProcess
+	(*InspectResponse)(nil),          // 23: aios.v1.InspectResponse
+	(*WaitRequest)(nil),              // 24: aios.v1.WaitRequest
+	(*WaitResponse)(nil),             // 25: aios.v1.WaitResponse
+	(*SignalRequest)(nil),            // 26: aios.v1.SignalRequest
+	(*SignalResponse)(nil),           // 27: aios.v1.SignalResponse
+	(*PauseRequest)(nil),             // 28: aios.v1.PauseRequest
+	(*PauseResponse)(nil),            // 29: aios.v1.PauseResponse
+	(*ResumeRequest)(nil),            // 30: aios.v1.ResumeRequest
+	(*ResumeResponse)(nil),           // 31: aios.v1.ResumeResponse
+	(*CloneRequest)(nil),             // 32: aios.v1.CloneRequest
+	(*CloneResponse)(nil),            // 33: aios.v1.CloneResponse
+	(*SpecializeRequest)(nil),        // 34: aios.v1.SpecializeRequest
+	(*SpecializeResponse)(nil),       // 35: aios.v1.SpecializeResponse
+	(*SplitRequest)(nil),             // 36: aios.v1.SplitRequest
+	(*SplitResponse)(nil),            // 37: aios.v1.SplitResponse
+	(*UpgradeRequest)(nil),           // 38: aios.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),          // 39: aios.v1.UpgradeResponse
+	(*PendingUpgrade)(nil),           // 40: aios.v1.PendingUpgrade
+	(*MergeRequest)(nil),             // 41: aios.v1.MergeRequest
+	(*MergeResponse)(nil),            // 42: aios.v1.MergeResponse
+	(*MergeChange)(nil),              // 43: aios.v1.MergeChange
+	(*MergeConflict)(nil),            // 44: aios.v1.MergeConflict
+	(*RemoveRequest)(nil),            // 45: aios.v1.RemoveRequest
+	(*RemoveResponse)(nil),           // 46: aios.v1.RemoveResponse
+	(*ExecRequest)(nil),              // 47: aios.v1.ExecRequest
+	(*AttachTarget)(nil),             // 48: aios.v1.AttachTarget
+	(*WindowSize)(nil),               // 49: aios.v1.WindowSize
+	(*AttachRequest)(nil),            // 50: aios.v1.AttachRequest
+	(*AttachStarted)(nil),            // 51: aios.v1.AttachStarted
+	(*AttachResponse)(nil),           // 52: aios.v1.AttachResponse
+	(*LogsRequest)(nil),              // 53: aios.v1.LogsRequest
+	(*LogsResponse)(nil),             // 54: aios.v1.LogsResponse
+	(*ImageImportRequest)(nil),       // 55: aios.v1.ImageImportRequest
+	(*ImageImportResponse)(nil),      // 56: aios.v1.ImageImportResponse
+	(*ImageProgress)(nil),            // 57: aios.v1.ImageProgress
+	(*Image)(nil),                    // 58: aios.v1.Image
+	(*ImageListRequest)(nil),         // 59: aios.v1.ImageListRequest
+	(*ImageListResponse)(nil),        // 60: aios.v1.ImageListResponse
+	(*ImageInspectRequest)(nil),      // 61: aios.v1.ImageInspectRequest
+	(*ImageInspectResponse)(nil),     // 62: aios.v1.ImageInspectResponse
+	(*ImageRemoveRequest)(nil),       // 63: aios.v1.ImageRemoveRequest
+	(*ImageRemoveResponse)(nil),      // 64: aios.v1.ImageRemoveResponse
+	(*BoxReport)(nil),                // 65: aios.v1.BoxReport
+	(*Domain)(nil),                   // 66: aios.v1.Domain
+	(*DomainListRequest)(nil),        // 67: aios.v1.DomainListRequest
+	(*DomainListResponse)(nil),       // 68: aios.v1.DomainListResponse
+	(*DomainStopRequest)(nil),        // 69: aios.v1.DomainStopRequest
+	(*DomainStopResponse)(nil),       // 70: aios.v1.DomainStopResponse
+	(*DomainCheckpointRequest)(nil),  // 71: aios.v1.DomainCheckpointRequest
+	(*DomainCheckpointResponse)(nil), // 72: aios.v1.DomainCheckpointResponse
+	(*Checkpoint)(nil),               // 73: aios.v1.Checkpoint
+	(*CheckpointPart)(nil),           // 74: aios.v1.CheckpointPart
+	(*DomainRestoreRequest)(nil),     // 75: aios.v1.DomainRestoreRequest
+	(*DomainRestoreResponse)(nil),    // 76: aios.v1.DomainRestoreResponse
+	(*Capability)(nil),               // 77: aios.v1.Capability
+	(*CapListRequest)(nil),           // 78: aios.v1.CapListRequest
+	(*CapListResponse)(nil),          // 79: aios.v1.CapListResponse
+	(*CapRef)(nil),                   // 80: aios.v1.CapRef
+	(*CapChange)(nil),                // 81: aios.v1.CapChange
+	(*CapGrantRequest)(nil),          // 82: aios.v1.CapGrantRequest
+	(*CapGrantResponse)(nil),         // 83: aios.v1.CapGrantResponse
+	(*CapDelegateRequest)(nil),       // 84: aios.v1.CapDelegateRequest
+	(*CapDelegateResponse)(nil),      // 85: aios.v1.CapDelegateResponse
+	(*CapAttenuateRequest)(nil),      // 86: aios.v1.CapAttenuateRequest
+	(*CapAttenuateResponse)(nil),     // 87: aios.v1.CapAttenuateResponse
+	(*CapSealRequest)(nil),           // 88: aios.v1.CapSealRequest
+	(*CapSealResponse)(nil),          // 89: aios.v1.CapSealResponse
+	(*CapRenewRequest)(nil),          // 90: aios.v1.CapRenewRequest
+	(*CapRenewResponse)(nil),         // 91: aios.v1.CapRenewResponse
+	(*CapRevokeRequest)(nil),         // 92: aios.v1.CapRevokeRequest
+	(*CapRevokeResponse)(nil),        // 93: aios.v1.CapRevokeResponse
+	(*CapExplainRequest)(nil),        // 94: aios.v1.CapExplainRequest
+	(*CapExplainResponse)(nil),       // 95: aios.v1.CapExplainResponse
+	(*AccountRequest)(nil),           // 96: aios.v1.AccountRequest
+	(*AccountResponse)(nil),          // 97: aios.v1.AccountResponse
+	(*AuditQueryRequest)(nil),        // 98: aios.v1.AuditQueryRequest
+	(*AuditEntry)(nil),               // 99: aios.v1.AuditEntry
+	(*AuditVerifyRequest)(nil),       // 100: aios.v1.AuditVerifyRequest
+	(*AuditVerifyResponse)(nil),      // 101: aios.v1.AuditVerifyResponse
+	(*TokenIssueRequest)(nil),        // 102: aios.v1.TokenIssueRequest
+	(*TokenIssueResponse)(nil),       // 103: aios.v1.TokenIssueResponse
+	(*TokenRevokeRequest)(nil),       // 104: aios.v1.TokenRevokeRequest
+	(*TokenRevokeResponse)(nil),      // 105: aios.v1.TokenRevokeResponse
+	(*TokenKeyRequest)(nil),          // 106: aios.v1.TokenKeyRequest
+	(*TokenKeyResponse)(nil),         // 107: aios.v1.TokenKeyResponse
+	(*TokenTrustRequest)(nil),        // 108: aios.v1.TokenTrustRequest
+	(*TokenTrustResponse)(nil),       // 109: aios.v1.TokenTrustResponse
+	(*TokenCheckRequest)(nil),        // 110: aios.v1.TokenCheckRequest
+	(*TokenCheckResponse)(nil),       // 111: aios.v1.TokenCheckResponse
+	(*TokenListenRequest)(nil),       // 112: aios.v1.TokenListenRequest
+	(*TokenListenResponse)(nil),      // 113: aios.v1.TokenListenResponse
+	(*ErrorsRecentRequest)(nil),      // 114: aios.v1.ErrorsRecentRequest
+	(*ErrorRecord)(nil),              // 115: aios.v1.ErrorRecord
+	(*ErrorsRecentResponse)(nil),     // 116: aios.v1.ErrorsRecentResponse
+	nil,                              // 117: aios.v1.SpawnRequest.LabelsEntry
+	nil,                              // 118: aios.v1.Agent.LabelsEntry
 }
 var file_api_v1_control_proto_depIdxs = []int32{
-	3,  // 0: aios.v1.DoctorResponse.findings:type_name -> aios.v1.Finding
-	8,  // 1: aios.v1.SpawnRequest.process:type_name -> aios.v1.Process
-	7,  // 2: aios.v1.SpawnRequest.mounts:type_name -> aios.v1.Mount
-	9,  // 3: aios.v1.SpawnRequest.limits:type_name -> aios.v1.Limits
-	98, // 4: aios.v1.SpawnRequest.labels:type_name -> aios.v1.SpawnRequest.LabelsEntry
-	12, // 5: aios.v1.SpawnRequest.restart:type_name -> aios.v1.RestartPolicy
-	11, // 6: aios.v1.SpawnRequest.watchdog:type_name -> aios.v1.WatchdogPolicy
-	18, // 7: aios.v1.ListResponse.agents:type_name -> aios.v1.Agent
-	17, // 8: aios.v1.Agent.exit:type_name -> aios.v1.Exit
-	99, // 9: aios.v1.Agent.labels:type_name -> aios.v1.Agent.LabelsEntry
-	13, // 10: aios.v1.Agent.restarts:type_name -> aios.v1.Restarts
-	18, // 11: aios.v1.InspectResponse.agent:type_name -> aios.v1.Agent
-	10, // 12: aios.v1.InspectResponse.spec:type_name -> aios.v1.SpawnRequest
-	20, // 13: aios.v1.InspectResponse.processes:type_name -> aios.v1.AgentProcess
-	53, // 14: aios.v1.InspectResponse.domain:type_name -> aios.v1.Domain
-	17, // 15: aios.v1.WaitResponse.exit:type_name -> aios.v1.Exit
-	18, // 16: aios.v1.CloneResponse.copies:type_name -> aios.v1.Agent
-	8,  // 17: aios.v1.ExecRequest.process:type_name -> aios.v1.Process
-	10, // 18: aios.v1.AttachRequest.spawn:type_name -> aios.v1.SpawnRequest
-	34, // 19: aios.v1.AttachRequest.exec:type_name -> aios.v1.ExecRequest
-	35, // 20: aios.v1.AttachRequest.target:type_name -> aios.v1.AttachTarget
-	36, // 21: aios.v1.AttachRequest.resize:type_name -> aios.v1.WindowSize
-	38, // 22: aios.v1.AttachResponse.started:type_name -> aios.v1.AttachStarted
-	17, // 23: aios.v1.AttachResponse.exit:type_name -> aios.v1.Exit
-	44, // 24: aios.v1.ImageImportResponse.progress:type_name -> aios.v1.ImageProgress
-	45, // 25: aios.v1.ImageImportResponse.image:type_name -> aios.v1.Image
-	45, // 26: aios.v1.ImageListResponse.images:type_name -> aios.v1.Image
-	45, // 27: aios.v1.ImageInspectResponse.image:type_name -> aios.v1.Image
-	52, // 28: aios.v1.Domain.boxes:type_name -> aios.v1.BoxReport
-	53, // 29: aios.v1.DomainListResponse.domains:type_name -> aios.v1.Domain
-	58, // 30: aios.v1.CapListResponse.capabilities:type_name -> aios.v1.Capability
-	58, // 31: aios.v1.CapGrantResponse.capabilities:type_name -> aios.v1.Capability
-	61, // 32: aios.v1.CapDelegateRequest.capability:type_name -> aios.v1.CapRef
-	62, // 33: aios.v1.CapDelegateRequest.change:type_name -> aios.v1.CapChange
-	58, // 34: aios.v1.CapDelegateResponse.capability:type_name -> aios.v1.Capability
-	61, // 35: aios.v1.CapAttenuateRequest.capability:type_name -> aios.v1.CapRef
-	62, // 36: aios.v1.CapAttenuateRequest.change:type_name -> aios.v1.CapChange
-	58, // 37: aios.v1.CapAttenuateResponse.capability:type_name -> aios.v1.Capability
-	61, // 38: aios.v1.CapSealRequest.capability:type_name -> aios.v1.CapRef
-	61, // 39: aios.v1.CapRenewRequest.capability:type_name -> aios.v1.CapRef
-	58, // 40: aios.v1.CapRenewResponse.capability:type_name -> aios.v1.Capability
-	61, // 41: aios.v1.CapRevokeRequest.capability:type_name -> aios.v1.CapRef
-	96, // 42: aios.v1.ErrorsRecentResponse.errors:type_name -> aios.v1.ErrorRecord
-	0,  // 43: aios.v1.Control.Version:input_type -> aios.v1.VersionRequest
-	2,  // 44: aios.v1.Control.Doctor:input_type -> aios.v1.DoctorRequest
-	5,  // 45: aios.v1.Control.Shutdown:input_type -> aios.v1.ShutdownRequest
-	10, // 46: aios.v1.Control.Spawn:input_type -> aios.v1.SpawnRequest
-	15, // 47: aios.v1.Control.List:input_type -> aios.v1.ListRequest
-	19, // 48: aios.v1.Control.Inspect:input_type -> aios.v1.InspectRequest
-	22, // 49: aios.v1.Control.Wait:input_type -> aios.v1.WaitRequest
-	24, // 50: aios.v1.Control.Signal:input_type -> aios.v1.SignalRequest
-	26, // 51: aios.v1.Control.Pause:input_type -> aios.v1.PauseRequest
-	28, // 52: aios.v1.Control.Resume:input_type -> aios.v1.ResumeRequest
-	30, // 53: aios.v1.Control.Clone:input_type -> aios.v1.CloneRequest
-	32, // 54: aios.v1.Control.Remove:input_type -> aios.v1.RemoveRequest
-	37, // 55: aios.v1.Control.Attach:input_type -> aios.v1.AttachRequest
-	40, // 56: aios.v1.Control.Logs:input_type -> aios.v1.LogsRequest
-	42, // 57: aios.v1.Control.ImageImport:input_type -> aios.v1.ImageImportRequest
-	46, // 58: aios.v1.Control.ImageList:input_type -> aios.v1.ImageListRequest
-	48, // 59: aios.v1.Control.ImageInspect:input_type -> aios.v1.ImageInspectRequest
-	50, // 60: aios.v1.Control.ImageRemove:input_type -> aios.v1.ImageRemoveRequest
-	54, // 61: aios.v1.Control.DomainList:input_type -> aios.v1.DomainListRequest
-	56, // 62: aios.v1.Control.DomainStop:input_type -> aios.v1.DomainStopRequest
-	59, // 63: aios.v1.Control.CapList:input_type -> aios.v1.CapListRequest
-	63, // 64: aios.v1.Control.CapGrant:input_type -> aios.v1.CapGrantRequest
-	65, // 65: aios.v1.Control.CapDelegate:input_type -> aios.v1.CapDelegateRequest
-	67, // 66: aios.v1.Control.CapAttenuate:input_type -> aios.v1.CapAttenuateRequest
-	69, // 67: aios.v1.Control.CapSeal:input_type -> aios.v1.CapSealRequest
-	71, // 68: aios.v1.Control.CapRenew:input_type -> aios.v1.CapRenewRequest
-	73, // 69: aios.v1.Control.CapRevoke:input_type -> aios.v1.CapRevokeRequest
-	75, // 70: aios.v1.Control.CapExplain:input_type -> aios.v1.CapExplainRequest
-	77, // 71: aios.v1.Control.Account:input_type -> aios.v1.AccountRequest
-	79, // 72: aios.v1.Control.AuditQuery:input_type -> aios.v1.AuditQueryRequest
-	81, // 73: aios.v1.Control.AuditVerify:input_type -> aios.v1.AuditVerifyRequest
-	83, // 74: aios.v1.Control.TokenIssue:input_type -> aios.v1.TokenIssueRequest
-	85, // 75: aios.v1.Control.TokenRevoke:input_type -> aios.v1.TokenRevokeRequest
-	87, // 76: aios.v1.Control.TokenKey:input_type -> aios.v1.TokenKeyRequest
-	89, // 77: aios.v1.Control.TokenTrust:input_type -> aios.v1.TokenTrustRequest
-	91, // 78: aios.v1.Control.TokenCheck:input_type -> aios.v1.TokenCheckRequest
-	93, // 79: aios.v1.Control.TokenListen:input_type -> aios.v1.TokenListenRequest
-	95, // 80: aios.v1.Control.ErrorsRecent:input_type -> aios.v1.ErrorsRecentRequest
-	1,  // 81: aios.v1.Control.Version:output_type -> aios.v1.VersionResponse
-	4,  // 82: aios.v1.Control.Doctor:output_type -> aios.v1.DoctorResponse
-	6,  // 83: aios.v1.Control.Shutdown:output_type -> aios.v1.ShutdownResponse
-	14, // 84: aios.v1.Control.Spawn:output_type -> aios.v1.SpawnResponse
-	16, // 85: aios.v1.Control.List:output_type -> aios.v1.ListResponse
-	21, // 86: aios.v1.Control.Inspect:output_type -> aios.v1.InspectResponse
-	23, // 87: aios.v1.Control.Wait:output_type -> aios.v1.WaitResponse
-	25, // 88: aios.v1.Control.Signal:output_type -> aios.v1.SignalResponse
-	27, // 89: aios.v1.Control.Pause:output_type -> aios.v1.PauseResponse
-	29, // 90: aios.v1.Control.Resume:output_type -> aios.v1.ResumeResponse
-	31, // 91: aios.v1.Control.Clone:output_type -> aios.v1.CloneResponse
-	33, // 92: aios.v1.Control.Remove:output_type -> aios.v1.RemoveResponse
-	39, // 93: aios.v1.Control.Attach:output_type -> aios.v1.AttachResponse
-	41, // 94: aios.v1.Control.Logs:output_type -> aios.v1.LogsResponse
-	43, // 95: aios.v1.Control.ImageImport:output_type -> aios.v1.ImageImportResponse
-	47, // 96: aios.v1.Control.ImageList:output_type -> aios.v1.ImageListResponse
-	49, // 97: aios.v1.Control.ImageInspect:output_type -> aios.v1.ImageInspectResponse
-	51, // 98: aios.v1.Control.ImageRemove:output_type -> aios.v1.ImageRemoveResponse
-	55, // 99: aios.v1.Control.DomainList:output_type -> aios.v1.DomainListResponse
-	57, // 100: aios.v1.Control.DomainStop:output_type -> aios.v1.DomainStopResponse
-	60, // 101: aios.v1.Control.CapList:output_type -> aios.v1.CapListResponse
-	64, // 102: aios.v1.Control.CapGrant:output_type -> aios.v1.CapGrantResponse
-	66, // 103: aios.v1.Control.CapDelegate:output_type -> aios.v1.CapDelegateResponse
-	68, // 104: aios.v1.Control.CapAttenuate:output_type -> aios.v1.CapAttenuateResponse
-	70, // 105: aios.v1.Control.CapSeal:output_type -> aios.v1.CapSealResponse
-	72, // 106: aios.v1.Control.CapRenew:output_type -> aios.v1.CapRenewResponse
-	74, // 107: aios.v1.Control.CapRevoke:output_type -> aios.v1.CapRevokeResponse
-	76, // 108: aios.v1.Control.CapExplain:output_type -> aios.v1.CapExplainResponse
-	78, // 109: aios.v1.Control.Account:output_type -> aios.v1.AccountResponse
-	80, // 110: aios.v1.Control.AuditQuery:output_type -> aios.v1.AuditEntry
-	82, // 111: aios.v1.Control.AuditVerify:output_type -> aios.v1.AuditVerifyResponse
-	84, // 112: aios.v1.Control.TokenIssue:output_type -> aios.v1.TokenIssueResponse
-	86, // 113: aios.v1.Control.TokenRevoke:output_type -> aios.v1.TokenRevokeResponse
-	88, // 114: aios.v1.Control.TokenKey:output_type -> aios.v1.TokenKeyResponse
-	90, // 115: aios.v1.Control.TokenTrust:output_type -> aios.v1.TokenTrustResponse
-	92, // 116: aios.v1.Control.TokenCheck:output_type -> aios.v1.TokenCheckResponse
-	94, // 117: aios.v1.Control.TokenListen:output_type -> aios.v1.TokenListenResponse
-	97, // 118: aios.v1.Control.ErrorsRecent:output_type -> aios.v1.ErrorsRecentResponse
-	81, // [81:119] is the sub-list for method output_type
-	43, // [43:81] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	3,   // 0: aios.v1.DoctorResponse.findings:type_name -> aios.v1.Finding
+	8,   // 1: aios.v1.SpawnRequest.process:type_name -> aios.v1.Process
+	7,   // 2: aios.v1.SpawnRequest.mounts:type_name -> aios.v1.Mount
+	9,   // 3: aios.v1.SpawnRequest.limits:type_name -> aios.v1.Limits
+	117, // 4: aios.v1.SpawnRequest.labels:type_name -> aios.v1.SpawnRequest.LabelsEntry
+	14,  // 5: aios.v1.SpawnRequest.restart:type_name -> aios.v1.RestartPolicy
+	13,  // 6: aios.v1.SpawnRequest.watchdog:type_name -> aios.v1.WatchdogPolicy
+	11,  // 7: aios.v1.SpawnRequest.own_clock:type_name -> aios.v1.OwnClock
+	12,  // 8: aios.v1.SpawnRequest.template:type_name -> aios.v1.TemplatePolicy
+	20,  // 9: aios.v1.ListResponse.agents:type_name -> aios.v1.Agent
+	19,  // 10: aios.v1.Agent.exit:type_name -> aios.v1.Exit
+	118, // 11: aios.v1.Agent.labels:type_name -> aios.v1.Agent.LabelsEntry
+	15,  // 12: aios.v1.Agent.restarts:type_name -> aios.v1.Restarts
+	20,  // 13: aios.v1.InspectResponse.agent:type_name -> aios.v1.Agent
+	10,  // 14: aios.v1.InspectResponse.spec:type_name -> aios.v1.SpawnRequest
+	22,  // 15: aios.v1.InspectResponse.processes:type_name -> aios.v1.AgentProcess
+	66,  // 16: aios.v1.InspectResponse.domain:type_name -> aios.v1.Domain
+	40,  // 17: aios.v1.InspectResponse.upgrade:type_name -> aios.v1.PendingUpgrade
+	11,  // 18: aios.v1.InspectResponse.clock:type_name -> aios.v1.OwnClock
+	19,  // 19: aios.v1.WaitResponse.exit:type_name -> aios.v1.Exit
+	20,  // 20: aios.v1.CloneResponse.copies:type_name -> aios.v1.Agent
+	20,  // 21: aios.v1.SpecializeResponse.copy:type_name -> aios.v1.Agent
+	20,  // 22: aios.v1.SplitResponse.agent:type_name -> aios.v1.Agent
+	20,  // 23: aios.v1.UpgradeResponse.agent:type_name -> aios.v1.Agent
+	10,  // 24: aios.v1.PendingUpgrade.spec:type_name -> aios.v1.SpawnRequest
+	43,  // 25: aios.v1.MergeResponse.changes:type_name -> aios.v1.MergeChange
+	44,  // 26: aios.v1.MergeResponse.conflicts:type_name -> aios.v1.MergeConflict
+	8,   // 27: aios.v1.ExecRequest.process:type_name -> aios.v1.Process
+	10,  // 28: aios.v1.AttachRequest.spawn:type_name -> aios.v1.SpawnRequest
+	47,  // 29: aios.v1.AttachRequest.exec:type_name -> aios.v1.ExecRequest
+	48,  // 30: aios.v1.AttachRequest.target:type_name -> aios.v1.AttachTarget
+	49,  // 31: aios.v1.AttachRequest.resize:type_name -> aios.v1.WindowSize
+	51,  // 32: aios.v1.AttachResponse.started:type_name -> aios.v1.AttachStarted
+	19,  // 33: aios.v1.AttachResponse.exit:type_name -> aios.v1.Exit
+	57,  // 34: aios.v1.ImageImportResponse.progress:type_name -> aios.v1.ImageProgress
+	58,  // 35: aios.v1.ImageImportResponse.image:type_name -> aios.v1.Image
+	58,  // 36: aios.v1.ImageListResponse.images:type_name -> aios.v1.Image
+	58,  // 37: aios.v1.ImageInspectResponse.image:type_name -> aios.v1.Image
+	65,  // 38: aios.v1.Domain.boxes:type_name -> aios.v1.BoxReport
+	66,  // 39: aios.v1.DomainListResponse.domains:type_name -> aios.v1.Domain
+	73,  // 40: aios.v1.DomainCheckpointResponse.checkpoint:type_name -> aios.v1.Checkpoint
+	74,  // 41: aios.v1.Checkpoint.parts:type_name -> aios.v1.CheckpointPart
+	20,  // 42: aios.v1.Checkpoint.agents:type_name -> aios.v1.Agent
+	73,  // 43: aios.v1.DomainRestoreResponse.checkpoint:type_name -> aios.v1.Checkpoint
+	77,  // 44: aios.v1.CapListResponse.capabilities:type_name -> aios.v1.Capability
+	77,  // 45: aios.v1.CapGrantResponse.capabilities:type_name -> aios.v1.Capability
+	80,  // 46: aios.v1.CapDelegateRequest.capability:type_name -> aios.v1.CapRef
+	81,  // 47: aios.v1.CapDelegateRequest.change:type_name -> aios.v1.CapChange
+	77,  // 48: aios.v1.CapDelegateResponse.capability:type_name -> aios.v1.Capability
+	80,  // 49: aios.v1.CapAttenuateRequest.capability:type_name -> aios.v1.CapRef
+	81,  // 50: aios.v1.CapAttenuateRequest.change:type_name -> aios.v1.CapChange
+	77,  // 51: aios.v1.CapAttenuateResponse.capability:type_name -> aios.v1.Capability
+	80,  // 52: aios.v1.CapSealRequest.capability:type_name -> aios.v1.CapRef
+	80,  // 53: aios.v1.CapRenewRequest.capability:type_name -> aios.v1.CapRef
+	77,  // 54: aios.v1.CapRenewResponse.capability:type_name -> aios.v1.Capability
+	80,  // 55: aios.v1.CapRevokeRequest.capability:type_name -> aios.v1.CapRef
+	115, // 56: aios.v1.ErrorsRecentResponse.errors:type_name -> aios.v1.ErrorRecord
+	0,   // 57: aios.v1.Control.Version:input_type -> aios.v1.VersionRequest
+	2,   // 58: aios.v1.Control.Doctor:input_type -> aios.v1.DoctorRequest
+	5,   // 59: aios.v1.Control.Shutdown:input_type -> aios.v1.ShutdownRequest
+	10,  // 60: aios.v1.Control.Spawn:input_type -> aios.v1.SpawnRequest
+	17,  // 61: aios.v1.Control.List:input_type -> aios.v1.ListRequest
+	21,  // 62: aios.v1.Control.Inspect:input_type -> aios.v1.InspectRequest
+	24,  // 63: aios.v1.Control.Wait:input_type -> aios.v1.WaitRequest
+	26,  // 64: aios.v1.Control.Signal:input_type -> aios.v1.SignalRequest
+	28,  // 65: aios.v1.Control.Pause:input_type -> aios.v1.PauseRequest
+	30,  // 66: aios.v1.Control.Resume:input_type -> aios.v1.ResumeRequest
+	32,  // 67: aios.v1.Control.Clone:input_type -> aios.v1.CloneRequest
+	34,  // 68: aios.v1.Control.Specialize:input_type -> aios.v1.SpecializeRequest
+	36,  // 69: aios.v1.Control.Split:input_type -> aios.v1.SplitRequest
+	38,  // 70: aios.v1.Control.Upgrade:input_type -> aios.v1.UpgradeRequest
+	41,  // 71: aios.v1.Control.Merge:input_type -> aios.v1.MergeRequest
+	45,  // 72: aios.v1.Control.Remove:input_type -> aios.v1.RemoveRequest
+	50,  // 73: aios.v1.Control.Attach:input_type -> aios.v1.AttachRequest
+	53,  // 74: aios.v1.Control.Logs:input_type -> aios.v1.LogsRequest
+	55,  // 75: aios.v1.Control.ImageImport:input_type -> aios.v1.ImageImportRequest
+	59,  // 76: aios.v1.Control.ImageList:input_type -> aios.v1.ImageListRequest
+	61,  // 77: aios.v1.Control.ImageInspect:input_type -> aios.v1.ImageInspectRequest
+	63,  // 78: aios.v1.Control.ImageRemove:input_type -> aios.v1.ImageRemoveRequest
+	67,  // 79: aios.v1.Control.DomainList:input_type -> aios.v1.DomainListRequest
+	69,  // 80: aios.v1.Control.DomainStop:input_type -> aios.v1.DomainStopRequest
+	71,  // 81: aios.v1.Control.DomainCheckpoint:input_type -> aios.v1.DomainCheckpointRequest
+	75,  // 82: aios.v1.Control.DomainRestore:input_type -> aios.v1.DomainRestoreRequest
+	78,  // 83: aios.v1.Control.CapList:input_type -> aios.v1.CapListRequest
+	82,  // 84: aios.v1.Control.CapGrant:input_type -> aios.v1.CapGrantRequest
+	84,  // 85: aios.v1.Control.CapDelegate:input_type -> aios.v1.CapDelegateRequest
+	86,  // 86: aios.v1.Control.CapAttenuate:input_type -> aios.v1.CapAttenuateRequest
+	88,  // 87: aios.v1.Control.CapSeal:input_type -> aios.v1.CapSealRequest
+	90,  // 88: aios.v1.Control.CapRenew:input_type -> aios.v1.CapRenewRequest
+	92,  // 89: aios.v1.Control.CapRevoke:input_type -> aios.v1.CapRevokeRequest
+	94,  // 90: aios.v1.Control.CapExplain:input_type -> aios.v1.CapExplainRequest
+	96,  // 91: aios.v1.Control.Account:input_type -> aios.v1.AccountRequest
+	98,  // 92: aios.v1.Control.AuditQuery:input_type -> aios.v1.AuditQueryRequest
+	100, // 93: aios.v1.Control.AuditVerify:input_type -> aios.v1.AuditVerifyRequest
+	102, // 94: aios.v1.Control.TokenIssue:input_type -> aios.v1.TokenIssueRequest
+	104, // 95: aios.v1.Control.TokenRevoke:input_type -> aios.v1.TokenRevokeRequest
+	106, // 96: aios.v1.Control.TokenKey:input_type -> aios.v1.TokenKeyRequest
+	108, // 97: aios.v1.Control.TokenTrust:input_type -> aios.v1.TokenTrustRequest
+	110, // 98: aios.v1.Control.TokenCheck:input_type -> aios.v1.TokenCheckRequest
+	112, // 99: aios.v1.Control.TokenListen:input_type -> aios.v1.TokenListenRequest
+	114, // 100: aios.v1.Control.ErrorsRecent:input_type -> aios.v1.ErrorsRecentRequest
+	1,   // 101: aios.v1.Control.Version:output_type -> aios.v1.VersionResponse
+	4,   // 102: aios.v1.Control.Doctor:output_type -> aios.v1.DoctorResponse
+	6,   // 103: aios.v1.Control.Shutdown:output_type -> aios.v1.ShutdownResponse
+	16,  // 104: aios.v1.Control.Spawn:output_type -> aios.v1.SpawnResponse
+	18,  // 105: aios.v1.Control.List:output_type -> aios.v1.ListResponse
+	23,  // 106: aios.v1.Control.Inspect:output_type -> aios.v1.InspectResponse
+	25,  // 107: aios.v1.Control.Wait:output_type -> aios.v1.WaitResponse
+	27,  // 108: aios.v1.Control.Signal:output_type -> aios.v1.SignalResponse
+	29,  // 109: aios.v1.Control.Pause:output_type -> aios.v1.PauseResponse
+	31,  // 110: aios.v1.Control.Resume:output_type -> aios.v1.ResumeResponse
+	33,  // 111: aios.v1.Control.Clone:output_type -> aios.v1.CloneResponse
+	35,  // 112: aios.v1.Control.Specialize:output_type -> aios.v1.SpecializeResponse
+	37,  // 113: aios.v1.Control.Split:output_type -> aios.v1.SplitResponse
+	39,  // 114: aios.v1.Control.Upgrade:output_type -> aios.v1.UpgradeResponse
+	42,  // 115: aios.v1.Control.Merge:output_type -> aios.v1.MergeResponse
+	46,  // 116: aios.v1.Control.Remove:output_type -> aios.v1.RemoveResponse
+	52,  // 117: aios.v1.Control.Attach:output_type -> aios.v1.AttachResponse
+	54,  // 118: aios.v1.Control.Logs:output_type -> aios.v1.LogsResponse
+	56,  // 119: aios.v1.Control.ImageImport:output_type -> aios.v1.ImageImportResponse
+	60,  // 120: aios.v1.Control.ImageList:output_type -> aios.v1.ImageListResponse
+	62,  // 121: aios.v1.Control.ImageInspect:output_type -> aios.v1.ImageInspectResponse
+	64,  // 122: aios.v1.Control.ImageRemove:output_type -> aios.v1.ImageRemoveResponse
+	68,  // 123: aios.v1.Control.DomainList:output_type -> aios.v1.DomainListResponse
+	70,  // 124: aios.v1.Control.DomainStop:output_type -> aios.v1.DomainStopResponse
+	72,  // 125: aios.v1.Control.DomainCheckpoint:output_type -> aios.v1.DomainCheckpointResponse
+	76,  // 126: aios.v1.Control.DomainRestore:output_type -> aios.v1.DomainRestoreResponse
+	79,  // 127: aios.v1.Control.CapList:output_type -> aios.v1.CapListResponse
+	83,  // 128: aios.v1.Control.CapGrant:output_type -> aios.v1.CapGrantResponse
+	85,  // 129: aios.v1.Control.CapDelegate:output_type -> aios.v1.CapDelegateResponse
+	87,  // 130: aios.v1.Control.CapAttenuate:output_type -> aios.v1.CapAttenuateResponse
+	89,  // 131: aios.v1.Control.CapSeal:output_type -> aios.v1.CapSealResponse
+	91,  // 132: aios.v1.Control.CapRenew:output_type -> aios.v1.CapRenewResponse
+	93,  // 133: aios.v1.Control.CapRevoke:output_type -> aios.v1.CapRevokeResponse
+	95,  // 134: aios.v1.Control.CapExplain:output_type -> aios.v1.CapExplainResponse
+	97,  // 135: aios.v1.Control.Account:output_type -> aios.v1.AccountResponse
+	99,  // 136: aios.v1.Control.AuditQuery:output_type -> aios.v1.AuditEntry
+	101, // 137: aios.v1.Control.AuditVerify:output_type -> aios.v1.AuditVerifyResponse
+	103, // 138: aios.v1.Control.TokenIssue:output_type -> aios.v1.TokenIssueResponse
+	105, // 139: aios.v1.Control.TokenRevoke:output_type -> aios.v1.TokenRevokeResponse
+	107, // 140: aios.v1.Control.TokenKey:output_type -> aios.v1.TokenKeyResponse
+	109, // 141: aios.v1.Control.TokenTrust:output_type -> aios.v1.TokenTrustResponse
+	111, // 142: aios.v1.Control.TokenCheck:output_type -> aios.v1.TokenCheckResponse
+	113, // 143: aios.v1.Control.TokenListen:output_type -> aios.v1.TokenListenResponse
+	116, // 144: aios.v1.Control.ErrorsRecent:output_type -> aios.v1.ErrorsRecentResponse
+	101, // [101:145] is the sub-list for method output_type
+	57,  // [57:101] is the sub-list for method input_type
+	57,  // [57:57] is the sub-list for extension type_name
+	57,  // [57:57] is the sub-list for extension extendee
+	0,   // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_control_proto_init() }
@@ -7080,7 +8665,7 @@ func file_api_v1_control_proto_init() {
 	if File_api_v1_control_proto != nil {
 		return
 	}
-	file_api_v1_control_proto_msgTypes[37].OneofWrappers = []any{
+	file_api_v1_control_proto_msgTypes[50].OneofWrappers = []any{
 		(*AttachRequest_Spawn)(nil),
 		(*AttachRequest_Exec)(nil),
 		(*AttachRequest_Target)(nil),
@@ -7090,25 +8675,26 @@ func file_api_v1_control_proto_init() {
 		(*AttachRequest_Signal)(nil),
 		(*AttachRequest_OutputClosed)(nil),
 	}
-	file_api_v1_control_proto_msgTypes[39].OneofWrappers = []any{
+	file_api_v1_control_proto_msgTypes[52].OneofWrappers = []any{
 		(*AttachResponse_Started)(nil),
 		(*AttachResponse_Stdout)(nil),
 		(*AttachResponse_Stderr)(nil),
 		(*AttachResponse_Exit)(nil),
 		(*AttachResponse_Detached)(nil),
 	}
-	file_api_v1_control_proto_msgTypes[43].OneofWrappers = []any{
+	file_api_v1_control_proto_msgTypes[56].OneofWrappers = []any{
 		(*ImageImportResponse_Progress)(nil),
 		(*ImageImportResponse_Image)(nil),
 	}
-	file_api_v1_control_proto_msgTypes[62].OneofWrappers = []any{}
+	file_api_v1_control_proto_msgTypes[71].OneofWrappers = []any{}
+	file_api_v1_control_proto_msgTypes[81].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_control_proto_rawDesc), len(file_api_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   100,
+			NumMessages:   119,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

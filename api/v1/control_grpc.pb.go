@@ -34,44 +34,50 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Control_Version_FullMethodName      = "/aios.v1.Control/Version"
-	Control_Doctor_FullMethodName       = "/aios.v1.Control/Doctor"
-	Control_Shutdown_FullMethodName     = "/aios.v1.Control/Shutdown"
-	Control_Spawn_FullMethodName        = "/aios.v1.Control/Spawn"
-	Control_List_FullMethodName         = "/aios.v1.Control/List"
-	Control_Inspect_FullMethodName      = "/aios.v1.Control/Inspect"
-	Control_Wait_FullMethodName         = "/aios.v1.Control/Wait"
-	Control_Signal_FullMethodName       = "/aios.v1.Control/Signal"
-	Control_Pause_FullMethodName        = "/aios.v1.Control/Pause"
-	Control_Resume_FullMethodName       = "/aios.v1.Control/Resume"
-	Control_Clone_FullMethodName        = "/aios.v1.Control/Clone"
-	Control_Remove_FullMethodName       = "/aios.v1.Control/Remove"
-	Control_Attach_FullMethodName       = "/aios.v1.Control/Attach"
-	Control_Logs_FullMethodName         = "/aios.v1.Control/Logs"
-	Control_ImageImport_FullMethodName  = "/aios.v1.Control/ImageImport"
-	Control_ImageList_FullMethodName    = "/aios.v1.Control/ImageList"
-	Control_ImageInspect_FullMethodName = "/aios.v1.Control/ImageInspect"
-	Control_ImageRemove_FullMethodName  = "/aios.v1.Control/ImageRemove"
-	Control_DomainList_FullMethodName   = "/aios.v1.Control/DomainList"
-	Control_DomainStop_FullMethodName   = "/aios.v1.Control/DomainStop"
-	Control_CapList_FullMethodName      = "/aios.v1.Control/CapList"
-	Control_CapGrant_FullMethodName     = "/aios.v1.Control/CapGrant"
-	Control_CapDelegate_FullMethodName  = "/aios.v1.Control/CapDelegate"
-	Control_CapAttenuate_FullMethodName = "/aios.v1.Control/CapAttenuate"
-	Control_CapSeal_FullMethodName      = "/aios.v1.Control/CapSeal"
-	Control_CapRenew_FullMethodName     = "/aios.v1.Control/CapRenew"
-	Control_CapRevoke_FullMethodName    = "/aios.v1.Control/CapRevoke"
-	Control_CapExplain_FullMethodName   = "/aios.v1.Control/CapExplain"
-	Control_Account_FullMethodName      = "/aios.v1.Control/Account"
-	Control_AuditQuery_FullMethodName   = "/aios.v1.Control/AuditQuery"
-	Control_AuditVerify_FullMethodName  = "/aios.v1.Control/AuditVerify"
-	Control_TokenIssue_FullMethodName   = "/aios.v1.Control/TokenIssue"
-	Control_TokenRevoke_FullMethodName  = "/aios.v1.Control/TokenRevoke"
-	Control_TokenKey_FullMethodName     = "/aios.v1.Control/TokenKey"
-	Control_TokenTrust_FullMethodName   = "/aios.v1.Control/TokenTrust"
-	Control_TokenCheck_FullMethodName   = "/aios.v1.Control/TokenCheck"
-	Control_TokenListen_FullMethodName  = "/aios.v1.Control/TokenListen"
-	Control_ErrorsRecent_FullMethodName = "/aios.v1.Control/ErrorsRecent"
+	Control_Version_FullMethodName          = "/aios.v1.Control/Version"
+	Control_Doctor_FullMethodName           = "/aios.v1.Control/Doctor"
+	Control_Shutdown_FullMethodName         = "/aios.v1.Control/Shutdown"
+	Control_Spawn_FullMethodName            = "/aios.v1.Control/Spawn"
+	Control_List_FullMethodName             = "/aios.v1.Control/List"
+	Control_Inspect_FullMethodName          = "/aios.v1.Control/Inspect"
+	Control_Wait_FullMethodName             = "/aios.v1.Control/Wait"
+	Control_Signal_FullMethodName           = "/aios.v1.Control/Signal"
+	Control_Pause_FullMethodName            = "/aios.v1.Control/Pause"
+	Control_Resume_FullMethodName           = "/aios.v1.Control/Resume"
+	Control_Clone_FullMethodName            = "/aios.v1.Control/Clone"
+	Control_Specialize_FullMethodName       = "/aios.v1.Control/Specialize"
+	Control_Split_FullMethodName            = "/aios.v1.Control/Split"
+	Control_Upgrade_FullMethodName          = "/aios.v1.Control/Upgrade"
+	Control_Merge_FullMethodName            = "/aios.v1.Control/Merge"
+	Control_Remove_FullMethodName           = "/aios.v1.Control/Remove"
+	Control_Attach_FullMethodName           = "/aios.v1.Control/Attach"
+	Control_Logs_FullMethodName             = "/aios.v1.Control/Logs"
+	Control_ImageImport_FullMethodName      = "/aios.v1.Control/ImageImport"
+	Control_ImageList_FullMethodName        = "/aios.v1.Control/ImageList"
+	Control_ImageInspect_FullMethodName     = "/aios.v1.Control/ImageInspect"
+	Control_ImageRemove_FullMethodName      = "/aios.v1.Control/ImageRemove"
+	Control_DomainList_FullMethodName       = "/aios.v1.Control/DomainList"
+	Control_DomainStop_FullMethodName       = "/aios.v1.Control/DomainStop"
+	Control_DomainCheckpoint_FullMethodName = "/aios.v1.Control/DomainCheckpoint"
+	Control_DomainRestore_FullMethodName    = "/aios.v1.Control/DomainRestore"
+	Control_CapList_FullMethodName          = "/aios.v1.Control/CapList"
+	Control_CapGrant_FullMethodName         = "/aios.v1.Control/CapGrant"
+	Control_CapDelegate_FullMethodName      = "/aios.v1.Control/CapDelegate"
+	Control_CapAttenuate_FullMethodName     = "/aios.v1.Control/CapAttenuate"
+	Control_CapSeal_FullMethodName          = "/aios.v1.Control/CapSeal"
+	Control_CapRenew_FullMethodName         = "/aios.v1.Control/CapRenew"
+	Control_CapRevoke_FullMethodName        = "/aios.v1.Control/CapRevoke"
+	Control_CapExplain_FullMethodName       = "/aios.v1.Control/CapExplain"
+	Control_Account_FullMethodName          = "/aios.v1.Control/Account"
+	Control_AuditQuery_FullMethodName       = "/aios.v1.Control/AuditQuery"
+	Control_AuditVerify_FullMethodName      = "/aios.v1.Control/AuditVerify"
+	Control_TokenIssue_FullMethodName       = "/aios.v1.Control/TokenIssue"
+	Control_TokenRevoke_FullMethodName      = "/aios.v1.Control/TokenRevoke"
+	Control_TokenKey_FullMethodName         = "/aios.v1.Control/TokenKey"
+	Control_TokenTrust_FullMethodName       = "/aios.v1.Control/TokenTrust"
+	Control_TokenCheck_FullMethodName       = "/aios.v1.Control/TokenCheck"
+	Control_TokenListen_FullMethodName      = "/aios.v1.Control/TokenListen"
+	Control_ErrorsRecent_FullMethodName     = "/aios.v1.Control/ErrorsRecent"
 )
 
 // ControlClient is the client API for Control service.
@@ -101,6 +107,20 @@ type ControlClient interface {
 	// Clone copies an agent while it runs: processes, memory, files. It returns
 	// once the copies run, or stand.
 	Clone(ctx context.Context, in *CloneRequest, opts ...grpc.CallOption) (*CloneResponse, error)
+	// Specialize makes a copy, as Clone does, that has less authority than its
+	// original, and to which nothing can be given any more.
+	Specialize(ctx context.Context, in *SpecializeRequest, opts ...grpc.CallOption) (*SpecializeResponse, error)
+	// Split has some processes of an agent become an agent of their own. In the
+	// agent they have ended when it returns; if it fails nothing was done.
+	Split(ctx context.Context, in *SplitRequest, opts ...grpc.CallOption) (*SplitResponse, error)
+	// Upgrade has another program of another image run in an agent's place. It
+	// returns when it is known whether that is well; if it is not, the agent is what
+	// it was. It is carried on though the client goes.
+	Upgrade(ctx context.Context, in *UpgradeRequest, opts ...grpc.CallOption) (*UpgradeResponse, error)
+	// Merge folds a copy back into the agent that it is a copy of: what the copy
+	// has changed in its files since is done there, and the copy ends. It returns
+	// when that has its budget again. All of it is done, or nothing.
+	Merge(ctx context.Context, in *MergeRequest, opts ...grpc.CallOption) (*MergeResponse, error)
 	// Remove forgets an agent that has ended, and its log.
 	Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	// Attach joins a client's streams to a process: a new agent's first
@@ -118,6 +138,11 @@ type ControlClient interface {
 	DomainList(ctx context.Context, in *DomainListRequest, opts ...grpc.CallOption) (*DomainListResponse, error)
 	// DomainStop kills every agent of a domain and ends its kernel process.
 	DomainStop(ctx context.Context, in *DomainStopRequest, opts ...grpc.CallOption) (*DomainStopResponse, error)
+	// DomainCheckpoint saves a domain to a directory. It returns when all of it is
+	// there.
+	DomainCheckpoint(ctx context.Context, in *DomainCheckpointRequest, opts ...grpc.CallOption) (*DomainCheckpointResponse, error)
+	// DomainRestore has a new kernel process go on where a checkpoint was made.
+	DomainRestore(ctx context.Context, in *DomainRestoreRequest, opts ...grpc.CallOption) (*DomainRestoreResponse, error)
 	// CapList returns capabilities, parents before children: of an agent, or
 	// of every agent that runs.
 	CapList(ctx context.Context, in *CapListRequest, opts ...grpc.CallOption) (*CapListResponse, error)
@@ -280,6 +305,46 @@ func (c *controlClient) Clone(ctx context.Context, in *CloneRequest, opts ...grp
 	return out, nil
 }
 
+func (c *controlClient) Specialize(ctx context.Context, in *SpecializeRequest, opts ...grpc.CallOption) (*SpecializeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SpecializeResponse)
+	err := c.cc.Invoke(ctx, Control_Specialize_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) Split(ctx context.Context, in *SplitRequest, opts ...grpc.CallOption) (*SplitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SplitResponse)
+	err := c.cc.Invoke(ctx, Control_Split_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) Upgrade(ctx context.Context, in *UpgradeRequest, opts ...grpc.CallOption) (*UpgradeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpgradeResponse)
+	err := c.cc.Invoke(ctx, Control_Upgrade_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) Merge(ctx context.Context, in *MergeRequest, opts ...grpc.CallOption) (*MergeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MergeResponse)
+	err := c.cc.Invoke(ctx, Control_Merge_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveResponse)
@@ -385,6 +450,26 @@ func (c *controlClient) DomainStop(ctx context.Context, in *DomainStopRequest, o
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DomainStopResponse)
 	err := c.cc.Invoke(ctx, Control_DomainStop_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) DomainCheckpoint(ctx context.Context, in *DomainCheckpointRequest, opts ...grpc.CallOption) (*DomainCheckpointResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DomainCheckpointResponse)
+	err := c.cc.Invoke(ctx, Control_DomainCheckpoint_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) DomainRestore(ctx context.Context, in *DomainRestoreRequest, opts ...grpc.CallOption) (*DomainRestoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DomainRestoreResponse)
+	err := c.cc.Invoke(ctx, Control_DomainRestore_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -607,6 +692,20 @@ type ControlServer interface {
 	// Clone copies an agent while it runs: processes, memory, files. It returns
 	// once the copies run, or stand.
 	Clone(context.Context, *CloneRequest) (*CloneResponse, error)
+	// Specialize makes a copy, as Clone does, that has less authority than its
+	// original, and to which nothing can be given any more.
+	Specialize(context.Context, *SpecializeRequest) (*SpecializeResponse, error)
+	// Split has some processes of an agent become an agent of their own. In the
+	// agent they have ended when it returns; if it fails nothing was done.
+	Split(context.Context, *SplitRequest) (*SplitResponse, error)
+	// Upgrade has another program of another image run in an agent's place. It
+	// returns when it is known whether that is well; if it is not, the agent is what
+	// it was. It is carried on though the client goes.
+	Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error)
+	// Merge folds a copy back into the agent that it is a copy of: what the copy
+	// has changed in its files since is done there, and the copy ends. It returns
+	// when that has its budget again. All of it is done, or nothing.
+	Merge(context.Context, *MergeRequest) (*MergeResponse, error)
 	// Remove forgets an agent that has ended, and its log.
 	Remove(context.Context, *RemoveRequest) (*RemoveResponse, error)
 	// Attach joins a client's streams to a process: a new agent's first
@@ -624,6 +723,11 @@ type ControlServer interface {
 	DomainList(context.Context, *DomainListRequest) (*DomainListResponse, error)
 	// DomainStop kills every agent of a domain and ends its kernel process.
 	DomainStop(context.Context, *DomainStopRequest) (*DomainStopResponse, error)
+	// DomainCheckpoint saves a domain to a directory. It returns when all of it is
+	// there.
+	DomainCheckpoint(context.Context, *DomainCheckpointRequest) (*DomainCheckpointResponse, error)
+	// DomainRestore has a new kernel process go on where a checkpoint was made.
+	DomainRestore(context.Context, *DomainRestoreRequest) (*DomainRestoreResponse, error)
 	// CapList returns capabilities, parents before children: of an agent, or
 	// of every agent that runs.
 	CapList(context.Context, *CapListRequest) (*CapListResponse, error)
@@ -709,6 +813,18 @@ func (UnimplementedControlServer) Resume(context.Context, *ResumeRequest) (*Resu
 func (UnimplementedControlServer) Clone(context.Context, *CloneRequest) (*CloneResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Clone not implemented")
 }
+func (UnimplementedControlServer) Specialize(context.Context, *SpecializeRequest) (*SpecializeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Specialize not implemented")
+}
+func (UnimplementedControlServer) Split(context.Context, *SplitRequest) (*SplitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Split not implemented")
+}
+func (UnimplementedControlServer) Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Upgrade not implemented")
+}
+func (UnimplementedControlServer) Merge(context.Context, *MergeRequest) (*MergeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Merge not implemented")
+}
 func (UnimplementedControlServer) Remove(context.Context, *RemoveRequest) (*RemoveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Remove not implemented")
 }
@@ -735,6 +851,12 @@ func (UnimplementedControlServer) DomainList(context.Context, *DomainListRequest
 }
 func (UnimplementedControlServer) DomainStop(context.Context, *DomainStopRequest) (*DomainStopResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DomainStop not implemented")
+}
+func (UnimplementedControlServer) DomainCheckpoint(context.Context, *DomainCheckpointRequest) (*DomainCheckpointResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DomainCheckpoint not implemented")
+}
+func (UnimplementedControlServer) DomainRestore(context.Context, *DomainRestoreRequest) (*DomainRestoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DomainRestore not implemented")
 }
 func (UnimplementedControlServer) CapList(context.Context, *CapListRequest) (*CapListResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CapList not implemented")
@@ -1009,6 +1131,78 @@ func _Control_Clone_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Specialize_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SpecializeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Specialize(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Specialize_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Specialize(ctx, req.(*SpecializeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_Split_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SplitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Split(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Split_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Split(ctx, req.(*SplitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_Upgrade_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpgradeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Upgrade(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Upgrade_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Upgrade(ctx, req.(*UpgradeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_Merge_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MergeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Merge(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Merge_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Merge(ctx, req.(*MergeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_Remove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveRequest)
 	if err := dec(in); err != nil {
@@ -1142,6 +1336,42 @@ func _Control_DomainStop_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ControlServer).DomainStop(ctx, req.(*DomainStopRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_DomainCheckpoint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DomainCheckpointRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).DomainCheckpoint(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_DomainCheckpoint_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).DomainCheckpoint(ctx, req.(*DomainCheckpointRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_DomainRestore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DomainRestoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).DomainRestore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_DomainRestore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).DomainRestore(ctx, req.(*DomainRestoreRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1515,6 +1745,22 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Control_Clone_Handler,
 		},
 		{
+			MethodName: "Specialize",
+			Handler:    _Control_Specialize_Handler,
+		},
+		{
+			MethodName: "Split",
+			Handler:    _Control_Split_Handler,
+		},
+		{
+			MethodName: "Upgrade",
+			Handler:    _Control_Upgrade_Handler,
+		},
+		{
+			MethodName: "Merge",
+			Handler:    _Control_Merge_Handler,
+		},
+		{
 			MethodName: "Remove",
 			Handler:    _Control_Remove_Handler,
 		},
@@ -1537,6 +1783,14 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DomainStop",
 			Handler:    _Control_DomainStop_Handler,
+		},
+		{
+			MethodName: "DomainCheckpoint",
+			Handler:    _Control_DomainCheckpoint_Handler,
+		},
+		{
+			MethodName: "DomainRestore",
+			Handler:    _Control_DomainRestore_Handler,
 		},
 		{
 			MethodName: "CapList",

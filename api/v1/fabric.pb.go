@@ -41,7 +41,14 @@ type Region struct {
 	Charged       uint64                 `protobuf:"varint,13,opt,name=charged,proto3" json:"charged,omitempty"`   // bytes that the owner is charged for
 	Mapped        uint64                 `protobuf:"varint,14,opt,name=mapped,proto3" json:"mapped,omitempty"`     // bytes that memories map, together
 	Versions      uint32                 `protobuf:"varint,15,opt,name=versions,proto3" json:"versions,omitempty"`
-	Rights        string                 `protobuf:"bytes,16,opt,name=rights,proto3" json:"rights,omitempty"` // of the agent whose regions are listed
+	Rights        string                 `protobuf:"bytes,16,opt,name=rights,proto3" json:"rights,omitempty"`          // of the agent whose regions are listed
+	Persistent    bool                   `protobuf:"varint,17,opt,name=persistent,proto3" json:"persistent,omitempty"` // it is kept in a file; without domain no domain has it open
+	Committed     uint64                 `protobuf:"varint,18,opt,name=committed,proto3" json:"committed,omitempty"`   // number of the last version in its file; 0: none
+	Dirty         uint64                 `protobuf:"varint,19,opt,name=dirty,proto3" json:"dirty,omitempty"`           // bytes that may differ from that
+	Members       uint32                 `protobuf:"varint,20,opt,name=members,proto3" json:"members,omitempty"`       // threads and processes that take part in the synchronisation
+	Waiters       uint32                 `protobuf:"varint,21,opt,name=waiters,proto3" json:"waiters,omitempty"`
+	Broken        string                 `protobuf:"bytes,22,opt,name=broken,proto3" json:"broken,omitempty"` // why its file cannot be read
+	Zeros         bool                   `protobuf:"varint,23,opt,name=zeros,proto3" json:"zeros,omitempty"`  // who loses it reads zeros
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -188,6 +195,55 @@ func (x *Region) GetRights() string {
 	return ""
 }
 
+func (x *Region) GetPersistent() bool {
+	if x != nil {
+		return x.Persistent
+	}
+	return false
+}
+
+func (x *Region) GetCommitted() uint64 {
+	if x != nil {
+		return x.Committed
+	}
+	return 0
+}
+
+func (x *Region) GetDirty() uint64 {
+	if x != nil {
+		return x.Dirty
+	}
+	return 0
+}
+
+func (x *Region) GetMembers() uint32 {
+	if x != nil {
+		return x.Members
+	}
+	return 0
+}
+
+func (x *Region) GetWaiters() uint32 {
+	if x != nil {
+		return x.Waiters
+	}
+	return 0
+}
+
+func (x *Region) GetBroken() string {
+	if x != nil {
+		return x.Broken
+	}
+	return ""
+}
+
+func (x *Region) GetZeros() bool {
+	if x != nil {
+		return x.Zeros
+	}
+	return false
+}
+
 type RegionVersion struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -266,6 +322,8 @@ type RegionCreateRequest struct {
 	Labels        []string               `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty"`
 	Fixed         bool                   `protobuf:"varint,6,opt,name=fixed,proto3" json:"fixed,omitempty"` // the same address in every agent
 	Keep          uint32                 `protobuf:"varint,7,opt,name=keep,proto3" json:"keep,omitempty"`
+	Zeros         bool                   `protobuf:"varint,9,opt,name=zeros,proto3" json:"zeros,omitempty"`           // who loses the right to it reads zeros, instead of SIGBUS
+	Persistent    bool                   `protobuf:"varint,8,opt,name=persistent,proto3" json:"persistent,omitempty"` // keep what is committed of it in a file of the daemon's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -347,6 +405,20 @@ func (x *RegionCreateRequest) GetKeep() uint32 {
 		return x.Keep
 	}
 	return 0
+}
+
+func (x *RegionCreateRequest) GetZeros() bool {
+	if x != nil {
+		return x.Zeros
+	}
+	return false
+}
+
+func (x *RegionCreateRequest) GetPersistent() bool {
+	if x != nil {
+		return x.Persistent
+	}
+	return false
 }
 
 type RegionCreateResponse struct {
@@ -530,6 +602,7 @@ type RegionShowResponse struct {
 	Region        *Region                `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
 	Versions      []*RegionVersion       `protobuf:"bytes,2,rep,name=versions,proto3" json:"versions,omitempty"`
 	Capabilities  []*Capability          `protobuf:"bytes,3,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
+	Stored        []*RegionStored        `protobuf:"bytes,4,rep,name=stored,proto3" json:"stored,omitempty"` // versions in its file, the oldest first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -585,6 +658,289 @@ func (x *RegionShowResponse) GetCapabilities() []*Capability {
 	return nil
 }
 
+func (x *RegionShowResponse) GetStored() []*RegionStored {
+	if x != nil {
+		return x.Stored
+	}
+	return nil
+}
+
+type RegionStored struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Comment       string                 `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
+	TimeUnixNano  int64                  `protobuf:"varint,3,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"` // in pages that are not zero
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegionStored) Reset() {
+	*x = RegionStored{}
+	mi := &file_api_v1_fabric_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegionStored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegionStored) ProtoMessage() {}
+
+func (x *RegionStored) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_fabric_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegionStored.ProtoReflect.Descriptor instead.
+func (*RegionStored) Descriptor() ([]byte, []int) {
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RegionStored) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *RegionStored) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+func (x *RegionStored) GetTimeUnixNano() int64 {
+	if x != nil {
+		return x.TimeUnixNano
+	}
+	return 0
+}
+
+func (x *RegionStored) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type RegionOpenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Owner         string                 `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`      // agent; "": the domain itself
+	Domain        string                 `protobuf:"bytes,3,opt,name=domain,proto3" json:"domain,omitempty"`    // without owner; "": the default
+	Version       uint64                 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"` // 0: the last
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegionOpenRequest) Reset() {
+	*x = RegionOpenRequest{}
+	mi := &file_api_v1_fabric_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegionOpenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegionOpenRequest) ProtoMessage() {}
+
+func (x *RegionOpenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_fabric_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegionOpenRequest.ProtoReflect.Descriptor instead.
+func (*RegionOpenRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RegionOpenRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RegionOpenRequest) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *RegionOpenRequest) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *RegionOpenRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type RegionOpenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Region        *Region                `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegionOpenResponse) Reset() {
+	*x = RegionOpenResponse{}
+	mi := &file_api_v1_fabric_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegionOpenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegionOpenResponse) ProtoMessage() {}
+
+func (x *RegionOpenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_fabric_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegionOpenResponse.ProtoReflect.Descriptor instead.
+func (*RegionOpenResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RegionOpenResponse) GetRegion() *Region {
+	if x != nil {
+		return x.Region
+	}
+	return nil
+}
+
+type RegionCommitRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	Comment       string                 `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegionCommitRequest) Reset() {
+	*x = RegionCommitRequest{}
+	mi := &file_api_v1_fabric_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegionCommitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegionCommitRequest) ProtoMessage() {}
+
+func (x *RegionCommitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_fabric_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegionCommitRequest.ProtoReflect.Descriptor instead.
+func (*RegionCommitRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RegionCommitRequest) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *RegionCommitRequest) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+type RegionCommitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       *RegionStored          `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegionCommitResponse) Reset() {
+	*x = RegionCommitResponse{}
+	mi := &file_api_v1_fabric_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegionCommitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegionCommitResponse) ProtoMessage() {}
+
+func (x *RegionCommitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_fabric_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegionCommitResponse.ProtoReflect.Descriptor instead.
+func (*RegionCommitResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RegionCommitResponse) GetVersion() *RegionStored {
+	if x != nil {
+		return x.Version
+	}
+	return nil
+}
+
 type RegionShareRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
@@ -597,7 +953,7 @@ type RegionShareRequest struct {
 
 func (x *RegionShareRequest) Reset() {
 	*x = RegionShareRequest{}
-	mi := &file_api_v1_fabric_proto_msgTypes[8]
+	mi := &file_api_v1_fabric_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -609,7 +965,7 @@ func (x *RegionShareRequest) String() string {
 func (*RegionShareRequest) ProtoMessage() {}
 
 func (x *RegionShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[8]
+	mi := &file_api_v1_fabric_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -622,7 +978,7 @@ func (x *RegionShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionShareRequest.ProtoReflect.Descriptor instead.
 func (*RegionShareRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{8}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RegionShareRequest) GetRegion() string {
@@ -662,7 +1018,7 @@ type RegionShareResponse struct {
 
 func (x *RegionShareResponse) Reset() {
 	*x = RegionShareResponse{}
-	mi := &file_api_v1_fabric_proto_msgTypes[9]
+	mi := &file_api_v1_fabric_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +1030,7 @@ func (x *RegionShareResponse) String() string {
 func (*RegionShareResponse) ProtoMessage() {}
 
 func (x *RegionShareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[9]
+	mi := &file_api_v1_fabric_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +1043,7 @@ func (x *RegionShareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionShareResponse.ProtoReflect.Descriptor instead.
 func (*RegionShareResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{9}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RegionShareResponse) GetCapability() *Capability {
@@ -707,7 +1063,7 @@ type RegionUnshareRequest struct {
 
 func (x *RegionUnshareRequest) Reset() {
 	*x = RegionUnshareRequest{}
-	mi := &file_api_v1_fabric_proto_msgTypes[10]
+	mi := &file_api_v1_fabric_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +1075,7 @@ func (x *RegionUnshareRequest) String() string {
 func (*RegionUnshareRequest) ProtoMessage() {}
 
 func (x *RegionUnshareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[10]
+	mi := &file_api_v1_fabric_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +1088,7 @@ func (x *RegionUnshareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionUnshareRequest.ProtoReflect.Descriptor instead.
 func (*RegionUnshareRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{10}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RegionUnshareRequest) GetRegion() string {
@@ -758,7 +1114,7 @@ type RegionUnshareResponse struct {
 
 func (x *RegionUnshareResponse) Reset() {
 	*x = RegionUnshareResponse{}
-	mi := &file_api_v1_fabric_proto_msgTypes[11]
+	mi := &file_api_v1_fabric_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +1126,7 @@ func (x *RegionUnshareResponse) String() string {
 func (*RegionUnshareResponse) ProtoMessage() {}
 
 func (x *RegionUnshareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[11]
+	mi := &file_api_v1_fabric_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +1139,7 @@ func (x *RegionUnshareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionUnshareResponse.ProtoReflect.Descriptor instead.
 func (*RegionUnshareResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{11}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RegionUnshareResponse) GetRevoked() uint32 {
@@ -796,13 +1152,14 @@ func (x *RegionUnshareResponse) GetRevoked() uint32 {
 type RegionRemoveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	Stored        bool                   `protobuf:"varint,2,opt,name=stored,proto3" json:"stored,omitempty"` // remove the file of a persistent one, too
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RegionRemoveRequest) Reset() {
 	*x = RegionRemoveRequest{}
-	mi := &file_api_v1_fabric_proto_msgTypes[12]
+	mi := &file_api_v1_fabric_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +1171,7 @@ func (x *RegionRemoveRequest) String() string {
 func (*RegionRemoveRequest) ProtoMessage() {}
 
 func (x *RegionRemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[12]
+	mi := &file_api_v1_fabric_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +1184,7 @@ func (x *RegionRemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionRemoveRequest.ProtoReflect.Descriptor instead.
 func (*RegionRemoveRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{12}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RegionRemoveRequest) GetRegion() string {
@@ -835,6 +1192,13 @@ func (x *RegionRemoveRequest) GetRegion() string {
 		return x.Region
 	}
 	return ""
+}
+
+func (x *RegionRemoveRequest) GetStored() bool {
+	if x != nil {
+		return x.Stored
+	}
+	return false
 }
 
 type RegionRemoveResponse struct {
@@ -846,7 +1210,7 @@ type RegionRemoveResponse struct {
 
 func (x *RegionRemoveResponse) Reset() {
 	*x = RegionRemoveResponse{}
-	mi := &file_api_v1_fabric_proto_msgTypes[13]
+	mi := &file_api_v1_fabric_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -858,7 +1222,7 @@ func (x *RegionRemoveResponse) String() string {
 func (*RegionRemoveResponse) ProtoMessage() {}
 
 func (x *RegionRemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[13]
+	mi := &file_api_v1_fabric_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -871,7 +1235,7 @@ func (x *RegionRemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionRemoveResponse.ProtoReflect.Descriptor instead.
 func (*RegionRemoveResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{13}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RegionRemoveResponse) GetRevoked() uint32 {
@@ -890,7 +1254,7 @@ type RegionSealRequest struct {
 
 func (x *RegionSealRequest) Reset() {
 	*x = RegionSealRequest{}
-	mi := &file_api_v1_fabric_proto_msgTypes[14]
+	mi := &file_api_v1_fabric_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +1266,7 @@ func (x *RegionSealRequest) String() string {
 func (*RegionSealRequest) ProtoMessage() {}
 
 func (x *RegionSealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[14]
+	mi := &file_api_v1_fabric_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +1279,7 @@ func (x *RegionSealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionSealRequest.ProtoReflect.Descriptor instead.
 func (*RegionSealRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{14}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RegionSealRequest) GetRegion() string {
@@ -934,7 +1298,7 @@ type RegionSealResponse struct {
 
 func (x *RegionSealResponse) Reset() {
 	*x = RegionSealResponse{}
-	mi := &file_api_v1_fabric_proto_msgTypes[15]
+	mi := &file_api_v1_fabric_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1310,7 @@ func (x *RegionSealResponse) String() string {
 func (*RegionSealResponse) ProtoMessage() {}
 
 func (x *RegionSealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[15]
+	mi := &file_api_v1_fabric_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1323,7 @@ func (x *RegionSealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionSealResponse.ProtoReflect.Descriptor instead.
 func (*RegionSealResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{15}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RegionSealResponse) GetRegion() *Region {
@@ -979,7 +1343,7 @@ type RegionSnapshotRequest struct {
 
 func (x *RegionSnapshotRequest) Reset() {
 	*x = RegionSnapshotRequest{}
-	mi := &file_api_v1_fabric_proto_msgTypes[16]
+	mi := &file_api_v1_fabric_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1355,7 @@ func (x *RegionSnapshotRequest) String() string {
 func (*RegionSnapshotRequest) ProtoMessage() {}
 
 func (x *RegionSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[16]
+	mi := &file_api_v1_fabric_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1368,7 @@ func (x *RegionSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*RegionSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{16}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RegionSnapshotRequest) GetRegion() string {
@@ -1030,7 +1394,7 @@ type RegionSnapshotResponse struct {
 
 func (x *RegionSnapshotResponse) Reset() {
 	*x = RegionSnapshotResponse{}
-	mi := &file_api_v1_fabric_proto_msgTypes[17]
+	mi := &file_api_v1_fabric_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1406,7 @@ func (x *RegionSnapshotResponse) String() string {
 func (*RegionSnapshotResponse) ProtoMessage() {}
 
 func (x *RegionSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[17]
+	mi := &file_api_v1_fabric_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1419,7 @@ func (x *RegionSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*RegionSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{17}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RegionSnapshotResponse) GetVersion() *RegionVersion {
@@ -1075,7 +1439,7 @@ type RegionRollbackRequest struct {
 
 func (x *RegionRollbackRequest) Reset() {
 	*x = RegionRollbackRequest{}
-	mi := &file_api_v1_fabric_proto_msgTypes[18]
+	mi := &file_api_v1_fabric_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1451,7 @@ func (x *RegionRollbackRequest) String() string {
 func (*RegionRollbackRequest) ProtoMessage() {}
 
 func (x *RegionRollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[18]
+	mi := &file_api_v1_fabric_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1464,7 @@ func (x *RegionRollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionRollbackRequest.ProtoReflect.Descriptor instead.
 func (*RegionRollbackRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{18}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RegionRollbackRequest) GetRegion() string {
@@ -1125,7 +1489,7 @@ type RegionRollbackResponse struct {
 
 func (x *RegionRollbackResponse) Reset() {
 	*x = RegionRollbackResponse{}
-	mi := &file_api_v1_fabric_proto_msgTypes[19]
+	mi := &file_api_v1_fabric_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1501,7 @@ func (x *RegionRollbackResponse) String() string {
 func (*RegionRollbackResponse) ProtoMessage() {}
 
 func (x *RegionRollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[19]
+	mi := &file_api_v1_fabric_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1514,7 @@ func (x *RegionRollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionRollbackResponse.ProtoReflect.Descriptor instead.
 func (*RegionRollbackResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{19}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{24}
 }
 
 type RegionForkRequest struct {
@@ -1164,7 +1528,7 @@ type RegionForkRequest struct {
 
 func (x *RegionForkRequest) Reset() {
 	*x = RegionForkRequest{}
-	mi := &file_api_v1_fabric_proto_msgTypes[20]
+	mi := &file_api_v1_fabric_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +1540,7 @@ func (x *RegionForkRequest) String() string {
 func (*RegionForkRequest) ProtoMessage() {}
 
 func (x *RegionForkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[20]
+	mi := &file_api_v1_fabric_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +1553,7 @@ func (x *RegionForkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionForkRequest.ProtoReflect.Descriptor instead.
 func (*RegionForkRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{20}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RegionForkRequest) GetRegion() string {
@@ -1222,7 +1586,7 @@ type RegionForkResponse struct {
 
 func (x *RegionForkResponse) Reset() {
 	*x = RegionForkResponse{}
-	mi := &file_api_v1_fabric_proto_msgTypes[21]
+	mi := &file_api_v1_fabric_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +1598,7 @@ func (x *RegionForkResponse) String() string {
 func (*RegionForkResponse) ProtoMessage() {}
 
 func (x *RegionForkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[21]
+	mi := &file_api_v1_fabric_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +1611,7 @@ func (x *RegionForkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionForkResponse.ProtoReflect.Descriptor instead.
 func (*RegionForkResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{21}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RegionForkResponse) GetRegion() *Region {
@@ -1268,7 +1632,7 @@ type RegionDiffRequest struct {
 
 func (x *RegionDiffRequest) Reset() {
 	*x = RegionDiffRequest{}
-	mi := &file_api_v1_fabric_proto_msgTypes[22]
+	mi := &file_api_v1_fabric_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1644,7 @@ func (x *RegionDiffRequest) String() string {
 func (*RegionDiffRequest) ProtoMessage() {}
 
 func (x *RegionDiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[22]
+	mi := &file_api_v1_fabric_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1657,7 @@ func (x *RegionDiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionDiffRequest.ProtoReflect.Descriptor instead.
 func (*RegionDiffRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{22}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RegionDiffRequest) GetRegion() string {
@@ -1327,7 +1691,7 @@ type RegionSpan struct {
 
 func (x *RegionSpan) Reset() {
 	*x = RegionSpan{}
-	mi := &file_api_v1_fabric_proto_msgTypes[23]
+	mi := &file_api_v1_fabric_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1703,7 @@ func (x *RegionSpan) String() string {
 func (*RegionSpan) ProtoMessage() {}
 
 func (x *RegionSpan) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[23]
+	mi := &file_api_v1_fabric_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1716,7 @@ func (x *RegionSpan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionSpan.ProtoReflect.Descriptor instead.
 func (*RegionSpan) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{23}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RegionSpan) GetStart() uint64 {
@@ -1379,7 +1743,7 @@ type RegionDiffResponse struct {
 
 func (x *RegionDiffResponse) Reset() {
 	*x = RegionDiffResponse{}
-	mi := &file_api_v1_fabric_proto_msgTypes[24]
+	mi := &file_api_v1_fabric_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1755,7 @@ func (x *RegionDiffResponse) String() string {
 func (*RegionDiffResponse) ProtoMessage() {}
 
 func (x *RegionDiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[24]
+	mi := &file_api_v1_fabric_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1768,7 @@ func (x *RegionDiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionDiffResponse.ProtoReflect.Descriptor instead.
 func (*RegionDiffResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{24}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RegionDiffResponse) GetBytes() uint64 {
@@ -1431,7 +1795,7 @@ type RegionDropRequest struct {
 
 func (x *RegionDropRequest) Reset() {
 	*x = RegionDropRequest{}
-	mi := &file_api_v1_fabric_proto_msgTypes[25]
+	mi := &file_api_v1_fabric_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1807,7 @@ func (x *RegionDropRequest) String() string {
 func (*RegionDropRequest) ProtoMessage() {}
 
 func (x *RegionDropRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[25]
+	mi := &file_api_v1_fabric_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1820,7 @@ func (x *RegionDropRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionDropRequest.ProtoReflect.Descriptor instead.
 func (*RegionDropRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{25}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RegionDropRequest) GetRegion() string {
@@ -1481,7 +1845,7 @@ type RegionDropResponse struct {
 
 func (x *RegionDropResponse) Reset() {
 	*x = RegionDropResponse{}
-	mi := &file_api_v1_fabric_proto_msgTypes[26]
+	mi := &file_api_v1_fabric_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1857,7 @@ func (x *RegionDropResponse) String() string {
 func (*RegionDropResponse) ProtoMessage() {}
 
 func (x *RegionDropResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_fabric_proto_msgTypes[26]
+	mi := &file_api_v1_fabric_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,14 +1870,14 @@ func (x *RegionDropResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionDropResponse.ProtoReflect.Descriptor instead.
 func (*RegionDropResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_fabric_proto_rawDescGZIP(), []int{26}
+	return file_api_v1_fabric_proto_rawDescGZIP(), []int{31}
 }
 
 var File_api_v1_fabric_proto protoreflect.FileDescriptor
 
 const file_api_v1_fabric_proto_rawDesc = "" +
 	"\n" +
-	"\x13api/v1/fabric.proto\x12\aaios.v1\x1a\x14api/v1/control.proto\"\x92\x03\n" +
+	"\x13api/v1/fabric.proto\x12\aaios.v1\x1a\x14api/v1/control.proto\"\xc8\x04\n" +
 	"\x06Region\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x14\n" +
@@ -1532,12 +1896,21 @@ const file_api_v1_fabric_proto_rawDesc = "" +
 	"\acharged\x18\r \x01(\x04R\acharged\x12\x16\n" +
 	"\x06mapped\x18\x0e \x01(\x04R\x06mapped\x12\x1a\n" +
 	"\bversions\x18\x0f \x01(\rR\bversions\x12\x16\n" +
-	"\x06rights\x18\x10 \x01(\tR\x06rights\"v\n" +
+	"\x06rights\x18\x10 \x01(\tR\x06rights\x12\x1e\n" +
+	"\n" +
+	"persistent\x18\x11 \x01(\bR\n" +
+	"persistent\x12\x1c\n" +
+	"\tcommitted\x18\x12 \x01(\x04R\tcommitted\x12\x14\n" +
+	"\x05dirty\x18\x13 \x01(\x04R\x05dirty\x12\x18\n" +
+	"\amembers\x18\x14 \x01(\rR\amembers\x12\x18\n" +
+	"\awaiters\x18\x15 \x01(\rR\awaiters\x12\x16\n" +
+	"\x06broken\x18\x16 \x01(\tR\x06broken\x12\x14\n" +
+	"\x05zeros\x18\x17 \x01(\bR\x05zeros\"v\n" +
 	"\rRegionVersion\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x18\n" +
 	"\acomment\x18\x02 \x01(\tR\acomment\x12\x19\n" +
 	"\bage_nano\x18\x03 \x01(\x03R\aageNano\x12\x18\n" +
-	"\acharged\x18\x04 \x01(\x04R\acharged\"\xad\x01\n" +
+	"\acharged\x18\x04 \x01(\x04R\acharged\"\xe3\x01\n" +
 	"\x13RegionCreateRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\tR\x05owner\x12\x16\n" +
@@ -1545,7 +1918,11 @@ const file_api_v1_fabric_proto_rawDesc = "" +
 	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x16\n" +
 	"\x06labels\x18\x05 \x03(\tR\x06labels\x12\x14\n" +
 	"\x05fixed\x18\x06 \x01(\bR\x05fixed\x12\x12\n" +
-	"\x04keep\x18\a \x01(\rR\x04keep\"?\n" +
+	"\x04keep\x18\a \x01(\rR\x04keep\x12\x14\n" +
+	"\x05zeros\x18\t \x01(\bR\x05zeros\x12\x1e\n" +
+	"\n" +
+	"persistent\x18\b \x01(\bR\n" +
+	"persistent\"?\n" +
 	"\x14RegionCreateResponse\x12'\n" +
 	"\x06region\x18\x01 \x01(\v2\x0f.aios.v1.RegionR\x06region\")\n" +
 	"\x11RegionListRequest\x12\x14\n" +
@@ -1553,11 +1930,29 @@ const file_api_v1_fabric_proto_rawDesc = "" +
 	"\x12RegionListResponse\x12)\n" +
 	"\aregions\x18\x01 \x03(\v2\x0f.aios.v1.RegionR\aregions\"+\n" +
 	"\x11RegionShowRequest\x12\x16\n" +
-	"\x06region\x18\x01 \x01(\tR\x06region\"\xaa\x01\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\"\xd9\x01\n" +
 	"\x12RegionShowResponse\x12'\n" +
 	"\x06region\x18\x01 \x01(\v2\x0f.aios.v1.RegionR\x06region\x122\n" +
 	"\bversions\x18\x02 \x03(\v2\x16.aios.v1.RegionVersionR\bversions\x127\n" +
-	"\fcapabilities\x18\x03 \x03(\v2\x13.aios.v1.CapabilityR\fcapabilities\"y\n" +
+	"\fcapabilities\x18\x03 \x03(\v2\x13.aios.v1.CapabilityR\fcapabilities\x12-\n" +
+	"\x06stored\x18\x04 \x03(\v2\x15.aios.v1.RegionStoredR\x06stored\"|\n" +
+	"\fRegionStored\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x18\n" +
+	"\acomment\x18\x02 \x01(\tR\acomment\x12$\n" +
+	"\x0etime_unix_nano\x18\x03 \x01(\x03R\ftimeUnixNano\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"o\n" +
+	"\x11RegionOpenRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05owner\x18\x02 \x01(\tR\x05owner\x12\x16\n" +
+	"\x06domain\x18\x03 \x01(\tR\x06domain\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x04R\aversion\"=\n" +
+	"\x12RegionOpenResponse\x12'\n" +
+	"\x06region\x18\x01 \x01(\v2\x0f.aios.v1.RegionR\x06region\"G\n" +
+	"\x13RegionCommitRequest\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x18\n" +
+	"\acomment\x18\x02 \x01(\tR\acomment\"G\n" +
+	"\x14RegionCommitResponse\x12/\n" +
+	"\aversion\x18\x01 \x01(\v2\x15.aios.v1.RegionStoredR\aversion\"y\n" +
 	"\x12RegionShareRequest\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
 	"\x05agent\x18\x02 \x01(\tR\x05agent\x12\x16\n" +
@@ -1572,9 +1967,10 @@ const file_api_v1_fabric_proto_rawDesc = "" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
 	"\x05agent\x18\x02 \x01(\tR\x05agent\"1\n" +
 	"\x15RegionUnshareResponse\x12\x18\n" +
-	"\arevoked\x18\x01 \x01(\rR\arevoked\"-\n" +
+	"\arevoked\x18\x01 \x01(\rR\arevoked\"E\n" +
 	"\x13RegionRemoveRequest\x12\x16\n" +
-	"\x06region\x18\x01 \x01(\tR\x06region\"0\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x16\n" +
+	"\x06stored\x18\x02 \x01(\bR\x06stored\"0\n" +
 	"\x14RegionRemoveResponse\x12\x18\n" +
 	"\arevoked\x18\x01 \x01(\rR\arevoked\"+\n" +
 	"\x11RegionSealRequest\x12\x16\n" +
@@ -1610,7 +2006,7 @@ const file_api_v1_fabric_proto_rawDesc = "" +
 	"\x11RegionDropRequest\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\rR\aversion\"\x14\n" +
-	"\x12RegionDropResponse2\x8c\a\n" +
+	"\x12RegionDropResponse2\xa0\b\n" +
 	"\x06Fabric\x12K\n" +
 	"\fRegionCreate\x12\x1c.aios.v1.RegionCreateRequest\x1a\x1d.aios.v1.RegionCreateResponse\x12E\n" +
 	"\n" +
@@ -1629,7 +2025,10 @@ const file_api_v1_fabric_proto_rawDesc = "" +
 	"\n" +
 	"RegionDiff\x12\x1a.aios.v1.RegionDiffRequest\x1a\x1b.aios.v1.RegionDiffResponse\x12E\n" +
 	"\n" +
-	"RegionDrop\x12\x1a.aios.v1.RegionDropRequest\x1a\x1b.aios.v1.RegionDropResponseB\x1cZ\x1aaios.dev/aios/api/v1;apiv1b\x06proto3"
+	"RegionDrop\x12\x1a.aios.v1.RegionDropRequest\x1a\x1b.aios.v1.RegionDropResponse\x12E\n" +
+	"\n" +
+	"RegionOpen\x12\x1a.aios.v1.RegionOpenRequest\x1a\x1b.aios.v1.RegionOpenResponse\x12K\n" +
+	"\fRegionCommit\x12\x1c.aios.v1.RegionCommitRequest\x1a\x1d.aios.v1.RegionCommitResponseB\x1cZ\x1aaios.dev/aios/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_fabric_proto_rawDescOnce sync.Once
@@ -1643,7 +2042,7 @@ func file_api_v1_fabric_proto_rawDescGZIP() []byte {
 	return file_api_v1_fabric_proto_rawDescData
 }
 
-var file_api_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_api_v1_fabric_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_api_v1_fabric_proto_goTypes = []any{
 	(*Region)(nil),                 // 0: aios.v1.Region
 	(*RegionVersion)(nil),          // 1: aios.v1.RegionVersion
@@ -1653,68 +2052,80 @@ var file_api_v1_fabric_proto_goTypes = []any{
 	(*RegionListResponse)(nil),     // 5: aios.v1.RegionListResponse
 	(*RegionShowRequest)(nil),      // 6: aios.v1.RegionShowRequest
 	(*RegionShowResponse)(nil),     // 7: aios.v1.RegionShowResponse
-	(*RegionShareRequest)(nil),     // 8: aios.v1.RegionShareRequest
-	(*RegionShareResponse)(nil),    // 9: aios.v1.RegionShareResponse
-	(*RegionUnshareRequest)(nil),   // 10: aios.v1.RegionUnshareRequest
-	(*RegionUnshareResponse)(nil),  // 11: aios.v1.RegionUnshareResponse
-	(*RegionRemoveRequest)(nil),    // 12: aios.v1.RegionRemoveRequest
-	(*RegionRemoveResponse)(nil),   // 13: aios.v1.RegionRemoveResponse
-	(*RegionSealRequest)(nil),      // 14: aios.v1.RegionSealRequest
-	(*RegionSealResponse)(nil),     // 15: aios.v1.RegionSealResponse
-	(*RegionSnapshotRequest)(nil),  // 16: aios.v1.RegionSnapshotRequest
-	(*RegionSnapshotResponse)(nil), // 17: aios.v1.RegionSnapshotResponse
-	(*RegionRollbackRequest)(nil),  // 18: aios.v1.RegionRollbackRequest
-	(*RegionRollbackResponse)(nil), // 19: aios.v1.RegionRollbackResponse
-	(*RegionForkRequest)(nil),      // 20: aios.v1.RegionForkRequest
-	(*RegionForkResponse)(nil),     // 21: aios.v1.RegionForkResponse
-	(*RegionDiffRequest)(nil),      // 22: aios.v1.RegionDiffRequest
-	(*RegionSpan)(nil),             // 23: aios.v1.RegionSpan
-	(*RegionDiffResponse)(nil),     // 24: aios.v1.RegionDiffResponse
-	(*RegionDropRequest)(nil),      // 25: aios.v1.RegionDropRequest
-	(*RegionDropResponse)(nil),     // 26: aios.v1.RegionDropResponse
-	(*Capability)(nil),             // 27: aios.v1.Capability
+	(*RegionStored)(nil),           // 8: aios.v1.RegionStored
+	(*RegionOpenRequest)(nil),      // 9: aios.v1.RegionOpenRequest
+	(*RegionOpenResponse)(nil),     // 10: aios.v1.RegionOpenResponse
+	(*RegionCommitRequest)(nil),    // 11: aios.v1.RegionCommitRequest
+	(*RegionCommitResponse)(nil),   // 12: aios.v1.RegionCommitResponse
+	(*RegionShareRequest)(nil),     // 13: aios.v1.RegionShareRequest
+	(*RegionShareResponse)(nil),    // 14: aios.v1.RegionShareResponse
+	(*RegionUnshareRequest)(nil),   // 15: aios.v1.RegionUnshareRequest
+	(*RegionUnshareResponse)(nil),  // 16: aios.v1.RegionUnshareResponse
+	(*RegionRemoveRequest)(nil),    // 17: aios.v1.RegionRemoveRequest
+	(*RegionRemoveResponse)(nil),   // 18: aios.v1.RegionRemoveResponse
+	(*RegionSealRequest)(nil),      // 19: aios.v1.RegionSealRequest
+	(*RegionSealResponse)(nil),     // 20: aios.v1.RegionSealResponse
+	(*RegionSnapshotRequest)(nil),  // 21: aios.v1.RegionSnapshotRequest
+	(*RegionSnapshotResponse)(nil), // 22: aios.v1.RegionSnapshotResponse
+	(*RegionRollbackRequest)(nil),  // 23: aios.v1.RegionRollbackRequest
+	(*RegionRollbackResponse)(nil), // 24: aios.v1.RegionRollbackResponse
+	(*RegionForkRequest)(nil),      // 25: aios.v1.RegionForkRequest
+	(*RegionForkResponse)(nil),     // 26: aios.v1.RegionForkResponse
+	(*RegionDiffRequest)(nil),      // 27: aios.v1.RegionDiffRequest
+	(*RegionSpan)(nil),             // 28: aios.v1.RegionSpan
+	(*RegionDiffResponse)(nil),     // 29: aios.v1.RegionDiffResponse
+	(*RegionDropRequest)(nil),      // 30: aios.v1.RegionDropRequest
+	(*RegionDropResponse)(nil),     // 31: aios.v1.RegionDropResponse
+	(*Capability)(nil),             // 32: aios.v1.Capability
 }
 var file_api_v1_fabric_proto_depIdxs = []int32{
 	0,  // 0: aios.v1.RegionCreateResponse.region:type_name -> aios.v1.Region
 	0,  // 1: aios.v1.RegionListResponse.regions:type_name -> aios.v1.Region
 	0,  // 2: aios.v1.RegionShowResponse.region:type_name -> aios.v1.Region
 	1,  // 3: aios.v1.RegionShowResponse.versions:type_name -> aios.v1.RegionVersion
-	27, // 4: aios.v1.RegionShowResponse.capabilities:type_name -> aios.v1.Capability
-	27, // 5: aios.v1.RegionShareResponse.capability:type_name -> aios.v1.Capability
-	0,  // 6: aios.v1.RegionSealResponse.region:type_name -> aios.v1.Region
-	1,  // 7: aios.v1.RegionSnapshotResponse.version:type_name -> aios.v1.RegionVersion
-	2,  // 8: aios.v1.RegionForkRequest.as:type_name -> aios.v1.RegionCreateRequest
-	0,  // 9: aios.v1.RegionForkResponse.region:type_name -> aios.v1.Region
-	23, // 10: aios.v1.RegionDiffResponse.spans:type_name -> aios.v1.RegionSpan
-	2,  // 11: aios.v1.Fabric.RegionCreate:input_type -> aios.v1.RegionCreateRequest
-	4,  // 12: aios.v1.Fabric.RegionList:input_type -> aios.v1.RegionListRequest
-	6,  // 13: aios.v1.Fabric.RegionShow:input_type -> aios.v1.RegionShowRequest
-	8,  // 14: aios.v1.Fabric.RegionShare:input_type -> aios.v1.RegionShareRequest
-	10, // 15: aios.v1.Fabric.RegionUnshare:input_type -> aios.v1.RegionUnshareRequest
-	12, // 16: aios.v1.Fabric.RegionRemove:input_type -> aios.v1.RegionRemoveRequest
-	14, // 17: aios.v1.Fabric.RegionSeal:input_type -> aios.v1.RegionSealRequest
-	16, // 18: aios.v1.Fabric.RegionSnapshot:input_type -> aios.v1.RegionSnapshotRequest
-	18, // 19: aios.v1.Fabric.RegionRollback:input_type -> aios.v1.RegionRollbackRequest
-	20, // 20: aios.v1.Fabric.RegionFork:input_type -> aios.v1.RegionForkRequest
-	22, // 21: aios.v1.Fabric.RegionDiff:input_type -> aios.v1.RegionDiffRequest
-	25, // 22: aios.v1.Fabric.RegionDrop:input_type -> aios.v1.RegionDropRequest
-	3,  // 23: aios.v1.Fabric.RegionCreate:output_type -> aios.v1.RegionCreateResponse
-	5,  // 24: aios.v1.Fabric.RegionList:output_type -> aios.v1.RegionListResponse
-	7,  // 25: aios.v1.Fabric.RegionShow:output_type -> aios.v1.RegionShowResponse
-	9,  // 26: aios.v1.Fabric.RegionShare:output_type -> aios.v1.RegionShareResponse
-	11, // 27: aios.v1.Fabric.RegionUnshare:output_type -> aios.v1.RegionUnshareResponse
-	13, // 28: aios.v1.Fabric.RegionRemove:output_type -> aios.v1.RegionRemoveResponse
-	15, // 29: aios.v1.Fabric.RegionSeal:output_type -> aios.v1.RegionSealResponse
-	17, // 30: aios.v1.Fabric.RegionSnapshot:output_type -> aios.v1.RegionSnapshotResponse
-	19, // 31: aios.v1.Fabric.RegionRollback:output_type -> aios.v1.RegionRollbackResponse
-	21, // 32: aios.v1.Fabric.RegionFork:output_type -> aios.v1.RegionForkResponse
-	24, // 33: aios.v1.Fabric.RegionDiff:output_type -> aios.v1.RegionDiffResponse
-	26, // 34: aios.v1.Fabric.RegionDrop:output_type -> aios.v1.RegionDropResponse
-	23, // [23:35] is the sub-list for method output_type
-	11, // [11:23] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	32, // 4: aios.v1.RegionShowResponse.capabilities:type_name -> aios.v1.Capability
+	8,  // 5: aios.v1.RegionShowResponse.stored:type_name -> aios.v1.RegionStored
+	0,  // 6: aios.v1.RegionOpenResponse.region:type_name -> aios.v1.Region
+	8,  // 7: aios.v1.RegionCommitResponse.version:type_name -> aios.v1.RegionStored
+	32, // 8: aios.v1.RegionShareResponse.capability:type_name -> aios.v1.Capability
+	0,  // 9: aios.v1.RegionSealResponse.region:type_name -> aios.v1.Region
+	1,  // 10: aios.v1.RegionSnapshotResponse.version:type_name -> aios.v1.RegionVersion
+	2,  // 11: aios.v1.RegionForkRequest.as:type_name -> aios.v1.RegionCreateRequest
+	0,  // 12: aios.v1.RegionForkResponse.region:type_name -> aios.v1.Region
+	28, // 13: aios.v1.RegionDiffResponse.spans:type_name -> aios.v1.RegionSpan
+	2,  // 14: aios.v1.Fabric.RegionCreate:input_type -> aios.v1.RegionCreateRequest
+	4,  // 15: aios.v1.Fabric.RegionList:input_type -> aios.v1.RegionListRequest
+	6,  // 16: aios.v1.Fabric.RegionShow:input_type -> aios.v1.RegionShowRequest
+	13, // 17: aios.v1.Fabric.RegionShare:input_type -> aios.v1.RegionShareRequest
+	15, // 18: aios.v1.Fabric.RegionUnshare:input_type -> aios.v1.RegionUnshareRequest
+	17, // 19: aios.v1.Fabric.RegionRemove:input_type -> aios.v1.RegionRemoveRequest
+	19, // 20: aios.v1.Fabric.RegionSeal:input_type -> aios.v1.RegionSealRequest
+	21, // 21: aios.v1.Fabric.RegionSnapshot:input_type -> aios.v1.RegionSnapshotRequest
+	23, // 22: aios.v1.Fabric.RegionRollback:input_type -> aios.v1.RegionRollbackRequest
+	25, // 23: aios.v1.Fabric.RegionFork:input_type -> aios.v1.RegionForkRequest
+	27, // 24: aios.v1.Fabric.RegionDiff:input_type -> aios.v1.RegionDiffRequest
+	30, // 25: aios.v1.Fabric.RegionDrop:input_type -> aios.v1.RegionDropRequest
+	9,  // 26: aios.v1.Fabric.RegionOpen:input_type -> aios.v1.RegionOpenRequest
+	11, // 27: aios.v1.Fabric.RegionCommit:input_type -> aios.v1.RegionCommitRequest
+	3,  // 28: aios.v1.Fabric.RegionCreate:output_type -> aios.v1.RegionCreateResponse
+	5,  // 29: aios.v1.Fabric.RegionList:output_type -> aios.v1.RegionListResponse
+	7,  // 30: aios.v1.Fabric.RegionShow:output_type -> aios.v1.RegionShowResponse
+	14, // 31: aios.v1.Fabric.RegionShare:output_type -> aios.v1.RegionShareResponse
+	16, // 32: aios.v1.Fabric.RegionUnshare:output_type -> aios.v1.RegionUnshareResponse
+	18, // 33: aios.v1.Fabric.RegionRemove:output_type -> aios.v1.RegionRemoveResponse
+	20, // 34: aios.v1.Fabric.RegionSeal:output_type -> aios.v1.RegionSealResponse
+	22, // 35: aios.v1.Fabric.RegionSnapshot:output_type -> aios.v1.RegionSnapshotResponse
+	24, // 36: aios.v1.Fabric.RegionRollback:output_type -> aios.v1.RegionRollbackResponse
+	26, // 37: aios.v1.Fabric.RegionFork:output_type -> aios.v1.RegionForkResponse
+	29, // 38: aios.v1.Fabric.RegionDiff:output_type -> aios.v1.RegionDiffResponse
+	31, // 39: aios.v1.Fabric.RegionDrop:output_type -> aios.v1.RegionDropResponse
+	10, // 40: aios.v1.Fabric.RegionOpen:output_type -> aios.v1.RegionOpenResponse
+	12, // 41: aios.v1.Fabric.RegionCommit:output_type -> aios.v1.RegionCommitResponse
+	28, // [28:42] is the sub-list for method output_type
+	14, // [14:28] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_fabric_proto_init() }
@@ -1729,7 +2140,7 @@ func file_api_v1_fabric_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_fabric_proto_rawDesc), len(file_api_v1_fabric_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

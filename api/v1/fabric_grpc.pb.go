@@ -34,6 +34,8 @@ const (
 	Fabric_RegionFork_FullMethodName     = "/aios.v1.Fabric/RegionFork"
 	Fabric_RegionDiff_FullMethodName     = "/aios.v1.Fabric/RegionDiff"
 	Fabric_RegionDrop_FullMethodName     = "/aios.v1.Fabric/RegionDrop"
+	Fabric_RegionOpen_FullMethodName     = "/aios.v1.Fabric/RegionOpen"
+	Fabric_RegionCommit_FullMethodName   = "/aios.v1.Fabric/RegionCommit"
 )
 
 // FabricClient is the client API for Fabric service.
@@ -66,6 +68,11 @@ type FabricClient interface {
 	RegionDiff(ctx context.Context, in *RegionDiffRequest, opts ...grpc.CallOption) (*RegionDiffResponse, error)
 	// RegionDrop forgets a version.
 	RegionDrop(ctx context.Context, in *RegionDropRequest, opts ...grpc.CallOption) (*RegionDropResponse, error)
+	// RegionOpen has a persistent region, which no domain has open, in a domain.
+	RegionOpen(ctx context.Context, in *RegionOpenRequest, opts ...grpc.CallOption) (*RegionOpenResponse, error)
+	// RegionCommit has what a persistent region is at one moment kept: when it
+	// returns, that is there again after whatever happens.
+	RegionCommit(ctx context.Context, in *RegionCommitRequest, opts ...grpc.CallOption) (*RegionCommitResponse, error)
 }
 
 type fabricClient struct {
@@ -196,6 +203,26 @@ func (c *fabricClient) RegionDrop(ctx context.Context, in *RegionDropRequest, op
 	return out, nil
 }
 
+func (c *fabricClient) RegionOpen(ctx context.Context, in *RegionOpenRequest, opts ...grpc.CallOption) (*RegionOpenResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RegionOpenResponse)
+	err := c.cc.Invoke(ctx, Fabric_RegionOpen_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *fabricClient) RegionCommit(ctx context.Context, in *RegionCommitRequest, opts ...grpc.CallOption) (*RegionCommitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RegionCommitResponse)
+	err := c.cc.Invoke(ctx, Fabric_RegionCommit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // FabricServer is the server API for Fabric service.
 // All implementations must embed UnimplementedFabricServer
 // for forward compatibility.
@@ -226,6 +253,11 @@ type FabricServer interface {
 	RegionDiff(context.Context, *RegionDiffRequest) (*RegionDiffResponse, error)
 	// RegionDrop forgets a version.
 	RegionDrop(context.Context, *RegionDropRequest) (*RegionDropResponse, error)
+	// RegionOpen has a persistent region, which no domain has open, in a domain.
+	RegionOpen(context.Context, *RegionOpenRequest) (*RegionOpenResponse, error)
+	// RegionCommit has what a persistent region is at one moment kept: when it
+	// returns, that is there again after whatever happens.
+	RegionCommit(context.Context, *RegionCommitRequest) (*RegionCommitResponse, error)
 	mustEmbedUnimplementedFabricServer()
 }
 
@@ -271,6 +303,12 @@ func (UnimplementedFabricServer) RegionDiff(context.Context, *RegionDiffRequest)
 }
 func (UnimplementedFabricServer) RegionDrop(context.Context, *RegionDropRequest) (*RegionDropResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RegionDrop not implemented")
+}
+func (UnimplementedFabricServer) RegionOpen(context.Context, *RegionOpenRequest) (*RegionOpenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RegionOpen not implemented")
+}
+func (UnimplementedFabricServer) RegionCommit(context.Context, *RegionCommitRequest) (*RegionCommitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RegionCommit not implemented")
 }
 func (UnimplementedFabricServer) mustEmbedUnimplementedFabricServer() {}
 func (UnimplementedFabricServer) testEmbeddedByValue()                {}
@@ -509,6 +547,42 @@ func _Fabric_RegionDrop_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Fabric_RegionOpen_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RegionOpenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FabricServer).RegionOpen(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Fabric_RegionOpen_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FabricServer).RegionOpen(ctx, req.(*RegionOpenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Fabric_RegionCommit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RegionCommitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FabricServer).RegionCommit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Fabric_RegionCommit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FabricServer).RegionCommit(ctx, req.(*RegionCommitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Fabric_ServiceDesc is the grpc.ServiceDesc for Fabric service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -563,6 +637,14 @@ var Fabric_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RegionDrop",
 			Handler:    _Fabric_RegionDrop_Handler,
+		},
+		{
+			MethodName: "RegionOpen",
+			Handler:    _Fabric_RegionOpen_Handler,
+		},
+		{
+			MethodName: "RegionCommit",
+			Handler:    _Fabric_RegionCommit_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -97,6 +97,162 @@ func (*TimeSyncRequest) Descriptor() ([]byte, []int) {
 	return file_api_v1_time_proto_rawDescGZIP(), []int{1}
 }
 
+// AgentClockRequest sets nothing if it has neither an offset nor a time.
+type AgentClockRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Agent string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	// How far ahead of the kernel's CLOCK_REALTIME is to be.
+	OffsetNano *int64 `protobuf:"varint,2,opt,name=offset_nano,json=offsetNano,proto3,oneof" json:"offset_nano,omitempty"`
+	// What it is to show now.
+	WallUnixNano  *int64 `protobuf:"varint,3,opt,name=wall_unix_nano,json=wallUnixNano,proto3,oneof" json:"wall_unix_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentClockRequest) Reset() {
+	*x = AgentClockRequest{}
+	mi := &file_api_v1_time_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentClockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentClockRequest) ProtoMessage() {}
+
+func (x *AgentClockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_time_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentClockRequest.ProtoReflect.Descriptor instead.
+func (*AgentClockRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_time_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *AgentClockRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *AgentClockRequest) GetOffsetNano() int64 {
+	if x != nil && x.OffsetNano != nil {
+		return *x.OffsetNano
+	}
+	return 0
+}
+
+func (x *AgentClockRequest) GetWallUnixNano() int64 {
+	if x != nil && x.WallUnixNano != nil {
+		return *x.WallUnixNano
+	}
+	return 0
+}
+
+type AgentClockResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Agent  string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"` // its ID
+	Name   string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Domain string                 `protobuf:"bytes,3,opt,name=domain,proto3" json:"domain,omitempty"`
+	Clock  *OwnClock              `protobuf:"bytes,4,opt,name=clock,proto3" json:"clock,omitempty"`
+	Was    *OwnClock              `protobuf:"bytes,5,opt,name=was,proto3" json:"was,omitempty"` // before the request
+	// What CLOCK_REALTIME and CLOCK_BOOTTIME show.
+	RealtimeUnixNano int64 `protobuf:"varint,6,opt,name=realtime_unix_nano,json=realtimeUnixNano,proto3" json:"realtime_unix_nano,omitempty"`
+	UptimeNano       int64 `protobuf:"varint,7,opt,name=uptime_nano,json=uptimeNano,proto3" json:"uptime_nano,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *AgentClockResponse) Reset() {
+	*x = AgentClockResponse{}
+	mi := &file_api_v1_time_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentClockResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentClockResponse) ProtoMessage() {}
+
+func (x *AgentClockResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_time_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentClockResponse.ProtoReflect.Descriptor instead.
+func (*AgentClockResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_time_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *AgentClockResponse) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *AgentClockResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AgentClockResponse) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *AgentClockResponse) GetClock() *OwnClock {
+	if x != nil {
+		return x.Clock
+	}
+	return nil
+}
+
+func (x *AgentClockResponse) GetWas() *OwnClock {
+	if x != nil {
+		return x.Was
+	}
+	return nil
+}
+
+func (x *AgentClockResponse) GetRealtimeUnixNano() int64 {
+	if x != nil {
+		return x.RealtimeUnixNano
+	}
+	return 0
+}
+
+func (x *AgentClockResponse) GetUptimeNano() int64 {
+	if x != nil {
+		return x.UptimeNano
+	}
+	return 0
+}
+
 type TimeStatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// By AIOS's clock.
@@ -132,7 +288,7 @@ type TimeStatusResponse struct {
 
 func (x *TimeStatusResponse) Reset() {
 	*x = TimeStatusResponse{}
-	mi := &file_api_v1_time_proto_msgTypes[2]
+	mi := &file_api_v1_time_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -144,7 +300,7 @@ func (x *TimeStatusResponse) String() string {
 func (*TimeStatusResponse) ProtoMessage() {}
 
 func (x *TimeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_time_proto_msgTypes[2]
+	mi := &file_api_v1_time_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -157,7 +313,7 @@ func (x *TimeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeStatusResponse.ProtoReflect.Descriptor instead.
 func (*TimeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_time_proto_rawDescGZIP(), []int{2}
+	return file_api_v1_time_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TimeStatusResponse) GetNowUnixNano() int64 {
@@ -304,7 +460,7 @@ type TimeServer struct {
 
 func (x *TimeServer) Reset() {
 	*x = TimeServer{}
-	mi := &file_api_v1_time_proto_msgTypes[3]
+	mi := &file_api_v1_time_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -316,7 +472,7 @@ func (x *TimeServer) String() string {
 func (*TimeServer) ProtoMessage() {}
 
 func (x *TimeServer) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_time_proto_msgTypes[3]
+	mi := &file_api_v1_time_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -329,7 +485,7 @@ func (x *TimeServer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeServer.ProtoReflect.Descriptor instead.
 func (*TimeServer) Descriptor() ([]byte, []int) {
-	return file_api_v1_time_proto_rawDescGZIP(), []int{3}
+	return file_api_v1_time_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TimeServer) GetName() string {
@@ -455,9 +611,25 @@ var File_api_v1_time_proto protoreflect.FileDescriptor
 
 const file_api_v1_time_proto_rawDesc = "" +
 	"\n" +
-	"\x11api/v1/time.proto\x12\aaios.v1\"\x13\n" +
+	"\x11api/v1/time.proto\x12\aaios.v1\x1a\x14api/v1/control.proto\"\x13\n" +
 	"\x11TimeStatusRequest\"\x11\n" +
-	"\x0fTimeSyncRequest\"\x90\x04\n" +
+	"\x0fTimeSyncRequest\"\x9d\x01\n" +
+	"\x11AgentClockRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12$\n" +
+	"\voffset_nano\x18\x02 \x01(\x03H\x00R\n" +
+	"offsetNano\x88\x01\x01\x12)\n" +
+	"\x0ewall_unix_nano\x18\x03 \x01(\x03H\x01R\fwallUnixNano\x88\x01\x01B\x0e\n" +
+	"\f_offset_nanoB\x11\n" +
+	"\x0f_wall_unix_nano\"\xf3\x01\n" +
+	"\x12AgentClockResponse\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06domain\x18\x03 \x01(\tR\x06domain\x12'\n" +
+	"\x05clock\x18\x04 \x01(\v2\x11.aios.v1.OwnClockR\x05clock\x12#\n" +
+	"\x03was\x18\x05 \x01(\v2\x11.aios.v1.OwnClockR\x03was\x12,\n" +
+	"\x12realtime_unix_nano\x18\x06 \x01(\x03R\x10realtimeUnixNano\x12\x1f\n" +
+	"\vuptime_nano\x18\a \x01(\x03R\n" +
+	"uptimeNano\"\x90\x04\n" +
 	"\x12TimeStatusResponse\x12\"\n" +
 	"\rnow_unix_nano\x18\x01 \x01(\x03R\vnowUnixNano\x12\x1f\n" +
 	"\voffset_nano\x18\x02 \x01(\x03R\n" +
@@ -502,11 +674,13 @@ const file_api_v1_time_proto_rawDesc = "" +
 	"\x06failed\x18\x0e \x01(\x04R\x06failed\x12\x14\n" +
 	"\x05error\x18\x0f \x01(\tR\x05error\x12\x10\n" +
 	"\x03fix\x18\x10 \x01(\tR\x03fix\x12&\n" +
-	"\x0ferror_unix_nano\x18\x11 \x01(\x03R\rerrorUnixNano2\x91\x01\n" +
+	"\x0ferror_unix_nano\x18\x11 \x01(\x03R\rerrorUnixNano2\xd8\x01\n" +
 	"\x05Clock\x12E\n" +
 	"\n" +
 	"TimeStatus\x12\x1a.aios.v1.TimeStatusRequest\x1a\x1b.aios.v1.TimeStatusResponse\x12A\n" +
-	"\bTimeSync\x12\x18.aios.v1.TimeSyncRequest\x1a\x1b.aios.v1.TimeStatusResponseB\x1cZ\x1aaios.dev/aios/api/v1;apiv1b\x06proto3"
+	"\bTimeSync\x12\x18.aios.v1.TimeSyncRequest\x1a\x1b.aios.v1.TimeStatusResponse\x12E\n" +
+	"\n" +
+	"AgentClock\x12\x1a.aios.v1.AgentClockRequest\x1a\x1b.aios.v1.AgentClockResponseB\x1cZ\x1aaios.dev/aios/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_time_proto_rawDescOnce sync.Once
@@ -520,24 +694,31 @@ func file_api_v1_time_proto_rawDescGZIP() []byte {
 	return file_api_v1_time_proto_rawDescData
 }
 
-var file_api_v1_time_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_api_v1_time_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_api_v1_time_proto_goTypes = []any{
 	(*TimeStatusRequest)(nil),  // 0: aios.v1.TimeStatusRequest
 	(*TimeSyncRequest)(nil),    // 1: aios.v1.TimeSyncRequest
-	(*TimeStatusResponse)(nil), // 2: aios.v1.TimeStatusResponse
-	(*TimeServer)(nil),         // 3: aios.v1.TimeServer
+	(*AgentClockRequest)(nil),  // 2: aios.v1.AgentClockRequest
+	(*AgentClockResponse)(nil), // 3: aios.v1.AgentClockResponse
+	(*TimeStatusResponse)(nil), // 4: aios.v1.TimeStatusResponse
+	(*TimeServer)(nil),         // 5: aios.v1.TimeServer
+	(*OwnClock)(nil),           // 6: aios.v1.OwnClock
 }
 var file_api_v1_time_proto_depIdxs = []int32{
-	3, // 0: aios.v1.TimeStatusResponse.servers:type_name -> aios.v1.TimeServer
-	0, // 1: aios.v1.Clock.TimeStatus:input_type -> aios.v1.TimeStatusRequest
-	1, // 2: aios.v1.Clock.TimeSync:input_type -> aios.v1.TimeSyncRequest
-	2, // 3: aios.v1.Clock.TimeStatus:output_type -> aios.v1.TimeStatusResponse
-	2, // 4: aios.v1.Clock.TimeSync:output_type -> aios.v1.TimeStatusResponse
-	3, // [3:5] is the sub-list for method output_type
-	1, // [1:3] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	6, // 0: aios.v1.AgentClockResponse.clock:type_name -> aios.v1.OwnClock
+	6, // 1: aios.v1.AgentClockResponse.was:type_name -> aios.v1.OwnClock
+	5, // 2: aios.v1.TimeStatusResponse.servers:type_name -> aios.v1.TimeServer
+	0, // 3: aios.v1.Clock.TimeStatus:input_type -> aios.v1.TimeStatusRequest
+	1, // 4: aios.v1.Clock.TimeSync:input_type -> aios.v1.TimeSyncRequest
+	2, // 5: aios.v1.Clock.AgentClock:input_type -> aios.v1.AgentClockRequest
+	4, // 6: aios.v1.Clock.TimeStatus:output_type -> aios.v1.TimeStatusResponse
+	4, // 7: aios.v1.Clock.TimeSync:output_type -> aios.v1.TimeStatusResponse
+	3, // 8: aios.v1.Clock.AgentClock:output_type -> aios.v1.AgentClockResponse
+	6, // [6:9] is the sub-list for method output_type
+	3, // [3:6] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_time_proto_init() }
@@ -545,13 +726,15 @@ func file_api_v1_time_proto_init() {
 	if File_api_v1_time_proto != nil {
 		return
 	}
+	file_api_v1_control_proto_init()
+	file_api_v1_time_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_time_proto_rawDesc), len(file_api_v1_time_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

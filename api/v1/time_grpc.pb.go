@@ -25,6 +25,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Clock_TimeStatus_FullMethodName = "/aios.v1.Clock/TimeStatus"
 	Clock_TimeSync_FullMethodName   = "/aios.v1.Clock/TimeSync"
+	Clock_AgentClock_FullMethodName = "/aios.v1.Clock/AgentClock"
 )
 
 // ClockClient is the client API for Clock service.
@@ -35,6 +36,9 @@ type ClockClient interface {
 	TimeStatus(ctx context.Context, in *TimeStatusRequest, opts ...grpc.CallOption) (*TimeStatusResponse, error)
 	// TimeSync asks the servers now, and says how the clock stands then.
 	TimeSync(ctx context.Context, in *TimeSyncRequest, opts ...grpc.CallOption) (*TimeStatusResponse, error)
+	// AgentClock says what the clocks of an agent's programs show, and may set
+	// CLOCK_REALTIME.
+	AgentClock(ctx context.Context, in *AgentClockRequest, opts ...grpc.CallOption) (*AgentClockResponse, error)
 }
 
 type clockClient struct {
@@ -65,6 +69,16 @@ func (c *clockClient) TimeSync(ctx context.Context, in *TimeSyncRequest, opts ..
 	return out, nil
 }
 
+func (c *clockClient) AgentClock(ctx context.Context, in *AgentClockRequest, opts ...grpc.CallOption) (*AgentClockResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AgentClockResponse)
+	err := c.cc.Invoke(ctx, Clock_AgentClock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClockServer is the server API for Clock service.
 // All implementations must embed UnimplementedClockServer
 // for forward compatibility.
@@ -73,6 +87,9 @@ type ClockServer interface {
 	TimeStatus(context.Context, *TimeStatusRequest) (*TimeStatusResponse, error)
 	// TimeSync asks the servers now, and says how the clock stands then.
 	TimeSync(context.Context, *TimeSyncRequest) (*TimeStatusResponse, error)
+	// AgentClock says what the clocks of an agent's programs show, and may set
+	// CLOCK_REALTIME.
+	AgentClock(context.Context, *AgentClockRequest) (*AgentClockResponse, error)
 	mustEmbedUnimplementedClockServer()
 }
 
@@ -88,6 +105,9 @@ func (UnimplementedClockServer) TimeStatus(context.Context, *TimeStatusRequest) 
 }
 func (UnimplementedClockServer) TimeSync(context.Context, *TimeSyncRequest) (*TimeStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TimeSync not implemented")
+}
+func (UnimplementedClockServer) AgentClock(context.Context, *AgentClockRequest) (*AgentClockResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AgentClock not implemented")
 }
 func (UnimplementedClockServer) mustEmbedUnimplementedClockServer() {}
 func (UnimplementedClockServer) testEmbeddedByValue()               {}
@@ -146,6 +166,24 @@ func _Clock_TimeSync_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Clock_AgentClock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AgentClockRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClockServer).AgentClock(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Clock_AgentClock_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClockServer).AgentClock(ctx, req.(*AgentClockRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Clock_ServiceDesc is the grpc.ServiceDesc for Clock service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,6 +198,10 @@ var Clock_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TimeSync",
 			Handler:    _Clock_TimeSync_Handler,
+		},
+		{
+			MethodName: "AgentClock",
+			Handler:    _Clock_AgentClock_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
