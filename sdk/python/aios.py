@@ -15,6 +15,12 @@ It also reads what happens, from /aios/events:
     with aios.events("agent.exit@worker", severity="notice") as events:
         for e in events:
             print(e.topic, e.data)
+
+And it remembers, in semantic memory:
+
+    notes = aios.Memory("notes")
+    notes.put("the cat sleeps on the keyboard", vector=[0.1, 0.9])
+    print(notes.search("cat")[0]["text"])
 """
 
 from __future__ import annotations
@@ -26,14 +32,16 @@ import json
 import os
 import re
 import select
+import signal
+import sys
 import time
 import urllib.parse
 from dataclasses import dataclass, field
-from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 __all__ = [
-    "Capability", "Error", "Event", "Events", "Explanation", "Identity",
-    "caps", "command", "events", "explain", "limits", "stats", "tree", "whoami",
+    "Capability", "Error", "Event", "Events", "Explanation", "Identity", "Memory", "Job", "SIGAIOSCLONE",
+    "caps", "command", "copies", "events", "explain", "limits", "on_copy", "ready", "stats", "tree", "whoami",
 ]
 
 #: Where the kernel shows itself.
@@ -52,6 +60,7 @@ RIGHTS: Dict[str, Tuple[str, ...]] = {
     "event": ("subscribe",),
     "svc": ("connect",),
     "region": ("read", "write", "snapshot", "share"),
+    "semantic": ("read", "write", "delete", "share"),
 }
 
 Duration = Union[str, int, float, datetime.timedelta]
@@ -82,6 +91,15 @@ class Identity(NamedTuple):
     id: str
     name: str
     domain: str
+
+
+class Job(NamedTuple):
+    """What a copy of a template is to do."""
+
+    args: List[str]
+    env: Dict[str, str]
+    cwd: Optional[str] = None
+    template: Optional[str] = None  #: its name; None if the agent began from none
 
 
 class Explanation(NamedTuple):
@@ -138,7 +156,7 @@ class Capability:
     def delegate(self, to: str, *, move: bool = False, **change: Any) -> "Capability":
         """Give ``to``, an agent's name or ID, the same or less, and return what it got.
 
-        ``change`` takes object, rights, the limits of the class (quota, inodes, bytes, count, cpu,
+        ``change`` takes object, rights, the limits of the class (quota, inodes, bytes, count, swap, cpu,
         weight, bps, ops), at, lease, badge and sealed. With ``move`` this agent no longer has it.
         """
         verb = "move" if move else "delegate"
@@ -403,12 +421,130 @@ def hint(what: Optional[str] = None) -> str:
     return _read("self/hint").rstrip("\n")
 
 
+#: The signal that on_copy asks for: SIGRTMIN+10 of the C library.
+SIGAIOSCLONE = 44
+
+
+def ready(apply: bool = True) -> Job:
+    """Say that the program is warm. While a template is made, this returns in its copies only.
+
+    Each copy gets its own job. With ``apply`` it is put where programs look for it: ``sys.argv[1:]``,
+    ``os.environ``, the working directory; and ``random`` is seeded anew, if it was imported. In an
+    agent that began from no template it does nothing, and the job is what ``sys.argv`` says.
+    """
+    _order("ready", "template")
+    kind, _, name = _read("self/template").strip().partition(" ")
+    if kind != "from":
+        return Job(sys.argv[1:], {})
+    raw = json.loads(_read("self/job"))
+    job = Job(raw["args"], raw["env"], raw.get("cwd"), name)
+    if apply:
+        sys.argv[1:] = job.args
+        os.environ.update(job.env)
+        if job.cwd:
+            os.chdir(job.cwd)
+        _reseed()
+    return job
+
+
+def copies() -> Tuple[int, Optional[str]]:
+    """How often this agent and what it is a copy of were copied, and the ID of what it is a copy of."""
+    count, origin = _read("self/clones").split()
+    return int(count), None if origin == "-" else origin
+
+
+def on_copy(call: Callable[[], Any]) -> None:
+    """Have ``call`` called in every copy of this process, before anything else, and ``random`` seeded anew.
+
+    It sets the handler of SIGAIOSCLONE, so it must be called in the main thread.
+    """
+    def heard(*_: Any) -> None:
+        _reseed()
+        call()
+
+    signal.signal(SIGAIOSCLONE, heard)
+    _order("signal", "clones")
+
+
+def _reseed() -> None:
+    if "random" in sys.modules:
+        sys.modules["random"].seed()
+
+
 def _order(text: str, file: str = "watchdog") -> None:
     try:
         with open(os.path.join(ROOT, "self", file), "w") as f:
             f.write(text)
     except FileNotFoundError as e:
         raise _outside(e) from e
+
+
+class Memory:
+    """Semantic memory, by a connection of its own; docs/semantic-memory.md says what it does.
+
+    Not for several threads at once: a connection answers one question after the other.
+    """
+
+    def __init__(self, namespace: str = "") -> None:
+        self.namespace = namespace
+        self._conn: Any = None
+
+    def ask(self, op: str, **params: Any) -> Dict[str, Any]:
+        """Ask for an operation; parameters that are None are left out."""
+        body = json.dumps({k: v for k, v in params.items() if v is not None})
+        if self._conn is None:
+            self._conn = _memory()
+        try:
+            self._conn.request("POST", "/v1/" + op, body)
+            answer = self._conn.getresponse()
+            out = json.loads(answer.read())
+        except Exception as e:  # Of sockets, of HTTP, of JSON.
+            self.close()
+            raise Error(errno.EPIPE, "", f"the connection to semantic memory has ended: {e}", "ask again") from e
+        if answer.status != 200:
+            refusal = out["error"]
+            raise Error(0, refusal["code"], refusal["message"], refusal.get("fix", ""))
+        return out
+
+    def put(self, text: str = "", vector: Optional[List[float]] = None, id: str = "", tags: Iterable[str] = (), **more: Any) -> str:
+        """Write an item and return its ID. More: ttl, parents, if_version, namespace."""
+        params = {"namespace": self.namespace, "text": text, "vector": vector, "id": id, "tags": list(tags)}
+        return self.ask("put", **{**params, **more})["id"]
+
+    def search(self, text: str = "", vector: Optional[List[float]] = None, k: int = 10, **more: Any) -> List[Dict[str, Any]]:
+        """Return the items that are nearest, the best first. More: tags, mode, weight, exact, namespace."""
+        params = {"namespace": self.namespace, "text": text, "vector": vector, "k": k}
+        return self.ask("search", **{**params, **more})["hits"]
+
+    def get(self, *ids: str) -> List[Dict[str, Any]]:
+        """Return those of the items that are there."""
+        return self.ask("get", namespace=self.namespace, ids=ids)["items"]
+
+    def delete(self, *ids: str) -> int:
+        """Remove items and return how many there were."""
+        return self.ask("delete", namespace=self.namespace, ids=ids)["deleted"]
+
+    def close(self) -> None:
+        """End the connection; the next question makes another."""
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+
+def _memory() -> Any:
+    # Imported by those who remember: it takes longer than all of the rest.
+    import http.client
+    import socket
+
+    conn = http.client.HTTPConnection("aios")
+    conn.auto_open = 0
+    conn.sock = socket.socket(socket.AF_UNIX)
+    try:
+        conn.sock.connect(os.path.join(ROOT, "semantic.sock"))
+    except OSError as e:
+        conn.close()
+        raise _outside(e) from e
+    return conn
 
 
 def command(line: str) -> str:

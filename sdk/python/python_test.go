@@ -2,6 +2,7 @@ package python
 
 import (
 	"encoding/json"
+	"fmt"
 	"os/exec"
 	"reflect"
 	"testing"
@@ -37,5 +38,13 @@ func TestRightsAreThoseOfTheKernel(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the module knows %v, the kernel %v", got, want)
+	}
+}
+
+func TestCallsOfRegionsAreThoseOfTheKernel(t *testing.T) {
+	out, err := exec.Command(python(t), "-B", "-c", "import aiosregion as r; print(r._JOIN, r._WAIT, r._CAS, r._ARG.size, r._WIDE)").Output()
+	want := fmt.Sprintln(abi.RegionRequest(abi.RegionJoin), abi.RegionRequest(abi.RegionWait), abi.RegionRequest(abi.RegionCas), abi.RegionArgSize, abi.RegionWide)
+	if err != nil || string(out) != want {
+		t.Errorf("the module has %q (%v), the kernel %q", out, err, want)
 	}
 }

@@ -2,6 +2,7 @@
 
 import datetime
 import errno
+import json
 import os
 import pathlib
 import signal
@@ -71,6 +72,42 @@ class Files(unittest.TestCase):
         self.assertEqual(aios.hint(), "none")
         self.assertEqual(aios.hint("batch"), "batch")
         self.assertEqual(hint.read_text(), "batch")
+
+    def test_ready(self):
+        said = pathlib.Path(self.dir.name, "self", "template")
+        said.write_text("none\n")
+        old = aios._read
+        self.addCleanup(setattr, aios, "_read", old)
+        aios._read = lambda name: "none\n" if name == "self/template" else old(name)
+        self.assertEqual(aios.ready(), (sys.argv[1:], {}, None, None))
+        self.assertEqual(said.read_text(), "ready")
+        aios._read = lambda name: "from py\n" if name == "self/template" else old(name)
+        (said.parent / "job").write_text('{"args":["a","b"],"env":{"AIOS_TEST":"x"},"cwd":"/"}\n')
+        argv, cwd = sys.argv[:], os.getcwd()
+        self.addCleanup(os.chdir, cwd)
+        self.addCleanup(sys.argv.__setitem__, slice(None), argv)
+        self.addCleanup(os.environ.pop, "AIOS_TEST", None)
+        self.assertEqual(aios.ready(apply=False), (["a", "b"], {"AIOS_TEST": "x"}, "/", "py"))
+        self.assertEqual(sys.argv, argv)
+        import random
+        random.seed(7)
+        next_would_be = random.Random(7).random()
+        aios.ready()
+        self.assertEqual((sys.argv[1:], os.environ["AIOS_TEST"], os.getcwd()), (["a", "b"], "x", "/"))
+        self.assertNotEqual(random.random(), next_would_be)
+
+    def test_copies(self):
+        clones = pathlib.Path(self.dir.name, "self", "clones")
+        clones.write_text("0 -\n")
+        self.assertEqual(aios.copies(), (0, None))
+        clones.write_text("2 a0123456789ab\n")
+        self.assertEqual(aios.copies(), (2, "a0123456789ab"))
+        heard = []
+        self.addCleanup(signal.signal, aios.SIGAIOSCLONE, signal.getsignal(aios.SIGAIOSCLONE))
+        aios.on_copy(lambda: heard.append(1))
+        self.assertEqual(clones.read_text(), "signal")
+        os.kill(os.getpid(), aios.SIGAIOSCLONE)
+        self.assertEqual(heard, [1])
 
     def test_outside(self):
         aios.ROOT = os.path.join(self.dir.name, "missing")
@@ -158,6 +195,68 @@ LINE = (b'{"specversion":"1.0","id":"k1-7","source":"/aios/default/a0123456789ab
         b'"aiosseverity":"info","aiosmono":"5","data":{"path":"/bin/true"}}\n')
 LOST = (b'{"specversion":"1.0","id":"k1.1-1","source":"/aios/default","type":"dev.aios.bus.lost","time":"2026-11-23T17:01:13Z",'
         b'"datacontenttype":"application/json","aiosseverity":"warning","aiosmono":"5","data":{"where":"subscriber","count":3}}\n')
+
+
+class Remembering(unittest.TestCase):
+    """Semantic memory, of a server that answers as the kernel does."""
+
+    def setUp(self):
+        import http.server
+        import socketserver
+        import threading
+
+        asked = self.asked = []
+        answers = {
+            "/v1/put": (200, '{"id": "x", "version": 7}'), "/v1/search": (200, '{"hits": [{"id": "x", "score": 0.5}]}'),
+            "/v1/delete": (200, '{"deleted": 2}'), "/v1/get": (403, '{"error": {"code": "CAPABILITY_DENIED", "message": "no", "fix": "ask"}}'),
+        }
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                asked.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+                status, body = answers[self.path]
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *_):
+                pass
+
+            def address_string(self):
+                return ""
+
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        old, aios.ROOT = aios.ROOT, directory.name
+        self.addCleanup(setattr, aios, "ROOT", old)
+        server = socketserver.ThreadingUnixStreamServer(directory.name + "/semantic.sock", Handler)
+        server.daemon_threads = True
+        self.addCleanup(server.server_close)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.shutdown)
+
+    def test_questions(self):
+        notes = aios.Memory("notes")
+        self.addCleanup(notes.close)
+        self.assertEqual(notes.put("cat", [1.0, 2.0], tags=["animals"], if_version=0), "x")
+        self.assertEqual(self.asked[-1], ("/v1/put", {
+            "namespace": "notes", "text": "cat", "vector": [1.0, 2.0], "id": "", "tags": ["animals"], "if_version": 0}))
+        self.assertEqual(notes.search("cat", k=3, namespace="*")[0]["score"], 0.5)
+        self.assertEqual(self.asked[-1], ("/v1/search", {"namespace": "*", "text": "cat", "k": 3}))
+        self.assertEqual(notes.delete("x", "y"), 2)
+        with self.assertRaises(aios.Error) as caught:
+            notes.get("x")
+        self.assertEqual((caught.exception.code, caught.exception.fix), ("CAPABILITY_DENIED", "ask"))
+        notes.close()
+        self.assertEqual(notes.delete("x"), 2)
+
+    def test_outside(self):
+        aios.ROOT += "/nowhere"
+        with self.assertRaises(aios.Error):
+            aios.Memory().put("x")
 
 
 class Listening(unittest.TestCase):

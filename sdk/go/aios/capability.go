@@ -38,17 +38,18 @@ type Capability struct {
 
 // rights are the rights of every class, the lowest bit first.
 var rights = map[string][]string{
-	"fs":     {"read", "write", "exec", "create", "delete"},
-	"net":    {"connect", "bind"},
-	"mem":    {"map", "exec"},
-	"cpu":    {"run"},
-	"io":     {"read", "write"},
-	"proc":   {"spawn", "exec", "signal", "debug"},
-	"agent":  {"signal", "inspect", "pause"},
-	"sys":    {"use"},
-	"event":  {"subscribe"},
-	"svc":    {"connect"},
-	"region": {"read", "write", "snapshot", "share"},
+	"fs":       {"read", "write", "exec", "create", "delete"},
+	"net":      {"connect", "bind"},
+	"mem":      {"map", "exec"},
+	"cpu":      {"run"},
+	"io":       {"read", "write"},
+	"proc":     {"spawn", "exec", "signal", "debug"},
+	"agent":    {"signal", "inspect", "pause"},
+	"sys":      {"use"},
+	"event":    {"subscribe"},
+	"svc":      {"connect"},
+	"region":   {"read", "write", "snapshot", "share"},
+	"semantic": {"read", "write", "delete", "share"},
 }
 
 // Parse reads a line of /aios/self/caps.
