@@ -5,6 +5,7 @@ import (
 
 	"aios.dev/aios/capability"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/fabric/semantic"
 )
 
 // Methods by which the daemon exercises authority in a kernel process.
@@ -141,6 +142,8 @@ const (
 	AskDelegate = "delegate" // to an agent that is not in this domain
 	AskRevoke   = "revoke"   // images in other domains
 	AskEnded    = "ended"    // images here, whose originals have no use any more
+	AskMemory   = "memory"   // of semantic memory
+	AskSwapFile = "swap"     // a file, which comes with MethodSwapFile
 )
 
 // Ask is a question to the daemon.
@@ -152,13 +155,17 @@ type Ask struct {
 	Cap     *CapRequest `json:"cap,omitempty"`
 	Exports []Export    `json:"exports,omitempty"`
 	Actor   Actor       `json:"actor"`
+	// Memory is the question to semantic memory.
+	Memory *semantic.Request `json:"memory,omitempty"`
 }
 
 // Answer is the daemon's reply.
 type Answer struct {
-	Seq uint64     `json:"seq"`
-	Cap *Cap       `json:"cap,omitempty"` // what a delegation made
-	Err *wireError `json:"error,omitempty"`
+	Seq uint64 `json:"seq"`
+	Cap *Cap   `json:"cap,omitempty"` // what a delegation made
+	// Memory is what semantic memory answered.
+	Memory *semantic.Reply `json:"memory,omitempty"`
+	Err    *wireError      `json:"error,omitempty"`
 }
 
 // NewAnswer returns the reply to the Ask numbered seq.
@@ -232,6 +239,27 @@ type SetCPUReply struct {
 	Cap  string `json:"cap"`
 	Was  string `json:"was"`
 	Spec string `json:"spec"`
+}
+
+// MethodClock sets or tells how far ahead of the kernel's an agent's clocks are.
+const MethodClock = "clock.set"
+
+// ClockRequest has CLOCK_REALTIME be ahead by Offset, or show Wall since 1970, or,
+// without either, asks.
+type ClockRequest struct {
+	ID     string `json:"id"`
+	Offset *int64 `json:"offset_ns,omitempty"`
+	Wall   int64  `json:"wall_ns,omitempty"`
+	Actor  Actor  `json:"actor"`
+}
+
+// ClockReply is how far ahead the clocks are and were, and what they show, in
+// nanoseconds.
+type ClockReply struct {
+	Clock    Clock `json:"clock"`
+	Was      Clock `json:"was"`
+	Realtime int64 `json:"realtime_ns"`
+	Uptime   int64 `json:"uptime_ns"`
 }
 
 // MethodHint sets or tells what an agent is taken to do.

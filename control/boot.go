@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"os"
+	"strconv"
 
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/sentry/smp"
@@ -22,6 +23,13 @@ const (
 	GoferDirFD    = 3 // the directory to serve
 	GoferSocketFD = 4 // the connection to serve it on
 )
+
+// BootHeap is how much a kernel process that boots, or saves itself, may put on its
+// heap before garbage is collected.
+const BootHeap = 256 << 20
+
+// BootEnv is what a kernel process has in its environment so that none is until then.
+func BootEnv() []string { return []string{"GOGC=off", "GOMEMLIMIT=" + strconv.Itoa(BootHeap)} }
 
 // KernelConfig tells a new kernel process what it is.
 type KernelConfig struct {
@@ -45,6 +53,11 @@ type KernelConfig struct {
 	// ImagesOnly is a domain that no directory of the host will ever be mounted
 	// in; its seccomp program is the narrower for it.
 	ImagesOnly bool `json:"images_only,omitempty"`
+	// SpareFD has it prepare what every domain needs alike, and wait on this socket
+	// for what it is to become; 0: it knows.
+	SpareFD int `json:"spare_fd,omitempty"`
+	// Restore, unless nil, has it go on with what another process saved.
+	Restore *RestoreConfig `json:"restore,omitempty"`
 	// Boxes are the confinements that the daemon tried before the process
 	// started.
 	Boxes []Box `json:"boxes,omitempty"`

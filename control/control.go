@@ -30,11 +30,18 @@ const (
 
 // Methods that a kernel process serves.
 const (
-	MethodHello    = "hello"
-	MethodMount    = "mount"
-	MethodUnmount  = "unmount"
-	MethodSpawn    = "spawn"
-	MethodClone    = "clone"
+	MethodHello   = "hello"
+	MethodMount   = "mount"
+	MethodUnmount = "unmount"
+	MethodSpawn   = "spawn"
+	MethodClone   = "clone"
+	// Specialize is Clone with Only: a kernel that does not know that refuses it.
+	MethodSpecialize = "specialize"
+	// Split is Clone with Split.
+	MethodSplit    = "split"
+	MethodUpgrade  = "upgrade"
+	MethodMerge    = "merge"
+	MethodWarm     = "warm"
 	MethodExec     = "exec"
 	MethodAttach   = "attach"
 	MethodSignal   = "signal"
@@ -139,6 +146,8 @@ type SpawnRequest struct {
 	Process  Process `json:"process"`
 	// Zone is the agent's time zone; nil: the image's.
 	Zone *Zone `json:"zone,omitempty"`
+	// Clock is clocks of the agent's own; nil: the kernel's.
+	Clock *Clock `json:"clock,omitempty"`
 	// DiskBytes bounds what the agent may write to its own files; 0: no limit.
 	DiskBytes uint64 `json:"disk_bytes,omitempty"`
 	// Seccomp is a profile in the form of OCI, which the kernel applies to
@@ -151,10 +160,37 @@ type SpawnRequest struct {
 	// watchdog, from the start; OnWatchdog is what happens if it does not.
 	Watchdog   int64  `json:"watchdog,omitempty"`
 	OnWatchdog string `json:"on_watchdog,omitempty"`
-	Attach     bool   `json:"attach,omitempty"`
-	Actor      Actor  `json:"actor"`
+	// OnOOM is what happens when it runs out of memory, in the words of package
+	// trap.
+	OnOOM  string `json:"on_oom,omitempty"`
+	Attach bool   `json:"attach,omitempty"`
+	Actor  Actor  `json:"actor"`
 	// LogBytes is what the log holds already, of an agent that is started again.
 	LogBytes int64 `json:"log_bytes,omitempty"`
+	// Headed says that the first process of the agent is the kernel's own, which
+	// waits for the others, as after a split.
+	Headed bool `json:"headed,omitempty"`
+	// Template has the agent become a template as soon as it is warm.
+	Template *WarmUp `json:"template,omitempty"`
+	// From is the ID of the template that the agent begins as a copy of. Then
+	// Process is what the copy is told of its job, and Root and Seccomp are the
+	// template's.
+	From string `json:"from,omitempty"`
+}
+
+// WarmUp is how an agent becomes a template.
+type WarmUp struct {
+	// Output is the text with which it says that it is warm; "": it says so
+	// through /aios/self/template, or waits for its standard input.
+	Output string `json:"output,omitempty"`
+	// Timeout is how long that may take.
+	Timeout time.Duration `json:"timeout"`
+}
+
+// WarmReply says how an agent became a template.
+type WarmReply struct {
+	Took  time.Duration `json:"took"`
+	Tasks uint32        `json:"tasks"`
 }
 
 // CloneRequest copies an agent while it runs. File i is the log of copy i.
@@ -162,8 +198,59 @@ type CloneRequest struct {
 	ID     string      `json:"id"`
 	Copies []CloneCopy `json:"copies"`
 	// Pause leaves the copies stopped.
-	Pause bool  `json:"pause,omitempty"`
-	Actor Actor `json:"actor"`
+	Pause bool `json:"pause,omitempty"`
+	// Template makes templates of the copies.
+	Template bool `json:"template,omitempty"`
+	// Only, if it is set, has the copies have less authority than their part.
+	Only *Specialize `json:"only,omitempty"`
+	// Split, if it is set, has the copy be one of some processes, which leave the
+	// agent for it. Then what Only says is not for good.
+	Split *Split `json:"split,omitempty"`
+	Actor Actor  `json:"actor"`
+}
+
+// Specialize is what a copy has of the authority of its original, and can never have
+// more of.
+type Specialize struct {
+	// Keep are grants, each within one that the original has. What is not within
+	// them the copy has not, but for memory, processes, I/O and CPU time.
+	Keep []string `json:"keep,omitempty"`
+	// CPU, if it is not empty, is a grant of CPU time that says less.
+	CPU string `json:"cpu,omitempty"`
+}
+
+// Split says which processes of an agent become one of their own.
+type Split struct {
+	// PIDs are their numbers, as the agent sees them. How the new agent ends is how
+	// the first of them does.
+	PIDs []int32 `json:"pids"`
+	// Alone leaves what they have started where it is.
+	Alone bool `json:"alone,omitempty"`
+	// Share is how many percent of the agent's budget they get; 0: half.
+	Share uint32 `json:"share,omitempty"`
+}
+
+// UpgradeRequest has another program, of another image, run in the place of an
+// agent's. The answer comes when it is known whether that is well.
+type UpgradeRequest struct {
+	ID string `json:"id"`
+	// Token is what the agent says of itself from then on; see AgentStatus.
+	Token   string  `json:"token"`
+	Image   string  `json:"image"` // as people call it
+	Root    Root    `json:"root"`
+	Process Process `json:"process"`
+	// Health, if it is set, is tried until it ends with status 0; without, the
+	// program is well if it runs as long as Timeout.
+	Health  *Process      `json:"health,omitempty"`
+	Timeout time.Duration `json:"timeout"`
+	Actor   Actor         `json:"actor"`
+}
+
+// UpgradeReply says how long an upgrade took.
+type UpgradeReply struct {
+	// Pause is how long nothing of the agent ran.
+	Pause time.Duration `json:"pause"`
+	Took  time.Duration `json:"took"`
 }
 
 // CloneCopy is what a copy has of its own.
@@ -185,6 +272,15 @@ type CloneReply struct {
 // CloneCopied is one copy that was made.
 type CloneCopied struct {
 	ID string `json:"id"`
+}
+
+// Clock is how far ahead of the kernel's an agent's clocks are, in nanoseconds.
+type Clock struct {
+	Offset    int64 `json:"offset_ns,omitempty"`    // CLOCK_REALTIME
+	Monotonic int64 `json:"monotonic_ns,omitempty"` // CLOCK_MONOTONIC and CLOCK_BOOTTIME
+	// Wall, of a request, is what CLOCK_REALTIME is to show, since 1970; 0: as
+	// Offset says.
+	Wall int64 `json:"wall_ns,omitempty"`
 }
 
 // Zone is a time zone: its name in the IANA database, and what programs read of it.
@@ -258,6 +354,11 @@ type AgentStatus struct {
 	Exit        *Exit     `json:"exit,omitempty"`
 	Ended       time.Time `json:"ended,omitzero"`
 	Processes   []Proc    `json:"processes,omitempty"` // inspect only
+	Clock       *Clock    `json:"clock,omitempty"`     // inspect only; nil: the kernel's
+	// Upgraded is the token of the upgrade by which the agent became what it is;
+	// Upgrading says that one is not decided.
+	Upgraded  string `json:"upgraded,omitempty"`
+	Upgrading bool   `json:"upgrading,omitempty"`
 }
 
 // Proc is one process of an agent, as the agent numbers it.

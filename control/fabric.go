@@ -7,6 +7,7 @@ import (
 )
 
 // MethodFabric does something with regions of memory: FabricRequest, FabricReply.
+// With the request for one that is persistent comes its file.
 const MethodFabric = "fabric"
 
 // What a FabricRequest asks for.
@@ -23,6 +24,8 @@ const (
 	FabricFork     = "fork"
 	FabricDiff     = "diff"
 	FabricDrop     = "drop"
+	FabricOpen     = "open"
+	FabricCommit   = "commit"
 )
 
 // FabricRequest asks for something to be done with the region Name. Which of the
@@ -37,10 +40,14 @@ type FabricRequest struct {
 	Labels []string `json:"labels,omitempty"`
 	Fixed  bool     `json:"fixed,omitempty"`
 	Keep   int      `json:"keep,omitempty"`
+	// Zeros: create, fork: who loses it reads zeros, instead of a fault.
+	Zeros bool `json:"zeros,omitempty"`
+	// Persistent: create: keep it in the file that comes with the request.
+	Persistent bool `json:"persistent,omitempty"`
 	// Rights and Lease are of a share; "" is to read.
 	Rights string        `json:"rights,omitempty"`
 	Lease  time.Duration `json:"lease,omitempty"`
-	// Version is that of rollback, fork, drop and diff; Other is what diff compares
+	// Version is that of rollback, fork, drop, diff and open; Other is what diff compares
 	// with; 0 is what the region is now.
 	Version int    `json:"version,omitempty"`
 	Other   int    `json:"other,omitempty"`
@@ -54,6 +61,8 @@ type FabricRequest struct {
 type FabricReply struct {
 	Regions  []Region        `json:"regions,omitempty"`
 	Versions []RegionVersion `json:"versions,omitempty"`
+	// Stored are the versions that its file keeps; a commit makes one.
+	Stored []StoredVersion `json:"stored,omitempty"`
 	// Cap is what a share made; Caps are those to a region that is shown.
 	Cap  *Cap  `json:"cap,omitempty"`
 	Caps []Cap `json:"caps,omitempty"`
@@ -82,6 +91,22 @@ type Region struct {
 	Versions int           `json:"versions,omitempty"`
 	Rights   string        `json:"rights,omitempty"` // of the agent whose regions are listed
 	Cap      capability.ID `json:"cap,omitempty"`
+	Zeros    bool          `json:"zeros,omitempty"`
+	Members  int           `json:"members,omitempty"` // who take part in the synchronisation
+	Waiters  int           `json:"waiters,omitempty"`
+	// Persistent ones are kept in a file, of which Committed is the last version;
+	// Dirty is how many bytes may differ from that.
+	Persistent bool   `json:"persistent,omitempty"`
+	Committed  uint64 `json:"committed,omitempty"`
+	Dirty      uint64 `json:"dirty,omitempty"`
+}
+
+// StoredVersion is a version in the file of a region.
+type StoredVersion struct {
+	Number  uint64 `json:"number"`
+	Comment string `json:"comment,omitempty"`
+	Time    int64  `json:"time"`  // nanoseconds since 1970
+	Bytes   uint64 `json:"bytes"` // that are not zero, in pages
 }
 
 // RegionVersion describes a version of a region.
