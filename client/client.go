@@ -44,6 +44,9 @@ type Client struct {
 	apiv1.SchedulingClient
 	apiv1.ProcessorsClient
 	apiv1.FabricClient
+	apiv1.TemplatesClient
+	apiv1.MemoryClient
+	apiv1.VirtualMemoryClient
 	conn *grpc.ClientConn
 }
 
@@ -137,8 +140,9 @@ func over(conn net.Conn, a api.Address, opts []grpc.DialOption) (*Client, error)
 		ControlClient: apiv1.NewControlClient(cc), DebugClient: apiv1.NewDebugClient(cc), EventsClient: apiv1.NewEventsClient(cc), HealthClient: apiv1.NewHealthClient(cc),
 		ConfigurationClient: apiv1.NewConfigurationClient(cc), SinksClient: apiv1.NewSinksClient(cc), HooksClient: apiv1.NewHooksClient(cc), ClockClient: apiv1.NewClockClient(cc), AlertsClient: apiv1.NewAlertsClient(cc),
 		KernelClient: apiv1.NewKernelClient(cc), InterruptsClient: apiv1.NewInterruptsClient(cc), SchedulingClient: apiv1.NewSchedulingClient(cc), ProcessorsClient: apiv1.NewProcessorsClient(cc),
-		FabricClient: apiv1.NewFabricClient(cc),
-		conn:         cc,
+		FabricClient: apiv1.NewFabricClient(cc), TemplatesClient: apiv1.NewTemplatesClient(cc),
+		MemoryClient: apiv1.NewMemoryClient(cc), VirtualMemoryClient: apiv1.NewVirtualMemoryClient(cc),
+		conn: cc,
 	}, nil
 }
 
