@@ -18,6 +18,7 @@ import (
 	eventv1 "aios.dev/aios/event/v1"
 	"aios.dev/aios/sentry/sched"
 	"aios.dev/aios/sentry/smp"
+	"aios.dev/aios/sentry/trap"
 )
 
 // agentAccount is what an agent uses, and its limits. Limits follow the
@@ -31,6 +32,7 @@ type agentAccount struct {
 	// set is the CPUs that it sees; nil before that is known.
 	set      atomic.Pointer[smp.Set]
 	capacity cpuCapacity // that there was for it
+	before   sched.Usage // in the kernel that it was restored from
 	load     smp.Load
 	// started is how many tasks it has had, and lastTask the number of the last.
 	started  atomic.Uint64
@@ -58,9 +60,11 @@ func (a *Agent) openAccount(disk uint64) {
 	acc.ops = account.NewBucket(clock, account.Unlimited, ioBurst)
 	acc.capacity.first(a.seenCPUs().Len())
 	acc.mappings.Store(account.Unlimited)
+	a.oom.policy.Store(&oomPolicy{rule: trap.Rule{Action: trap.KillAgent}})
 	acc.memory.room.Store(math.MaxInt64)
 	disk = orUnlimited(disk) // Kept by the file system.
 	acc.ledger.SetLimits(account.Disk, softLimit(disk), disk)
+	a.s.pressure.begin(a.s)
 	a.setMeter(accountMeter{a})
 	a.setGuard(accountGuard{a})
 }
@@ -112,7 +116,7 @@ func (a *Agent) setCPUQuota(milli uint64) {
 	seen := make(map[*kernel.Task]bool)
 	for again := true; again; {
 		again = false
-		for _, t := range a.ns.pid.Tasks() {
+		for _, t := range a.ns.pid().Tasks() {
 			if !seen[t] {
 				seen[t], again = true, true
 				t.SetCPUMask(a.s.cpuMask(a.id)) // Fails for an empty mask only.
@@ -182,7 +186,9 @@ func (m accountMeter) Before(t *kernel.Task, _ ioDirection) error {
 	if wait == 0 {
 		return nil
 	}
+	done := m.a.stalled(&m.a.pressure.io)
 	left, err := t.BlockWithTimeout(nil, true, wait)
+	done()
 	acc.delayed.Add(int64(wait - left))
 	if linuxerr.Equals(linuxerr.ETIMEDOUT, err) {
 		return nil
@@ -221,7 +227,7 @@ func (s *Kernel) Account(req control.AgentRequest) (account.Snapshot, error) {
 func (s *Kernel) Accounts(struct{}) (control.AccountsReply, error) {
 	var agents []*Agent
 	for _, a := range s.allAgents() {
-		if a.mustBe(abi.StateRunning, abi.StatePaused) == nil {
+		if a.mustBe(abi.StateRunning, abi.StatePaused, abi.StateTemplate) == nil {
 			agents = append(agents, a)
 		}
 	}
@@ -233,23 +239,34 @@ func (s *Kernel) Accounts(struct{}) (control.AccountsReply, error) {
 	return r, nil
 }
 
+// cpuUse is what the agent has used of the CPUs, before a restore too.
+func (a *Agent) cpuUse() sched.Usage {
+	u, was := a.crowd.Group().Usage(), a.account.before
+	u.User += was.User
+	u.System += was.System
+	u.Stopped += was.Stopped
+	u.Periods += was.Periods
+	u.Stops += was.Stops
+	return u
+}
+
 // measure brings the ledger up to date with what is not charged as it happens.
 // Memory is that of the last look.
 func (a *Agent) measure() {
 	l := a.account.ledger
-	u := a.crowd.Group().Usage()
+	u := a.cpuUse()
 	l.Measure(account.CPUTime, uint64(u.User+u.System))
 	a.mu.Lock()
 	ended := a.state.Final()
 	a.mu.Unlock()
 	if ended {
-		for _, r := range []account.Resource{account.Memory, account.Tasks, account.Files, account.Disk, account.Regions} {
+		for _, r := range []account.Resource{account.Memory, account.Tasks, account.Files, account.Disk, account.Regions, account.SemanticItems, account.SemanticBytes} {
 			l.Measure(r, 0)
 		}
 		return
 	}
 	l.Measure(account.Memory, memoryOf(a))
-	l.Measure(account.Tasks, uint64(a.ns.pid.NumTasks()))
+	l.Measure(account.Tasks, uint64(a.ns.pid().NumTasks()))
 	files, limit := a.files()
 	l.Measure(account.Files, files)
 	if _, hard := l.Limits(account.Files); hard != limit {
@@ -257,6 +274,8 @@ func (a *Agent) measure() {
 	}
 	l.Measure(account.Disk, a.disk())
 	l.Measure(account.Regions, a.fabric.charged.Load())
+	l.Measure(account.SemanticItems, a.remembered.items.Load())
+	l.Measure(account.SemanticBytes, a.remembered.bytes.Load())
 }
 
 // snapshot returns the agent's account.
@@ -265,6 +284,7 @@ func (a *Agent) snapshot() account.Snapshot {
 	ended := a.state.Final()
 	a.mu.Unlock()
 	if !ended {
+		a.account.memory.kernel.measure(a)
 		a.s.watch.refresh(a)
 	}
 	return a.reckon()
@@ -274,20 +294,22 @@ func (a *Agent) snapshot() account.Snapshot {
 func (a *Agent) reckon() account.Snapshot {
 	a.measure()
 	acc := &a.account
-	u := a.crowd.Group().Usage()
+	u := a.cpuUse()
 	l := acc.ledger
 	snap := account.Snapshot{
 		CPU: account.CPUUse{
 			UserNS: uint64(u.User), SystemNS: uint64(u.System), CPUs: uint64(a.seenCPUs().Len()),
 			Periods: u.Periods, Throttled: u.Stops, ThrottledNS: uint64(u.Stopped),
 		},
-		Memory: account.MemoryUse{Gauge: l.Gauge(account.Memory), Faults: a.crowd.Faults()},
+		Memory: account.MemoryUse{Gauge: l.Gauge(account.Memory), Faults: a.crowd.Faults(), Kinds: a.faultUse()},
 		IO: account.IOUse{
 			ReadBytes: l.Used(account.ReadBytes), WriteBytes: l.Used(account.WriteBytes),
 			ReadOps: l.Used(account.ReadOps), WriteOps: l.Used(account.WriteOps),
 			DelayedNS: uint64(acc.delayed.Load()),
 		},
-		Tasks: l.Gauge(account.Tasks), Files: l.Gauge(account.Files), Disk: l.Gauge(account.Disk), Regions: l.Gauge(account.Regions),
+		Pressure: account.Pressure{CPU: a.pressureUse(pressureCPU), Memory: a.pressureUse(pressureMemory), IO: a.pressureUse(pressureIO)},
+		Tasks:    l.Gauge(account.Tasks), Files: l.Gauge(account.Files), Disk: l.Gauge(account.Disk), Regions: l.Gauge(account.Regions),
+		SemanticItems: l.Gauge(account.SemanticItems), SemanticBytes: l.Gauge(account.SemanticBytes),
 	}
 	if q := a.crowd.Group().Quota(); q != sched.Unlimited {
 		snap.CPU.QuotaMilli = &q
@@ -306,18 +328,10 @@ func (a *Agent) reckon() account.Snapshot {
 func (a *Agent) files() (n, limit uint64) {
 	ctx := a.s.k.SupervisorContext()
 	limit = account.Unlimited
-	seen := make(map[*kernel.FDTable]bool)
-	for _, t := range a.ns.pid.Tasks() {
+	for _, t := range a.ns.pid().Tasks() {
 		limit = min(limit, t.ThreadGroup().Limits().Get(limits.NumberOfFiles).Cur)
-		t.WithMuLocked(func(t *kernel.Task) {
-			// Of a task that is ending it may be gone. gVisor's execve replaces
-			// it without the lock: what is read is one of the two.
-			if table := t.FDTable(); table != nil && !seen[table] && table.TryIncRef() {
-				seen[table] = true
-			}
-		})
 	}
-	for table := range seen {
+	for table := range a.tables() {
 		n += uint64(len(table.GetFDs(ctx)))
 		table.DecRef(ctx)
 	}

@@ -32,17 +32,28 @@ type Agent struct {
 	name  string // or ""
 	memID uint32 // under which gVisor accounts its memory
 	log   *agentLog
+	// spec is what it was spawned with, but for its process and its grants.
+	spec  control.SpawnRequest
 	ctx   context.Context // for setting things up in it
 	ns    *namespaces     // pid is immutable, the rest guarded by lifeMu
 	orph  orphans
 	notes cloneNotes
-	crowd *platform.Crowd // of its tasks
+	// origin is what it is a copy of, if that is still there; it is set before its
+	// first task runs. What both may have changed unseen is in mapped, and kept is
+	// the memory that its list of files takes.
+	origin origin
+	mapped mappedNotes
+	kept   atomic.Uint64
+	crowd  *platform.Crowd // of its tasks
 	// unscheduled has tasks that begin from now on run as if there were no
 	// scheduler, for a benchmark of what that costs.
 	unscheduled atomic.Bool
 	irq         *irq.Source // what it interrupts with
 	gate        agentGate
 	faults      agentFaults
+	pages       pageFaults
+	oom         agentOOM
+	pressure    agentPressure
 	dog         agentDog
 	// debugger is who debugs it, or nil.
 	debugger atomic.Pointer[debugger]
@@ -52,14 +63,21 @@ type Agent struct {
 	// cpuSetMu is held while what the agent was given of CPU time is changed. It
 	// is taken before authMu.
 	cpuSetMu sync.Mutex
+	// swapSetMu is the same for swap.
+	swapSetMu sync.Mutex
 	// seccomp is set before the first process is made, nil without a profile.
 	seccomp *seccompFilter
 	// account is what it uses, and may use.
 	account agentAccount
-	stack   inet.Stack // its network
-	fabric  agentFabric
+	// swap is what it has swapped out, nil until it has.
+	swap   atomic.Pointer[agentSwap]
+	stack  atomic.Pointer[inet.Stack] // read by network
+	fabric agentFabric
+	// What it has written to semantic memory, as of its last question.
+	remembered struct{ items, bytes atomic.Uint64 }
 	// barMu is held while regions are kept from it, or no longer.
 	barMu sync.Mutex
+	clock agentClocks
 	// watches is how many files of events it has open.
 	watches atomic.Int32
 
@@ -99,6 +117,11 @@ type Agent struct {
 	// It is among clearing.turns, whose lock guards this.
 	clearTurn bool
 
+	// trial is an upgrade that is not decided, or nil; upgraded is by which it became
+	// what it is.
+	trial    atomic.Pointer[trial]
+	upgraded atomic.Pointer[string]
+
 	// killed is why AIOS ended the agent, or nil.
 	killed atomic.Pointer[string]
 	// again says that a policy wants it started again.
@@ -125,6 +148,14 @@ type Agent struct {
 	exit  *control.Exit // +checklocks:mu
 	ended time.Time     // +checklocks:mu
 
+	// past is what it is a copy of; set before its first process is made.
+	past agentPast
+	// warming is set before its first process is made, if it is to become a
+	// template.
+	warming *warmUp
+	// family is what it is copied by, once it is a template.
+	family *family // +checklocks:lifeMu
+
 	zone string // of TZ, unless a process is given another; set before the first
 	born time.Time
 	told chan struct{} // closed when its end has been reported
@@ -138,14 +169,22 @@ type process struct {
 	tg      *kernel.ThreadGroup
 	console *console
 	tty     bool
+	// waited is set when somebody waits for its end, of a first process, and replaced
+	// when it is not the agent's any more.
+	waited, replaced atomic.Bool
 }
 
 // Spawn creates an agent and starts its first process. It owns files: the
 // log, and with req.Attach one end of a stream.
+//
+// +checklocksignore
 func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 	logFile, stream, err := spawnFiles(files, 1, req.Attach)
 	if err != nil {
 		return err
+	}
+	if req.From != "" {
+		return s.spawnFrom(req, logFile, stream)
 	}
 	filter, err := newSeccompFilter(req.Seccomp)
 	if err != nil {
@@ -159,7 +198,7 @@ func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 		logFile.Close()
 		return err
 	}
-	a, err := s.addAgent(req, ns, logFile)
+	a, err := s.addAgent(req, ns, logFile, nil)
 	if err != nil {
 		s.releaseShell(ns)
 		closeFile(stream)
@@ -169,7 +208,18 @@ func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 	a.lifeMu.Lock()
 	defer a.lifeMu.Unlock()
 	a.setSeccomp(filter)
+	if a.warming = newWarmUp(req); a.warming != nil {
+		s.warmers.Add(1)
+		defer func() {
+			if err != nil {
+				s.warmers.Add(-1)
+			}
+		}()
+	}
 	if err = a.setPolicies(req.OnFault, req.OnViolation); err == nil {
+		err = a.setOOM(req.OnOOM)
+	}
+	if err == nil {
 		err = a.dog.init(a, time.Duration(req.Watchdog), req.OnWatchdog)
 	}
 	if err != nil {
@@ -184,11 +234,15 @@ func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 		s.mu.Unlock()
 		return err
 	}
+	if a.warming != nil {
+		go a.warmUp()
+	}
 	return nil
 }
 
-// addAgent makes the agent known. It owns the log, if it succeeds.
-func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.File) (*Agent, error) {
+// addAgent makes the agent known, which with restored was known before. It owns the
+// log, if it succeeds.
+func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.File, restored *agentRecord) (*Agent, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -203,27 +257,47 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 	s.byCgID++
 	a := &Agent{
 		s: s, id: req.ID, name: req.Name, memID: s.byCgID,
-		log:   newAgentLog(logFile, req.LogBytes, s.cfg.Clock),
-		stack: ns.net.Stack(), grants: make(map[capability.ID]*fileGrant),
-		state: abi.StateStarting,
-		procs: make(map[int32]*process),
-		ns:    ns,
-		told:  make(chan struct{}),
-		gone:  make(chan struct{}),
-		born:  s.cfg.Clock.Now(),
-		crowd: platform.NewCrowd(s.sched.NewGroup(req.ID)),
-		irq:   s.irq.NewSource(req.ID),
+		log:    newAgentLog(logFile, req.LogBytes, s.cfg.Clock),
+		spec:   specOf(req),
+		grants: make(map[capability.ID]*fileGrant),
+		state:  abi.StateStarting,
+		procs:  make(map[int32]*process),
+		ns:     ns,
+		told:   make(chan struct{}),
+		gone:   make(chan struct{}),
+		born:   s.cfg.Clock.Now(),
+		crowd:  platform.NewCrowd(s.sched.NewGroup(req.ID)),
+		irq:    s.irq.NewSource(req.ID),
 	}
 	a.crowd.Interrupts(a.irq)
 	a.initTellings()
 	a.hinted.timer.Init(a.s.wheel, a.tellHint)
 	a.orph.timer.Init(a.s.wheel, func() { go a.sweep() })
-	netstack.Interrupts(a.stack, a.irq)
+	a.setNetwork(ns.net.Stack())
+	if restored != nil {
+		a.notes.restored = true
+		a.memID, a.born = restored.MemID, a.born.Add(-restored.Age)
+	}
 	a.ctx = s.context(a.ns, s.creds, a.memID)
 	a.openAccount(req.DiskBytes)
 	s.agents[req.ID] = a
 	s.byID.Store(req.ID, a)
 	return a, nil
+}
+
+// network is the agent's network, also when it has ended.
+func (a *Agent) network() inet.Stack { return *a.stack.Load() }
+
+// setNetwork says which that is.
+func (a *Agent) setNetwork(stack inet.Stack) {
+	a.stack.Store(&stack)
+	netstack.Interrupts(stack, a.irq)
+}
+
+// specOf is what of a request stays with the agent.
+func specOf(req control.SpawnRequest) control.SpawnRequest {
+	req.Process, req.Grants, req.Zone, req.Clock, req.Attach, req.Actor, req.LogBytes, req.From = control.Process{}, nil, nil, nil, false, control.Actor{}, 0, ""
+	return req
 }
 
 // boot completes the shell and starts the first process. It owns stream.
@@ -238,6 +312,10 @@ func (a *Agent) boot(req control.SpawnRequest, stream *os.File) error {
 	by := s.actor(req.Actor)
 	by.Privileged = true // The daemon has decided.
 	if err := a.endow(req.Grants, by); err != nil {
+		closeFile(stream)
+		return err
+	}
+	if err := a.beginClock(req.Clock, req.Actor); err != nil {
 		closeFile(stream)
 		return err
 	}
@@ -396,7 +474,14 @@ func (a *Agent) waitFurther(p *process) {
 // waitFirst ends the agent when its first process has ended, upon which the
 // kernel kills everything else in the PID namespace, and all that is gone.
 func (a *Agent) waitFirst(p *process) {
+	if !p.waited.CompareAndSwap(false, true) {
+		return
+	}
 	p.tg.WaitExited()
+	if p.replaced.Load() { // By that of an upgrade.
+		a.waitProcess(p, func(control.Exit) {})
+		return
+	}
 	a.awaitEmpty()
 	a.waitProcess(p, func(exit control.Exit) {
 		a.mu.Lock()
@@ -445,6 +530,8 @@ func (a *Agent) release() {
 	a.stopped = nil
 	a.irq.Close()
 	a.crowd.Group().Close()
+	a.endSwap()
+	a.endClock()
 	a.s.forgetAgent(a)
 	a.log.close()
 }

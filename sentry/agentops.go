@@ -28,7 +28,8 @@ func (c ctlAuthority) Space() *capability.Space { return c.s.space }
 func (c ctlAuthority) Holder(ctx context.Context) (string, bool) {
 	t := kernel.TaskFromContext(ctx)
 	if t == nil {
-		return "", false
+		agent, ok := ctx.Value(holderKey{}).(string)
+		return agent, ok
 	}
 	a := c.s.agentOf(t)
 	if a == nil {
@@ -86,6 +87,7 @@ func (s *Kernel) away(ctx context.Context, f func()) {
 
 // Attenuate implements ctlfs.Authority.Attenuate.
 func (c ctlAuthority) Attenuate(by capability.Actor, cap *capability.Capability, ch capability.Change) (*capability.Capability, error) {
+	defer c.s.trail.flush() // A restore has to know of it.
 	return c.s.attenuate(cap, ch, by)
 }
 
@@ -211,4 +213,34 @@ func (c ctlAuthority) Stats(agent string) ([]byte, error) {
 // Denied implements ctlfs.Authority.Denied.
 func (c ctlAuthority) Denied(agent, op, object string, why error) {
 	c.s.gate.denials.note(Denial{Agent: agent, Operation: "ctl " + op, Object: object, Errno: errdefs.Errno(why), Why: why.Error()})
+}
+
+// Past implements ctlfs.Authority.Past.
+func (c ctlAuthority) Past(agent string) (ctlfs.Past, error) {
+	a := c.s.findAgent(agent)
+	if a == nil {
+		return ctlfs.Past{}, errdefs.New(errdefs.AgentNotRunning, "the agent has ended")
+	}
+	text, err := a.past.job.text()
+	return ctlfs.Past{Copies: a.past.copies, From: a.past.from, Template: a.past.template, Job: text, Warming: a.warming != nil}, err
+}
+
+// Ready implements ctlfs.Authority.Ready.
+func (c ctlAuthority) Ready(agent string) bool {
+	a := c.s.findAgent(agent)
+	if a == nil || a.warming == nil {
+		return true
+	}
+	a.warming.isWarm()
+	return false
+}
+
+// WantSignal implements ctlfs.Authority.WantSignal.
+func (c ctlAuthority) WantSignal(ctx context.Context, agent string, want bool) error {
+	a, t := c.s.findAgent(agent), kernel.TaskFromContext(ctx)
+	if a == nil || t == nil {
+		return errdefs.New(errdefs.AgentNotRunning, "the agent has ended")
+	}
+	a.notes.setSignal(t.ThreadGroup(), want)
+	return nil
 }

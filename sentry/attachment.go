@@ -64,18 +64,28 @@ func (a *attachment) receive() {
 		switch kind {
 		case control.FrameStdin:
 			if !a.write(p) {
-				a.c.closeInput(a)
+				a.control(control.FrameStdinClose, nil)
 			}
-		case control.FrameStdinClose:
-			a.c.closeInput(a)
-		case control.FrameOutClose:
-			if len(p) == 1 && a.first {
-				a.c.closeOutput(control.FrameType(p[0]))
-			}
-		case control.FrameResize:
-			if rows, cols, err := control.DecodeResize(p); err == nil && a.c.tty {
-				a.c.resize(rows, cols)
-			}
+		default:
+			a.control(kind, p)
+		}
+	}
+}
+
+// control does what a frame that is no input asks for.
+func (a *attachment) control(kind control.FrameType, p []byte) {
+	a.c.s.still.RLock()
+	defer a.c.s.still.RUnlock()
+	switch kind {
+	case control.FrameStdinClose:
+		a.c.closeInput(a)
+	case control.FrameOutClose:
+		if len(p) == 1 && a.first {
+			a.c.closeOutput(control.FrameType(p[0]))
+		}
+	case control.FrameResize:
+		if rows, cols, err := control.DecodeResize(p); err == nil && a.c.tty {
+			a.c.resize(rows, cols)
 		}
 	}
 }
@@ -92,7 +102,9 @@ func (a *attachment) write(p []byte) bool {
 	var wait *waiter.Entry
 	var ready chan struct{}
 	for len(p) > 0 {
+		a.c.s.still.RLock()
 		n, err := in.Write(ctx, usermem.BytesIOSequence(p), vfs.WriteOptions{})
+		a.c.s.still.RUnlock()
 		p = p[n:]
 		if err == nil || len(p) == 0 {
 			continue

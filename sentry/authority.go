@@ -21,6 +21,7 @@ import (
 //	other agents   the control tree                           agentops.go
 //	events         a subscription of the bus                  agentevents.go
 //	regions        a view of package fabric per capability    fabric.go
+//	semantic memory   each question, and its answer           semantic.go
 //
 // What an agent may do follows from the capabilities it holds: every change to
 // them ends in reweigh.
@@ -149,6 +150,7 @@ func (a *Agent) reweigh() {
 		held                       []abi.Held
 		mem, tasks, cpu, bps, opps amount
 		maps                       amount
+		swap                       uint64
 		params                     cpuGrants
 		net                        abi.Rights
 		files                      []*capability.Capability
@@ -165,6 +167,8 @@ func (a *Agent) reweigh() {
 			if spec.Rights.Has(abi.MemMap) {
 				mem.add(c, capability.KindBytes)
 				maps.add(c, capability.KindCount)
+				left, _ := c.Left(capability.KindSwap)
+				swap += left
 			}
 		case abi.ClassProc:
 			if spec.Rights.Has(abi.ProcSpawn) {
@@ -192,6 +196,7 @@ func (a *Agent) reweigh() {
 	}
 	a.setTaskLimit(tasks.limit())
 	a.setMappingLimit(maps.limit())
+	a.setSwapLimit(swap) // First: it may be what keeps the agent below its limit.
 	a.setMemoryLimit(mem.limit())
 	a.cpuGranted = cpu.limit()
 	a.cpuParams = params.params()
@@ -204,7 +209,7 @@ func (a *Agent) reweigh() {
 		}
 	}
 	if lost := a.netRights &^ net; lost != 0 {
-		netstack.Cut(a.stack)
+		netstack.Cut(a.network())
 	}
 	a.netRights = net
 	if a.fabric.network.Swap(network) != network {

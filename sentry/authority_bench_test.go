@@ -177,7 +177,7 @@ func BenchmarkSchedInAgent(b *testing.B) {
 }
 
 // revokeCap takes a capability back and returns how long that took.
-func revokeCap(b *testing.B, id capability.ID, dead int) time.Duration {
+func revokeCap(b testing.TB, id capability.ID, dead int) time.Duration {
 	b.Helper()
 	began := ktime.Real.Now()
 	r, err := theKernel.CapRevoke(control.RevokeRequest{Cap: id})

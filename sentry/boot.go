@@ -10,23 +10,19 @@ import (
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/cpuid"
 	"gvisor.dev/gvisor/pkg/fd"
-	"gvisor.dev/gvisor/pkg/gomaxprocs"
-	"gvisor.dev/gvisor/pkg/memutil"
-	"gvisor.dev/gvisor/pkg/rand"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/cgroup2fs"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/host"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/tmpfs"
 	"gvisor.dev/gvisor/pkg/sentry/inet"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
+	"gvisor.dev/gvisor/pkg/sentry/limits"
 	"gvisor.dev/gvisor/pkg/sentry/loader"
 	"gvisor.dev/gvisor/pkg/sentry/pgalloc"
 	gvplatform "gvisor.dev/gvisor/pkg/sentry/platform"
-	"gvisor.dev/gvisor/pkg/sentry/seccheck"
 	gvtime "gvisor.dev/gvisor/pkg/sentry/time"
 	"gvisor.dev/gvisor/pkg/sentry/usage"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
-	"gvisor.dev/gvisor/pkg/sighandling"
 
 	"aios.dev/aios/abi"
 	"aios.dev/aios/account"
@@ -39,6 +35,7 @@ import (
 	"aios.dev/aios/ktime"
 	"aios.dev/aios/netstack"
 	"aios.dev/aios/platform"
+	"aios.dev/aios/sentry/ctlfs"
 	"aios.dev/aios/sentry/sched"
 	"aios.dev/aios/sentry/smp"
 )
@@ -50,6 +47,8 @@ type Config struct {
 	// Driver makes the platform; Device is what its OpenDevice returned.
 	Driver platform.Driver
 	Device *fd.FD
+	// Machine, unless nil, is what MakeMachine has made with these two.
+	Machine *Machine
 	// CPUs is how many processors agents see.
 	CPUs int
 	// Topology is what these share, and where on the host each is; nil if that is
@@ -90,9 +89,12 @@ type Kernel struct {
 	wheel   *ktime.Wheel      // of timers that agents have many of
 	prompt  *ktime.Prompt     // for what must not be late
 	started time.Time
+	machine *Machine
 	pause   *pauseTask
-	stacks  *netstack.Creator
-	sched   *sched.Scheduler
+	// failMerge, of tests, has the step of a merge that has that number fail.
+	failMerge func(step int) error
+	stacks    *netstack.Creator
+	sched     *sched.Scheduler
 	// cpuShort says that a reservation could not be kept.
 	cpuShort  atomic.Bool
 	views     kernelViews
@@ -101,8 +103,13 @@ type Kernel struct {
 	emptyFS   *vfs.Filesystem // covers what agents must not see; read-only
 	emptyRoot *vfs.Dentry
 	watch     memoryWatch
-	emptyTmp  sync.Map // bool by key of an image: nothing is in its /tmp
-	shells    shellPool
+	// What is swapped out; made when it is needed first.
+	swapMu   sync.Mutex
+	swapSys  *swapSystem // +checklocks:swapMu
+	swapOn   atomic.Pointer[swapSystem]
+	warmers  atomic.Int32 // agents that are to become templates
+	emptyTmp sync.Map     // bool by key of an image: nothing is in its /tmp
+	shells   shellPool
 	// Memory between agents; what of it no agent owns, in bytes.
 	fabric     *fabric.Store
 	ownRegions atomic.Uint64
@@ -116,16 +123,23 @@ type Kernel struct {
 	events   *event.Bus
 	outbox   outbox   // of events for the daemon
 	samplers samplers // of what is told now and then
+	pressure kernelPressure
 	watchIDs atomic.Uint64
-	gone     goneNames
-	imagesMu sync.Mutex
+	// Files of events that were restored.
+	listeners ctlfs.Listeners
+	gone      goneNames
+	imagesMu  sync.Mutex
 	// By their original in another domain.
 	images map[capability.ID]*capability.Capability // +checklocks:imagesMu
 
-	dogs kernelDogs
-	gate kernelGate
-	log  kernelLog
-	irq  interrupts
+	clocks kernelClocks
+	dogs   kernelDogs
+	gate   kernelGate
+	// still is held for reading by whoever changes what a checkpoint saves, for
+	// writing while one is made. It is outside all other locks.
+	still sync.RWMutex
+	log   kernelLog
+	irq   interrupts
 	// lockups watches what holds a CPU or a lock for too long.
 	lockups lockups
 	// debuggers counts the agents that are being debugged.
@@ -136,6 +150,8 @@ type Kernel struct {
 	mu sync.Mutex
 	// Each holds a reference.
 	mounts map[string]*vfs.Mount // +checklocks:mu
+	// How file systems from outside came to be known.
+	mountedAs map[*vfs.Filesystem]mountKind // +checklocks:mu
 	// By ID.
 	agents map[string]*Agent // +checklocks:mu
 	byID   sync.Map          // *Agent by ID, for hooks and the gate
@@ -151,6 +167,53 @@ const wheelTick = time.Millisecond
 // gVisor keeps parts of a kernel in package variables. What it needs from the
 // host it has opened when it returns, so the caller can close the box.
 func Boot(cfg Config) (*Kernel, error) {
+	s, err := newKernel(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.bootSteps([]bootStep{
+		{"prepare process", processPrepared},
+		{"make watchdogs", s.bootWatchdogs},
+		{"start the bus", s.bootEvents},
+		{"prepare authority", s.bootAuthority},
+		{"start platform", s.bootPlatform},
+		{"make memory", s.bootMemory},
+		{"start kernel", s.bootKernel},
+		{"make the fabric", s.bootFabric},
+		{"register file systems", s.registerFilesystems},
+		{"start the pause process", s.startPause},
+		{"enable trace points", s.tracePoints},
+		{"watch the CPUs", s.watchCPUs},
+	}); err != nil {
+		return nil, err
+	}
+	s.watch.init(s)
+	s.shells.s = s
+	s.booted()
+	s.lockups.start(s)
+	s.log.all.OnRecord(s.logged)
+	s.log.boot.Log(context.Background(), klog.LevelNotice, "the domain starts", "domain", s.cfg.Domain,
+		"platform", s.cfg.Driver.Name(), "cpus", s.cfg.CPUs, "memory", s.cfg.MemoryBytes, "pid", os.Getpid(), "version", abi.Version)
+	return s, nil
+}
+
+// bootStep is one thing to do, and how it is called.
+type bootStep struct {
+	op string
+	do func() error
+}
+
+func (s *Kernel) bootSteps(steps []bootStep) error {
+	for _, step := range steps {
+		if err := step.do(); err != nil {
+			return errdefs.Wrap(err, errdefs.DomainBoot, step.op)
+		}
+	}
+	return nil
+}
+
+// newKernel makes what needs nothing of gVisor.
+func newKernel(cfg Config) (*Kernel, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = ktime.Real
 	}
@@ -161,11 +224,12 @@ func Boot(cfg Config) (*Kernel, error) {
 		cfg.Topology = smp.Flat(cfg.CPUs)
 	}
 	s := &Kernel{
-		cfg:     cfg,
-		log:     newKernelLog(cfg.Log),
-		started: cfg.Clock.Now(),
-		mounts:  make(map[string]*vfs.Mount),
-		agents:  make(map[string]*Agent),
+		cfg:       cfg,
+		log:       newKernelLog(cfg.Log),
+		started:   cfg.Clock.Now(),
+		mounts:    make(map[string]*vfs.Mount),
+		mountedAs: make(map[*vfs.Filesystem]mountKind),
+		agents:    make(map[string]*Agent),
 	}
 	prompt, err := ktime.NewPrompt(ktime.Steady(cfg.Clock))
 	if err != nil {
@@ -176,71 +240,26 @@ func Boot(cfg Config) (*Kernel, error) {
 	s.wheel = ktime.NewWheel(s.cfg.Clock, wheelTick) // Its ends are interrupts, too.
 	s.sched = sched.New(sched.Config{CPUs: cfg.CPUs, Clock: ktime.Steady(s.cfg.Clock), Notify: s.schedNotice,
 		Timers: ktime.Watched(s.prompt, s.timerEnded), Near: func(a, b int) int { return -int(cfg.Topology.Share(a, b)) }})
-	for _, step := range []struct {
-		op string
-		do func() error
-	}{
-		{"prepare process", prepareProcess},
-		{"make watchdogs", s.bootWatchdogs},
-		{"start the bus", s.bootEvents},
-		{"prepare authority", s.bootAuthority},
-		{"start platform", s.bootPlatform},
-		{"start kernel", s.bootKernel},
-		{"make the fabric", s.bootFabric},
-		{"register file systems", s.registerFilesystems},
-		{"start the pause process", s.startPause},
-		{"enable trace points", s.tracePoints},
-		{"watch the CPUs", s.watchCPUs},
-	} {
-		if err := step.do(); err != nil {
-			return nil, errdefs.Wrap(err, errdefs.DomainBoot, step.op)
-		}
-	}
-	s.watch.init(s)
-	s.shells.s = s
-	s.lockups.start(s)
-	s.log.all.OnRecord(s.logged)
-	s.log.boot.Log(context.Background(), klog.LevelNotice, "the domain starts", "domain", cfg.Domain,
-		"platform", cfg.Driver.Name(), "cpus", cfg.CPUs, "memory", cfg.MemoryBytes, "pid", os.Getpid(), "version", abi.Version)
 	return s, nil
 }
 
-// prepareProcess sets up what gVisor keeps per process.
-func prepareProcess() error {
-	cpuid.Initialize()
-	seccheck.Initialize()
-	if err := rand.Init(); err != nil {
-		return err
-	}
-	rand.Reader = random{rand.Reader}
-	if err := usage.Init(); err != nil {
-		return err
-	}
-	// Platforms can produce a great many child signals; nobody wants them.
-	return sighandling.IgnoreChildStop()
-}
-
 func (s *Kernel) bootPlatform() error {
-	gomaxprocs.SetBase(s.cfg.CPUs) // The platform has no more threads than that for an address space.
-	inner, err := platform.Start(s.cfg.Driver, gvplatform.Options{
-		DeviceFile:       s.cfg.Device,
-		ApplicationCores: s.cfg.CPUs,
-		SandboxID:        s.cfg.Domain,
-	}, s.cfg.Alone)
-	if err != nil {
-		return err
+	m := s.cfg.Machine
+	if m == nil {
+		var err error
+		if m, err = MakeMachine(s.cfg.Driver, s.cfg.Device, s.cfg.CPUs, s.cfg.Alone); err != nil {
+			return err
+		}
 	}
-	// To the Go runtime, who waits for a stub is in a system call, and keeps a
-	// processor of the runtime's for up to 10 ms. With as many of these as CPUs
-	// there may be none left for a timer.
-	gomaxprocs.SetBase(2 * s.cfg.CPUs)
-	s.k = &kernel.Kernel{Platform: platform.Wrap(inner, platform.Hooks{
+	s.machine = m
+	s.k = &kernel.Kernel{Platform: platform.Wrap(m.platform, platform.Hooks{
 		FirstSwitch: s.taskStarts,
 		Joined: func(ctx context.Context, st *sched.Task) {
 			if t, ok := ctx.(*kernel.Task); ok {
 				s.joined(t, st)
 			}
 		},
+		Counted:  s.taskCounted,
 		Exit:     s.taskExits,
 		Fault:    s.taskFaulted,
 		Trap:     s.taskTrapped,
@@ -249,23 +268,29 @@ func (s *Kernel) bootPlatform() error {
 		Call:     s.taskCalls,
 		Enter:    s.taskEnters,
 		Left:     s.taskLeft,
+		Clock:    s.taskClock,
 	})}
 	return nil
 }
 
-func (s *Kernel) bootKernel() error {
-	memfd, err := memutil.CreateMemFD("aios-memory", 0)
-	if err != nil {
-		return errdefs.Wrap(err, errdefs.HostFeature, "create memory file")
+// bootMemory says how much memory there is.
+func (s *Kernel) bootMemory() error {
+	s.k.SetMemoryFile(s.machine.memory)
+	if s.cfg.MemoryBytes > 0 {
+		tmpfs.SetTotalHostMem(s.cfg.MemoryBytes)
+		usage.MinimumTotalMemoryBytes = s.cfg.MemoryBytes
+		usage.MaximumTotalMemoryBytes = s.cfg.MemoryBytes
 	}
-	mf, err := pgalloc.NewMemoryFile(os.NewFile(uintptr(memfd), "aios-memory"), pgalloc.MemoryFileOpts{})
+	return nil
+}
+
+func (s *Kernel) bootKernel() error {
+	mf := s.k.MemoryFile()
+	vdso, err := loader.PrepareVDSO(mf)
 	if err != nil {
 		return err
 	}
-	s.k.SetMemoryFile(mf)
-
-	vdso, err := loader.PrepareVDSO(mf)
-	if err != nil {
+	if err := s.useClockPage(vdso.ParamPage.FileRange().Start); err != nil {
 		return err
 	}
 	tk := kernel.NewTimekeeper()
@@ -279,11 +304,6 @@ func (s *Kernel) bootKernel() error {
 	rootStack, err := stacks.CreateStack()
 	if err != nil {
 		return err
-	}
-	if s.cfg.MemoryBytes > 0 {
-		tmpfs.SetTotalHostMem(s.cfg.MemoryBytes)
-		usage.MinimumTotalMemoryBytes = s.cfg.MemoryBytes
-		usage.MaximumTotalMemoryBytes = s.cfg.MemoryBytes
 	}
 	if err := s.k.Init(kernel.InitKernelArgs{
 		FeatureSet:           cpuid.HostFeatureSet().Fixed(),
@@ -301,6 +321,10 @@ func (s *Kernel) bootKernel() error {
 	}); err != nil {
 		return err
 	}
+	// Nothing runs outside of agents, but System V semaphores ask for the first
+	// process of the root PID namespace, to number processes in that. One without a
+	// thread will do: it is never started and gets no signals.
+	s.k.TestOnlySetGlobalInit(s.k.NewThreadGroup(s.k.RootPIDNamespace(), kernel.NewSignalHandlers(), linux.SIGCHLD, limits.NewLimitSet()))
 	hostFS, err := host.NewFilesystem(s.k.VFS())
 	if err != nil {
 		return err
@@ -346,23 +370,36 @@ func (c *setupContext) Value(key any) any {
 	case pgalloc.CtxMemoryCgroupID:
 		return c.memID
 	case kernel.CtxPIDNamespace:
-		return c.ns.pid
+		return c.ns.pid()
 	case kernel.CtxUTSNamespace:
+		c.ns.mu.RLock()
+		defer c.ns.mu.RUnlock()
 		c.ns.uts.IncRef()
 		return c.ns.uts
 	case inet.CtxStack:
+		c.ns.mu.RLock()
+		defer c.ns.mu.RUnlock()
 		return c.ns.net.Stack()
 	case vfs.CtxMountNamespace:
+		c.ns.mu.RLock()
+		defer c.ns.mu.RUnlock()
 		if c.ns.mnt == nil {
 			return nil
 		}
 		c.ns.mnt.IncRef()
 		return c.ns.mnt
 	case vfs.CtxRoot:
-		if c.ns.mnt == nil {
+		c.ns.mu.RLock()
+		mnt := c.ns.mnt
+		if mnt != nil {
+			mnt.IncRef()
+		}
+		c.ns.mu.RUnlock()
+		if mnt == nil {
 			return nil
 		}
-		return c.ns.mnt.Root(c)
+		defer mnt.DecRef(c)
+		return mnt.Root(c)
 	case kernel.CtxTask:
 		return nil
 	default:
@@ -377,12 +414,12 @@ func (s *Kernel) context(ns *namespaces, creds *auth.Credentials, memID uint32) 
 
 // rootNamespaces returns the kernel's own namespaces, without references.
 func (s *Kernel) rootNamespaces() *namespaces {
-	return &namespaces{
-		pid: s.k.RootPIDNamespace(),
+	ns := &namespaces{
 		uts: s.k.RootUTSNamespace(),
 		ipc: s.k.RootIPCNamespace(),
 		net: s.k.RootNetworkNamespace(),
 	}
+	return ns.counting(s.k.RootPIDNamespace())
 }
 
 // agentCapabilities is what root is in an agent: what programs that set

@@ -243,7 +243,7 @@ func (d *debugger) clearBreakpoints() {
 		own[at.mm] = true
 		_ = poke(ctx, at.mm, at.addr, was) // It fails if the process has ended.
 	}
-	for _, t := range d.a.ns.pid.Tasks() {
+	for _, t := range d.a.ns.pid().Tasks() {
 		m := addressSpaceOf(t)
 		if m == nil || own[m] {
 			continue

@@ -346,7 +346,8 @@ func (s *Kernel) CapExplain(req control.ExplainRequest) (control.ExplainReply, e
 func (a *Agent) mustLive() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.state == abi.StateRunning || a.state == abi.StatePaused || a.state == abi.StateStarting {
+	switch a.state {
+	case abi.StateRunning, abi.StatePaused, abi.StateTemplate, abi.StateStarting:
 		return nil
 	}
 	return errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", a.id))

@@ -9,6 +9,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/mm"
 
 	"aios.dev/aios/abi"
+	"aios.dev/aios/capability"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/event"
@@ -62,6 +63,9 @@ func (s *Kernel) Clone(req control.CloneRequest, files []*os.File) (control.Clon
 			errdefs.Fix("end the debugger first"))
 	}
 	paused := a.mustBe(abi.StatePaused) == nil
+	if err := a.maySplit(req.Split); err != nil {
+		return reply, err
+	}
 	late := s.cfg.Clock.Now().Add(cloneTimeout)
 	a.dog.hold()
 	defer a.dog.release()
@@ -113,9 +117,16 @@ func (a *Agent) cloneOnce(req control.CloneRequest, files []*os.File, paused boo
 		}
 	}
 	made, tasks, busy, err := a.copies(req, files, shells)
+	left := busy == "" && err == nil && req.Split != nil
+	if left {
+		made[0].f.depart()
+	}
 	if !paused {
 		a.thaw(nil)
 		reply.Pause = s.cfg.Clock.Since(began)
+	}
+	if left {
+		made[0].f.awaitDeparture()
 	}
 	for _, ns := range shells {
 		if ns != nil {
@@ -125,9 +136,24 @@ func (a *Agent) cloneOnce(req control.CloneRequest, files []*os.File, paused boo
 	if busy != "" || err != nil {
 		return reply, busy, err
 	}
+	after := abi.StateRunning
+	switch {
+	case req.Template:
+		after = abi.StateTemplate
+	case req.Pause:
+		after = abi.StatePaused
+	}
 	for _, c := range made {
-		c.run(req.Pause)
+		c.run(after)
 		reply.Copies = append(reply.Copies, control.CloneCopied{ID: c.dst.id})
+		if req.Split != nil {
+			a.tellSplit(c, req, tasks, reply.Pause)
+			continue
+		}
+		if req.Only != nil {
+			a.tellSpecialize(c.dst, req, tasks, reply.Pause)
+			continue
+		}
 		s.emitFor(a, event.AgentClone, &eventv1.AgentClone{
 			Copy: c.dst.id, Name: c.dst.name, Tasks: uint32(tasks), PauseNanos: int64(reply.Pause), Paused: req.Pause,
 		}, req.Actor.Correlation)
@@ -141,9 +167,13 @@ func (a *Agent) cloneOnce(req control.CloneRequest, files []*os.File, paused boo
 //
 // +checklocks:a.lifeMu
 func (a *Agent) copies(req control.CloneRequest, files []*os.File, shells []*namespaces) (made []*copying, tasks int, busy string, err error) {
-	f, busy, err := a.survey()
+	f, busy, err := a.survey(req.Split)
 	if busy != "" || err != nil {
 		return nil, 0, busy, err
+	}
+	defer a.readTold()
+	if f.only, err = newNarrowing(req.Only); err != nil {
+		return nil, 0, "", err
 	}
 	for i, ns := range shells {
 		c, err := a.copyTo(f, ns, req, req.Copies[i], files[i], uint64(len(shells)-i))
@@ -177,20 +207,29 @@ func (f *family) forget() {
 //
 // +checklocks:a.lifeMu
 func (a *Agent) copyTo(f *family, ns *namespaces, req control.CloneRequest, as control.CloneCopy, log *os.File, rest uint64) (*copying, error) {
-	s := a.s
 	// What may be written is divided, too; the original keeps what it has room for.
 	disk := a.ns.root.disk
 	if disk > 0 {
-		disk = max(disk/(rest+1), a.disk()+leastCopyDisk)
+		disk = max(portion(disk, 0, rest, f.split.share()), a.disk()+leastCopyDisk)
 	}
-	if err := s.newRoot(ns, a.ns.root.Root, disk, a.ns); err != nil {
+	return a.copyAs(f, ns, control.SpawnRequest{ID: as.ID, Name: as.Name, Hostname: as.Hostname, DiskBytes: disk, Actor: req.Actor}, log, rest)
+}
+
+// copyAs makes a copy in ns that is called what req says. If that is from a
+// template, it gets what req grants, else its part of what its original has. What
+// copyAs returns is what copyTo does.
+//
+// +checklocks:a.lifeMu
+func (a *Agent) copyAs(f *family, ns *namespaces, req control.SpawnRequest, log *os.File, rest uint64) (*copying, error) {
+	s := a.s
+	if err := s.newRoot(ns, a.ns.root.Root, req.DiskBytes, a.ns); err != nil {
 		return nil, err
 	}
 	own, err := dupFile(log) // The request may be tried again.
 	if err != nil {
 		return nil, err
 	}
-	dst, err := s.addAgent(control.SpawnRequest{ID: as.ID, Name: as.Name, DiskBytes: disk}, ns, own)
+	dst, err := s.addAgent(req, ns, own, nil)
 	if err != nil {
 		own.Close()
 		return nil, err
@@ -200,10 +239,14 @@ func (a *Agent) copyTo(f *family, ns *namespaces, req control.CloneRequest, as c
 		handlers: make(map[*kernel.SignalHandlers]*kernel.SignalHandlers), images: make(map[*mm.MemoryManager]*kernel.Task),
 		dirs: make(map[*kernel.FSContext]*kernel.FSContext), tables: make(map[*kernel.FDTable]*kernel.FDTable),
 	}
-	if err := c.make(req, as, rest); err != nil {
+	if req.From != "" {
+		c.fresh = &req
+	}
+	if err := c.make(req, rest); err != nil {
 		c.undo()
 		return c, err
 	}
+	dst.readTold()
 	return c, nil
 }
 
@@ -216,28 +259,36 @@ func dupFile(f *os.File) (*os.File, error) {
 }
 
 // make makes everything of the copy.
-func (c *copying) make(req control.CloneRequest, as control.CloneCopy, rest uint64) error {
+func (c *copying) make(req control.SpawnRequest, rest uint64) error {
 	s, dst := c.s, c.dst
 	dst.lifeMu.Lock()
 	defer dst.lifeMu.Unlock()
-	dst.ns.uts.SetHostName(c.ctx, as.Hostname)
+	dst.ns.uts.SetHostName(c.ctx, req.Hostname)
+	if c.fresh == nil {
+		disk := dst.spec.DiskBytes
+		dst.spec = c.src.spec
+		dst.spec.ID, dst.spec.Name, dst.spec.DiskBytes = dst.id, dst.name, disk
+		dst.spec.Headed = dst.spec.Headed || c.f.split != nil
+	}
+	dst.spec.Seccomp = c.src.spec.Seccomp
 	dst.zone = c.src.zone
+	if err := dst.inheritClock(c.src); err != nil {
+		return err
+	}
+	if c.fresh == nil {
+		c.mergeable()
+	} else {
+		dst.ns.base = nil
+	}
 	dst.setSeccomp(c.src.seccomp)
-	dst.faults.policy, dst.faults.violations, dst.faults.strict = c.src.faults.policy, c.src.faults.violations, c.src.faults.strict
-	dst.dog.a, dst.dog.owner, dst.dog.rule = dst, c.src.dog.owner, c.src.dog.rule
+	dst.past = c.src.past.next(c.src.id)
 	by := s.actor(req.Actor)
 	by.Privileged = true // The daemon has decided.
-	grants, err := c.inherit(rest, by)
-	if err != nil {
-		return err
-	}
-	if err := c.open(grants); err != nil {
-		return err
-	}
-	s.trail.putGathered(dst)
-	dst.endowed.Store(true)
-	dst.reweigh()
-	if err := dst.cpuRefusal(); err != nil {
+	if c.fresh != nil {
+		if err := c.endow(by); err != nil {
+			return err
+		}
+	} else if err := c.divide(rest, by); err != nil {
 		return err
 	}
 	c.files = newFileCopier(c)
@@ -250,9 +301,35 @@ func (c *copying) make(req control.CloneRequest, as control.CloneCopy, rest uint
 			return err
 		}
 	}
+	c.cutNarrowed()
 	c.signals()
+	c.tellCopies()
 	c.orphans()
 	return nil
+}
+
+// divide gives the copy its part of what its original has.
+func (c *copying) divide(rest uint64, by capability.Actor) error {
+	dst, from := c.dst, &c.src.faults
+	dst.faults.policy, dst.faults.violations, dst.faults.strict = from.policy, from.violations, from.strict
+	if !from.policy.Exceptionless() {
+		dst.setTrapper(dst.judgeFault)
+	}
+	if dst.dog.a, dst.dog.rule = dst, c.src.dog.rule; c.f.split == nil { // Who fed it stays.
+		dst.dog.owner = c.src.dog.owner
+	}
+	dst.oom.policy.Store(&oomPolicy{rule: c.src.oom.policy.Load().rule})
+	grants, err := c.inherit(rest, by)
+	if err != nil {
+		return err
+	}
+	if err := c.open(grants); err != nil {
+		return err
+	}
+	c.s.trail.putGathered(dst)
+	dst.endowed.Store(true)
+	dst.reweigh()
+	return dst.cpuRefusal()
 }
 
 // consoles gives every process that was started from outside standard files of its
@@ -269,13 +346,21 @@ func (c *copying) consoles() error {
 	c.dst.nextExec = next
 	c.dst.mu.Unlock()
 	for id, p := range procs {
-		con, err := c.console(p.console)
+		if id != 0 && c.f.split.stays(p.tg) {
+			continue
+		}
+		con, err := c.console(p.console, id)
 		if err != nil {
 			return err
 		}
 		c.dst.mu.Lock()
 		c.dst.procs[id] = &process{id: id, console: con, tty: p.tty}
 		c.dst.mu.Unlock()
+	}
+	for id, p := range procs {
+		if first := procs[0]; id != 0 && first != nil && c.f.split.stays(p.tg) {
+			c.passOn(p.console, first.console)
+		}
 	}
 	return nil
 }
@@ -310,6 +395,10 @@ func (c *copying) orphans() {
 		c.src.mu.Lock()
 		old := c.src.procs[id]
 		c.src.mu.Unlock()
+		if id == 0 && c.f.split != nil {
+			p.tg = c.f.split.init.new
+			continue
+		}
 		if old == nil || byOld[old.tg] == nil {
 			continue
 		}
@@ -317,9 +406,9 @@ func (c *copying) orphans() {
 	}
 }
 
-// run lets the copy go, or keeps it stopped.
-func (c *copying) run(pause bool) {
-	a := c.dst
+// run lets the copy go, or keeps it stopped: after is the state that it is in then.
+func (c *copying) run(after abi.State) {
+	a, pause := c.dst, after != abi.StateRunning
 	a.lifeMu.Lock()
 	defer a.lifeMu.Unlock()
 	root := c.s.k.RootPIDNamespace()
@@ -331,10 +420,7 @@ func (c *copying) run(pause bool) {
 		}
 	}
 	a.mu.Lock()
-	a.state = abi.StateRunning
-	if pause {
-		a.state = abi.StatePaused
-	}
+	a.state = after
 	procs := make([]*process, 0, len(a.procs))
 	for id, p := range a.procs {
 		if p.tg == nil { // It has ended.

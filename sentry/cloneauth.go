@@ -1,6 +1,7 @@
 package sentry
 
 import (
+	"math/bits"
 	"strings"
 
 	"aios.dev/aios/abi"
@@ -21,6 +22,9 @@ func (c *copying) inherit(rest uint64, by capability.Actor) (files []inherited, 
 		return nil, err
 	}
 	tasks := uint64(len(c.f.twins))
+	if c.f.split != nil {
+		tasks++ // Their first process.
+	}
 	for _, old := range space.List(c.src.id) {
 		spec := old.Spec()
 		if !old.Live() || spec.Sealed {
@@ -37,13 +41,21 @@ func (c *copying) inherit(rest uint64, by capability.Actor) (files []inherited, 
 		if err != nil {
 			return nil, err
 		}
-		made, err := space.Inherit(old, c.dst.id, capability.Change{Limits: limits}, by)
-		if err != nil {
-			return nil, errdefs.Wrap(err, errdefs.CapabilityDenied, "give the copy "+spec.String())
+		for _, change := range c.f.only.changes(&spec, limits) {
+			made, err := space.Inherit(old, c.dst.id, change, by)
+			if err != nil {
+				return nil, errdefs.Wrap(err, errdefs.CapabilityDenied, "give the copy "+spec.String())
+			}
+			if spec.Object.Class == abi.ClassFS {
+				files = append(files, inherited{old, made})
+			}
 		}
-		if spec.Object.Class == abi.ClassFS {
-			files = append(files, inherited{old, made})
-		}
+	}
+	if err := c.f.only.complete(); err != nil {
+		return nil, err
+	}
+	if c.f.only != nil && c.f.split == nil || space.HolderClosed(c.src.id) {
+		space.CloseHolder(c.dst.id)
 	}
 	return files, nil
 }
@@ -57,26 +69,23 @@ func (c *copying) part(old *capability.Capability, spec *capability.Spec, rest, 
 		return nil, nil
 	}
 	limits := spec.Limits
-	for k := capability.KindBytes; k <= capability.KindIdle; k++ {
+	for k := capability.KindBytes; k <= capability.KindLast; k++ {
 		left, limited := old.Left(k)
 		if !limited || !k.Divisible() {
 			continue
 		}
-		part := left / (rest + 1)
-		least, what := uint64(1), ""
+		used, least, what := uint64(0), uint64(1), ""
 		switch {
 		case spec.Object.Class == abi.ClassMem && k == capability.KindBytes:
-			// The original keeps what it uses. Pages that both have are counted once.
-			if used := memoryOf(c.src); left-min(left, used) < part*rest {
-				part = (left - min(left, used)) / rest
-			}
-			least, what = leastCopyMemory, "memory"
+			// Pages that both have are counted once.
+			used, least, what = memoryOf(c.src), leastCopyMemory, "memory"
 		case spec.Object.Class == abi.ClassProc && k == capability.KindCount:
-			if left-min(left, tasks) < part*rest {
-				part = (left - min(left, tasks)) / rest
-			}
-			least, what = tasks, "processes"
+			used, least, what = c.f.split.beside(tasks, c.src), tasks, "processes"
+		case k == capability.KindSwap:
+			// What is there stays the original's.
+			used, least = c.src.swapUse().File, 0
 		}
+		part := portion(left, used, rest, c.f.split.share())
 		if part < least {
 			return nil, errdefs.New(errdefs.BudgetExhausted, strings.TrimSpace("what is left of "+spec.String()+" is too little for another copy"+of(what)),
 				errdefs.Op("clone"), errdefs.Resource("%s", c.src.id), errdefs.Fix("end copies that are not needed, or grant the agent more"))
@@ -84,6 +93,17 @@ func (c *copying) part(old *capability.Capability, spec *capability.Spec, rest, 
 		limits.Set(k, part)
 	}
 	return &limits, nil
+}
+
+// portion is what each of rest copies gets of what is left to their original, which
+// keeps what it uses: an equal part, or if percent is not 0 as much as that.
+func portion(left, used, rest, percent uint64) uint64 {
+	part := left / (rest + 1)
+	if percent > 0 {
+		hi, lo := bits.Mul64(left, percent)
+		part, _ = bits.Div64(hi, lo, 100)
+	}
+	return min(part, (left-min(left, used))/rest)
 }
 
 func of(what string) string {

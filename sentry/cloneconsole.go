@@ -12,8 +12,9 @@ func unixDup(fd int) (int, error) { return unix.FcntlInt(uintptr(fd), unix.F_DUP
 
 // console makes the standard files of a process of the copy. What the original has
 // written and nobody has read yet is the original's alone; what is to be read from
-// its input, the copy reads too.
-func (c *copying) console(old *console) (*console, error) {
+// its input, the copy reads too. The first process of a copy of a template that is
+// to have no input finds the end of it.
+func (c *copying) console(old *console, id int32) (*console, error) {
 	if old.tty {
 		return nil, errdefs.New(errdefs.Unsupported, "a process of the agent has a terminal", errdefs.Op("clone"), errdefs.Resource("%s", c.src.id),
 			errdefs.Fix("start the agent without --tty"))
@@ -45,8 +46,29 @@ func (c *copying) console(old *console) (*console, error) {
 			return nil, err
 		}
 	}
+	if c.fresh != nil && id == 0 && !c.fresh.Process.Stdin && con.in != nil { // +checklocksignore: as above.
+		con.in.DecRef(c.ctx) // +checklocksignore: as above.
+		con.in = nil         // +checklocksignore: as above.
+	}
 	for i, o := range old.outs {
-		c.files.pipes[o.fd.Impl().(*pipe.VFSPipeFD).Pipe()] = &pipeEnds{w: get(int32(i + 1))}
+		c.files.pipes[o.pipe()] = &pipeEnds{w: get(int32(i + 1))}
 	}
 	return con, nil
 }
+
+// passOn has what the copy writes to a console that it has not go where the other
+// goes.
+func (c *copying) passOn(old, to *console) {
+	if old.tty {
+		return
+	}
+	for i, o := range old.outs {
+		if own := c.files.pipes[to.outs[min(i, len(to.outs)-1)].pipe()]; own != nil {
+			own.w.IncRef()
+			c.files.pipes[o.pipe()] = &pipeEnds{w: own.w}
+		}
+	}
+}
+
+// pipe is what the program writes to.
+func (o *output) pipe() *pipe.Pipe { return o.fd.Impl().(*pipe.VFSPipeFD).Pipe() }

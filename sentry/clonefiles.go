@@ -19,6 +19,7 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/sentry/ctlfs"
 )
 
 // fileCopier makes the open files of a copy. What two descriptors share they share
@@ -105,13 +106,15 @@ func (f *fileCopier) tables() error {
 		if tw.zombie {
 			continue
 		}
-		table := tw.old.FDTable()
-		table.ForEach(f.ctx, func(_ int32, file *vfs.FileDescription, _ kernel.FDFlags) bool {
+		tw.old.FDTable().ForEach(f.ctx, func(_ int32, file *vfs.FileDescription, _ kernel.FDFlags) bool {
 			if f.holder[file] == nil || tw.lead && tw.tid < f.holder[file].tid {
 				f.holder[file] = tw
 			}
 			return true
 		})
+	}
+	if err := f.connections(); err != nil {
+		return err
 	}
 	for old, table := range f.c.tables {
 		type entry struct {
@@ -183,7 +186,7 @@ func (f *fileCopier) copyFile(old *vfs.FileDescription) (*vfs.FileDescription, e
 	case *vfs.EpollInstance:
 		return v.NewEpollInstanceFD(f.ctx)
 	case *vfs.Inotify:
-		return nil, f.refuse(old, "what inotify watches is not known")
+		return f.copyInotify(old, impl)
 	}
 	if target, err := kernel.PIDFDTask(old); err == nil {
 		return f.copyPIDFD(old, target)
@@ -378,7 +381,7 @@ func (f *fileCopier) content(vd vfs.VirtualDentry, to *vfs.FileDescription) erro
 		return errdefs.Wrap(err, errdefs.Internal, "read a file without a name")
 	}
 	defer from.DecRef(f.ctx)
-	return copyBytes(f.ctx, from, to)
+	return copyBytes(f.ctx, from, to, nil)
 }
 
 // path returns the name by which the agent reaches a file, which a file that was
@@ -461,13 +464,32 @@ func (f *fileCopier) reopen(old *vfs.FileDescription) (*vfs.FileDescription, err
 		return nil, err
 	}
 	flags := old.StatusFlags() &^ (linux.O_CREAT | linux.O_EXCL | linux.O_TRUNC | linux.O_NOCTTY)
-	file, err := f.c.s.k.VFS().OpenAt(f.ctx, f.c.s.creds, creating(f.to, name), &vfs.OpenOptions{Flags: flags | linux.O_NOCTTY})
+	ctx := f.ctx
+	if ctlfs.IsControlTree(old) { // It asks who opens it.
+		ctx = asTask{ctx, f.creator(old)}
+	}
+	file, err := f.c.s.k.VFS().OpenAt(ctx, f.c.s.creds, creating(f.to, name), &vfs.OpenOptions{Flags: flags | linux.O_NOCTTY})
 	if err != nil {
 		return nil, errdefs.New(errdefs.Unsupported, "a file that is open cannot be opened again", errdefs.Op("clone"), errdefs.Resource("%s", name),
 			errdefs.Cause(err), errdefs.Fix("have the program close it, and clone the agent then"))
 	}
 	f.seek(old, file)
+	f.c.dst.copyTrigger(old, file)
 	return file, nil
+}
+
+// asTask is a context in which a task does something that does not run yet.
+type asTask struct {
+	context.Context
+	t *kernel.Task
+}
+
+// Value implements context.Context.
+func (c asTask) Value(key any) any {
+	if key == kernel.CtxTask {
+		return c.t
+	}
+	return c.Context.Value(key)
 }
 
 // interests has the copy of an epoll instance wait for what the original does.

@@ -12,6 +12,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/limits"
 	"gvisor.dev/gvisor/pkg/sentry/mm"
 
+	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 )
 
@@ -21,6 +22,8 @@ type copying struct {
 	f        *family
 	src, dst *Agent
 	ctx      context.Context // of dst
+	// fresh is what is asked for of a copy of a template; nil for a clone.
+	fresh *control.SpawnRequest
 
 	handlers map[*kernel.SignalHandlers]*kernel.SignalHandlers
 	images   map[*mm.MemoryManager]*kernel.Task // the first task with the copy of each
@@ -63,7 +66,7 @@ func (c *copying) tasks() error {
 		if err != nil {
 			return err
 		}
-		if got := c.dst.ns.pid.IDOfTask(t); got != id {
+		if got := c.dst.ns.pid().IDOfTask(t); got != id {
 			return errdefs.Newf(errdefs.Internal, "task %d of the copy has got the number %d", id, got)
 		}
 	}
@@ -75,7 +78,7 @@ func (c *copying) group(h *kernel.SignalHandlers, end linux.Signal, lim *limits.
 	if lim == nil {
 		lim = limits.NewLimitSet()
 	}
-	return c.s.k.NewThreadGroup(c.dst.ns.pid, h, end, lim)
+	return c.s.k.NewThreadGroup(c.dst.ns.pid(), h, end, lim)
 }
 
 // idle makes a task that ends when it is started.
@@ -140,7 +143,9 @@ func (c *copying) task(tw *twin) (*kernel.Task, error) {
 	}
 	var t *kernel.Task
 	var err error
-	if tw.old == nil || tw.zombie {
+	if c.f.split != nil && g == c.f.split.init {
+		t, err = c.keeper(g)
+	} else if tw.old == nil || tw.zombie {
 		container := c.dst.id
 		if tw.old == nil {
 			container = ""
@@ -181,7 +186,7 @@ func (c *copying) leads(g *twinGroup, parent *kernel.Task) error {
 
 // begin has a process lead a session, if it does not.
 func (c *copying) begin(g *twinGroup) error {
-	pid := c.dst.ns.pid
+	pid := c.dst.ns.pid()
 	if pid.IDOfSession(g.new.Session()) == g.sid {
 		return nil
 	}
@@ -200,7 +205,7 @@ func (f *family) all() []*twinGroup {
 
 // sessions puts every process into its session and its process group.
 func (c *copying) sessions() error {
-	pid := c.dst.ns.pid
+	pid := c.dst.ns.pid()
 	all := c.f.all()
 	for _, g := range all {
 		if kernel.ThreadID(g.sid) == g.leader.tid {

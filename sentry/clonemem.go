@@ -93,6 +93,7 @@ func (c *copying) memory() error {
 			case strings.HasPrefix(x.path, "[aio]"):
 				err = errdefs.New(errdefs.Unsupported, "a process uses asynchronous I/O by io_setup(2)", errdefs.Op("clone"), errdefs.Resource("%s", c.src.id))
 			case x.shared:
+				c.noteShared(x)
 				err = c.mapShared(old, m, x, shared)
 			case c.changes(x.path):
 				err = c.mapPrivate(m, x)
@@ -111,10 +112,11 @@ func (c *copying) memory() error {
 // changes reports whether the file of that name is another one in the copy: it is
 // one that the agent has made or changed, or in a directory that it was granted.
 func (c *copying) changes(name string) bool {
-	if strings.HasSuffix(name, " (deleted)") {
-		return false // What is mapped of it stays as it is.
+	if gone, ok := strings.CutSuffix(name, " (deleted)"); ok {
+		// What is mapped of it stays as it is, but for what is not the copy's.
+		return c.fresh != nil && c.files.granted(gone)
 	}
-	if c.files.granted(name) {
+	if c.files.granted(name) || isRegion(name) {
 		return true
 	}
 	ns := c.dst.ns
@@ -141,7 +143,7 @@ func (c *copying) mapShared(old, m *mm.MemoryManager, x mapping, shared map[file
 	if file == nil && strings.HasPrefix(x.path, "/") && !strings.HasSuffix(x.path, " (deleted)") {
 		for _, flags := range []uint32{linux.O_RDWR, linux.O_RDONLY} {
 			var err error
-			if file, err = c.s.k.VFS().OpenAt(c.ctx, c.s.creds, creating(c.files.to, x.path), &vfs.OpenOptions{Flags: flags | linux.O_NOCTTY}); err == nil {
+			if file, err = c.s.k.VFS().OpenAt(c.ctxOf(x.path), c.s.creds, creating(c.files.to, x.path), &vfs.OpenOptions{Flags: flags | linux.O_NOCTTY}); err == nil {
 				break
 			}
 		}
@@ -205,7 +207,7 @@ func (c *copying) mapFile(m *mm.MemoryManager, x mapping, file *vfs.FileDescript
 	if x.shared && !file.IsWritable() {
 		opts.MaxPerms.Write = false
 	}
-	if err := file.ConfigureMMap(c.ctx, &opts); err != nil {
+	if err := file.ConfigureMMap(c.ctxOf(x.path), &opts); err != nil {
 		return errdefs.Wrap(err, errdefs.Internal, "map", errdefs.Resource("%s", x.path))
 	}
 	if opts.MappingIdentity != nil {
@@ -217,8 +219,12 @@ func (c *copying) mapFile(m *mm.MemoryManager, x mapping, file *vfs.FileDescript
 
 // mapPrivate maps the copy's own file, and keeps what the program has changed.
 func (c *copying) mapPrivate(m *mm.MemoryManager, x mapping) error {
-	file, err := c.s.k.VFS().OpenAt(c.ctx, c.s.creds, creating(c.files.to, x.path), &vfs.OpenOptions{Flags: linux.O_RDONLY})
+	file, err := c.s.k.VFS().OpenAt(c.ctxOf(x.path), c.s.creds, creating(c.files.to, x.path), &vfs.OpenOptions{Flags: linux.O_RDONLY})
 	if err != nil {
+		if c.fresh != nil && c.files.granted(x.path) {
+			return errdefs.New(errdefs.Unsupported, "the template has mapped a file of a directory that the agent is not granted", errdefs.Op("spawn"),
+				errdefs.Resource("%s", x.path), errdefs.Fix("grant the agent that directory, at the same place"))
+		}
 		if linuxerr.Equals(linuxerr.ENOENT, err) {
 			return nil
 		}

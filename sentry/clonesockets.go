@@ -65,22 +65,36 @@ type queued struct {
 const socketRoom = 4 << 20
 
 // drain takes everything out of an endpoint.
-func (f *fileCopier) drain(ep transport.Endpoint) (all []queued, closed bool) {
+func (f *fileCopier) drain(ep transport.Endpoint) (all []queued) {
 	buf := make([]byte, socketRoom)
 	for {
-		out, notify, err := ep.RecvMsg(f.ctx, [][]byte{buf}, transport.RecvArgs{Creds: true, NumRights: 1 << 10})
+		// One by one, or files of one would come with what was sent before it.
+		next, _, err := ep.RecvMsg(f.ctx, [][]byte{buf}, transport.RecvArgs{Creds: true, NumRights: 1 << 10, Peek: true})
+		if err != nil {
+			return all
+		}
+		next.Control.Release(f.ctx)
+		out, notify, err := ep.RecvMsg(f.ctx, [][]byte{buf[:next.RecvLen]}, transport.RecvArgs{Creds: true, NumRights: 1 << 10})
 		if notify != nil {
 			notify()
 		}
 		if err != nil {
-			return all, err == syserr.ErrClosedForReceive
+			return all
 		}
 		all = append(all, queued{append([]byte(nil), buf[:out.RecvLen]...), out.Control, out.Source})
 	}
 }
 
-// refill puts messages back into an endpoint's peer.
+// refill puts messages back into an endpoint's peer, which may have had more of
+// them than its queue takes: some of one that was read in part.
 func (f *fileCopier) refill(from transport.Endpoint, all []queued) error {
+	o, room := from.SocketOptions(), int64(0)
+	for _, m := range all {
+		room += int64(len(m.data))
+	}
+	size := o.GetSendBufferSize()
+	o.SetSendBufferSize(size+room, true)
+	defer o.SetSendBufferSize(size, true)
 	for _, m := range all {
 		for rest := m.data; ; {
 			n, notify, err := from.SendMsg(f.ctx, [][]byte{rest}, m.control, nil)
@@ -110,7 +124,7 @@ func (f *fileCopier) mine(m queued, sender *kernel.Task) (queued, error) {
 		var files control.RightsFiles
 		for _, file := range *r {
 			if f.holder[file] == nil {
-				f.holder[file] = f.c.f.of[f.c.f.twins[1].old]
+				f.holder[file] = f.c.f.head
 			}
 			n, err := f.file(file)
 			if err != nil {
@@ -129,7 +143,7 @@ func (f *fileCopier) creator(old *vfs.FileDescription) *kernel.Task {
 	if tw := f.holder[old]; tw != nil {
 		return tw.new
 	}
-	return f.c.f.twins[1].new
+	return f.c.f.head.new
 }
 
 // copyUnix copies a socket of AF_UNIX.
@@ -149,11 +163,11 @@ func (f *fileCopier) copyUnix(old *vfs.FileDescription, s *unix.Socket) (*vfs.Fi
 	if ep.State() == linux.SS_CONNECTED {
 		return f.pair(old, s, stype, proto)
 	}
-	if size, err := ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption); err == nil && size > 0 || stype == linux.SOCK_DGRAM && s.Readiness(waiter.ReadableEvents)&waiter.ReadableEvents != 0 {
-		return nil, f.busy("a message waits in a socket")
+	if stype == linux.SOCK_DGRAM {
+		return f.datagrams(old, s, proto)
 	}
-	if ep.State() == linux.SS_CONNECTING { // So says one without connections that sends to a certain address.
-		return nil, f.refuse(old, "it is a datagram socket that is connected")
+	if size, err := ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption); err == nil && size > 0 {
+		return nil, f.busy("a message waits in a socket")
 	}
 	return f.bound(old, ep, stype, proto)
 }
@@ -241,27 +255,36 @@ func (f *fileCopier) pair(old *vfs.FileDescription, s *unix.Socket, stype linux.
 	ps := peer.Impl().(*unix.Socket)
 	f.options(ps, b.Impl().(socket.Socket), t, unixOptions)
 	b.SetStatusFlags(f.ctx, f.c.s.creds, peer.StatusFlags())
-	toA, aClosed := f.drain(s.Endpoint())
-	toB, bClosed := f.drain(ps.Endpoint())
 	for _, way := range []struct {
-		all      []queued
-		old, new transport.Endpoint
-		closed   bool
-	}{{toA, ps.Endpoint(), ep2(b), aClosed}, {toB, s.Endpoint(), ep2(a), bClosed}} {
-		for _, m := range way.all {
-			own, err := f.mine(m, t)
-			if err == nil {
-				err = f.refill(way.new, []queued{own})
-			}
-			if err != nil {
+		reader   *unix.Socket
+		old, new transport.Endpoint // of the sender
+	}{{s, ps.Endpoint(), ep2(b)}, {ps, s.Endpoint(), ep2(a)}} {
+		if way.reader.Readiness(waiter.EventRdHUp)&waiter.EventRdHUp != 0 { // Nothing can be put back.
+			if err := f.leftOver(way.reader.Endpoint(), way.new, t); err != nil {
 				return nil, err
 			}
-		}
-		if err := f.refill(way.old, way.all); err != nil {
-			return nil, err
-		}
-		if way.closed {
 			way.new.Shutdown(tcpip.ShutdownWrite)
+			continue
+		}
+		all := f.drain(way.reader.Endpoint())
+		var own []queued
+		var err error
+		for _, m := range all {
+			var o queued
+			if o, err = f.mine(m, t); err != nil {
+				break
+			}
+			own = append(own, o)
+		}
+		// In any case the original has its own again; that empties what it carries.
+		if err2 := f.refill(way.old, all); err == nil {
+			err = err2
+		}
+		if err == nil {
+			err = f.refill(way.new, own)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	for _, x := range []struct{ old, new transport.Endpoint }{{s.Endpoint(), ep2(a)}, {ps.Endpoint(), ep2(b)}} {
@@ -269,13 +292,10 @@ func (f *fileCopier) pair(old *vfs.FileDescription, s *unix.Socket, stype linux.
 			x.new.Bind(addr) // That is what it is called; nobody finds it by that.
 		}
 	}
-	notes := &f.c.dst.notes
-	notes.note(t, a, func(n *fileNote) { n.peer = b })
-	notes.note(t, b, func(n *fileNote) { n.peer = a })
 	return a, nil
 }
 
-// leftOver copies what waits in an endpoint whose peer has gone.
+// leftOver copies what waits in an endpoint whose peer sends no more.
 func (f *fileCopier) leftOver(ep, from transport.Endpoint, t *kernel.Task) error {
 	size, err := ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption)
 	if err != nil || size == 0 {
@@ -289,8 +309,9 @@ func (f *fileCopier) leftOver(ep, from transport.Endpoint, t *kernel.Task) error
 	if serr != nil {
 		return nil
 	}
+	defer out.Control.Release(f.ctx)
 	if out.RecvLen != int64(size) {
-		return f.busy("a socket whose peer has gone holds several messages")
+		return f.busy("a socket whose other end is shut down holds several messages")
 	}
 	own, err2 := f.mine(queued{data: buf[:size], control: out.Control}, t)
 	if err2 != nil {
@@ -344,7 +365,7 @@ func (f *fileCopier) src(old *vfs.FileDescription) *kernel.Task {
 	if tw := f.holder[old]; tw != nil {
 		return tw.old
 	}
-	return f.c.f.twins[1].old
+	return f.c.f.head.old
 }
 
 // hasName reports whether an address says more than its family.

@@ -10,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/mm"
 
+	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 )
 
@@ -49,22 +50,42 @@ type family struct {
 	fillers map[kernel.ThreadID]*twinGroup
 	// busy is why the agent has to run on for a moment, if anything is.
 	busy string
+	// only is what the copies are to have of the authority, or nil: their part.
+	only *narrowing
+	// base is what was in the upper layer, once a copy was made.
+	base *baseline
+	// head is the process in whose name things are made that are nobody's: the
+	// first, or of a split the first of those that leave.
+	head *twin
+	// split is set if only some of the processes are copied.
+	split *splitting
 }
 
-// survey looks at every task of an agent that was frozen. Busy says why the agent
-// has to run on for a moment before it can be copied.
+// survey looks at every task of an agent that was frozen, or at those of which split
+// says that they leave. Busy says why the agent has to run on for a moment before it
+// can be copied.
 //
 // +checklocks:a.lifeMu
-func (a *Agent) survey() (f *family, busy string, err error) {
-	pid := a.ns.pid
+func (a *Agent) survey(split *control.Split) (f *family, busy string, err error) {
+	pid := a.ns.pid()
 	f = &family{a: a, twins: make(map[kernel.ThreadID]*twin), of: make(map[*kernel.Task]*twin), fillers: make(map[kernel.ThreadID]*twinGroup)}
 	groups := make(map[*kernel.ThreadGroup]*twinGroup)
 	spaces := make(map[*mm.MemoryManager]*twinGroup)
+	if split != nil {
+		if f.split, err = a.leaving(split); err != nil {
+			return nil, "", err
+		}
+		f.fillers[1] = f.split.init
+	}
 	for _, t := range pid.Tasks() {
 		if t.ExitState() == kernel.TaskExitDead {
 			continue
 		}
 		tg := t.ThreadGroup()
+		if f.split.stays(tg) {
+			f.split.staying = append(f.split.staying, t)
+			continue
+		}
 		if tg.PIDNamespace() != pid {
 			return nil, "", f.refuse(t, "is in a PID namespace of its own")
 		}
@@ -101,6 +122,9 @@ func (a *Agent) survey() (f *family, busy string, err error) {
 			return nil, t.Name() + " has the memory of another process, as after a vfork(2)", nil
 		}
 	}
+	if t := f.split.lender(spaces); t != nil {
+		return nil, t.Name() + " has the memory of a process that is to leave, as after a vfork(2)", nil
+	}
 	slices.SortFunc(f.groups, func(x, y *twinGroup) int { return int(leaderTID(x) - leaderTID(y)) })
 	for _, g := range f.groups {
 		if g.leader == nil {
@@ -108,22 +132,29 @@ func (a *Agent) survey() (f *family, busy string, err error) {
 		}
 		slices.SortFunc(g.tasks, func(x, y *twin) int { return int(x.tid - y.tid) })
 		g.sid, g.pgid = pid.IDOfSession(g.old.Session()), pid.IDOfProcessGroup(g.old.ProcessGroup())
-		if p := g.leader.old.Parent(); p != nil {
+		switch p := g.leader.old.Parent(); {
+		case f.split != nil && (p == nil || f.of[p] == nil):
+			g.leader.parent = f.split.init.leader
+		case p != nil:
 			if g.leader.parent = f.of[p]; g.leader.parent == nil {
 				return nil, "a process ends", nil
 			}
 		}
 	}
-	if first := f.twins[1]; first == nil || first.zombie {
+	if f.head = f.twins[1]; f.split != nil {
+		f.head = f.twins[f.split.first]
+	}
+	if f.head == nil || f.head.zombie {
 		return nil, "", errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", a.id))
 	}
 	if ipc := a.ns.ipc; ipc.ShmRegistry().ShmInfo().ShmTot > 0 || ipc.SemaphoreRegistry().SemInfo().SemUsz > 0 || ipc.MsgqueueRegistry().MsgInfo(a.ctx).MsgPool > 0 {
-		return nil, "", f.refuse(first(f), "has shared memory, semaphores or messages of System V")
+		return nil, "", f.refuse(f.head.old, "has shared memory, semaphores or messages of System V")
+	}
+	if a.toldUnread() {
+		return nil, "what inotify has told is not read yet", nil
 	}
 	return f, "", f.place()
 }
-
-func first(f *family) *kernel.Task { return f.twins[1].old }
 
 func leaderTID(g *twinGroup) kernel.ThreadID {
 	if g.leader == nil {
@@ -222,7 +253,9 @@ func (f *family) fill(id kernel.ThreadID, g *twinGroup) {
 			filler.leader.parent = s.leader
 		}
 	} else {
-		filler.leader.parent = f.twins[1]
+		if filler.leader.parent = f.twins[1]; f.split != nil {
+			filler.leader.parent = f.split.init.leader
+		}
 	}
 	f.fillers[id] = filler
 }

@@ -53,6 +53,8 @@ type output struct {
 	wait waiter.Entry
 	once sync.Once
 	work *irq.Work // drains
+	// unregistered is set by hold, which nobody calls twice at once.
+	unregistered bool
 
 	mu       sync.Mutex
 	draining bool // +checklocks:mu
@@ -60,6 +62,8 @@ type output struct {
 	again bool // +checklocks:mu
 	// It is being finished.
 	eof bool // +checklocks:mu
+	// Nothing may be read for the time being.
+	held bool // +checklocks:mu
 	// Bytes still to pass on once eof is set.
 	left int // +checklocks:mu
 	// Closed when draining stops, if somebody waits.
@@ -76,7 +80,7 @@ func (o *output) NotifyEvent(waiter.EventMask) {
 	if o.eof {
 		return
 	}
-	if o.draining {
+	if o.draining || o.held {
 		o.again = true
 		return
 	}
@@ -119,7 +123,7 @@ func (o *output) more(n int) bool {
 		if n > 0 && o.left > 0 {
 			return true
 		}
-	} else if n > 0 || o.again {
+	} else if (n > 0 || o.again) && !o.held {
 		// A pipe without writers reads as nothing and a terminal without
 		// replicas as EIO, but both may be opened again from inside while
 		// the process lives: that is no end yet.
@@ -237,6 +241,9 @@ func install(ctx context.Context, fds *kernel.FDTable, fd *vfs.FileDescription, 
 // deliver passes output to the log and to every stream.
 func (c *console) deliver(kind control.FrameType, p []byte) {
 	c.log.append(kind == control.FrameStderr, p)
+	if w := c.a.warming; w != nil {
+		w.wrote(p)
+	}
 	c.mu.Lock()
 	streams := c.streams // Replaced, never changed in place.
 	c.mu.Unlock()

@@ -80,8 +80,8 @@ func (s *Kernel) snapshot(a *Agent, req control.DumpRequest, cause *dumpCause) (
 	for _, t := range stuck {
 		m.Remarks = append(m.Remarks, "thread "+a.idOf(t)+" ("+t.Name()+") is in a call that does not end: its registers are not in the core")
 	}
-	for _, tg := range a.ns.pid.ThreadGroups() {
-		pid := int32(a.ns.pid.IDOfThreadGroup(tg))
+	for _, tg := range a.ns.pid().ThreadGroups() {
+		pid := int32(a.ns.pid().IDOfThreadGroup(tg))
 		if req.PID != 0 && req.PID != pid {
 			continue
 		}
@@ -110,7 +110,7 @@ func (s *Kernel) snapshot(a *Agent, req control.DumpRequest, cause *dumpCause) (
 // imageOf copies one process whose tasks stand still.
 func (s *Kernel) imageOf(a *Agent, tg *kernel.ThreadGroup, h *halt, cause *dumpCause) (*processImage, error) {
 	leader := tg.Leader()
-	pid := a.ns.pid.IDOfThreadGroup(tg)
+	pid := a.ns.pid().IDOfThreadGroup(tg)
 	if leader == nil {
 		return nil, errdefs.Newf(errdefs.AgentNotRunning, "process %d has ended", pid)
 	}
@@ -152,6 +152,14 @@ func (p *processImage) plan(s *Kernel, limit uint64, full bool) {
 		if p.Mappings[i].File == "[vsyscall]" {
 			p.Mappings = p.Mappings[:i]
 			break
+		}
+	}
+	if sys := s.swapOn.Load(); sys != nil {
+		for i := range p.Mappings { // What is swapped out was touched, too.
+			m := &p.Mappings[i]
+			if len(sys.mappings(p.mm, hostarch.AddrRange{Start: hostarch.Addr(m.Start), End: hostarch.Addr(m.End)})) > 0 {
+				m.Resident = max(m.Resident, hostarch.PageSize)
+			}
 		}
 	}
 	if n := len(p.Mappings); n > kdb.MaxMappings {

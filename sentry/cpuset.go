@@ -22,6 +22,10 @@ func (s *Kernel) SetCPU(req control.SetCPURequest) (control.SetCPUReply, error) 
 	if err != nil {
 		return none, err
 	}
+	if s.space.HolderClosed(a.id) {
+		return none, errdefs.New(errdefs.AgentSealed, "it was specialised: its CPU time is what it is", errdefs.Op("set CPU time"), errdefs.Resource("%s", a.id),
+			errdefs.Fix("specialise its original again, with what is needed"))
+	}
 	a.cpuSetMu.Lock()
 	defer a.cpuSetMu.Unlock()
 	own := a.ownCPU()
@@ -59,6 +63,7 @@ func (s *Kernel) SetCPU(req control.SetCPURequest) (control.SetCPUReply, error) 
 			return none, err
 		}
 	}
+	defer s.trail.flush()
 	by := s.actor(req.Actor)
 	if err := s.space.Amend(own, spec.Object, spec.Limits, by); err != nil {
 		return none, err

@@ -21,6 +21,9 @@ type testDaemon struct {
 
 var theDaemon testDaemon
 
+// theKernelIsUp is closed when theKernel is there: it says things before.
+var theKernelIsUp = make(chan struct{})
+
 // keptRecords bounds what the test daemon remembers.
 const keptRecords = 2000
 
@@ -36,7 +39,11 @@ func (d *testDaemon) push(event string, body any) int {
 			}
 		}
 		d.records = d.records[max(0, len(d.records)-keptRecords):]
-		go theKernel.trail.ack(d.last)
+		last := d.last
+		go func() {
+			<-theKernelIsUp
+			theKernel.trail.ack(last)
+		}()
 	case control.Ask:
 		if d.answer == nil {
 			return 0

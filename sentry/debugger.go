@@ -115,7 +115,7 @@ func (s *Kernel) attach(a *Agent, pid int32, by control.Actor) (*debugger, error
 	}
 	d.breaks.init() // +checklocksignore: nobody else has it.
 	if pid != 0 {
-		if d.only = a.ns.pid.ThreadGroupWithID(kernel.ThreadID(pid)); d.only == nil {
+		if d.only = a.ns.pid().ThreadGroupWithID(kernel.ThreadID(pid)); d.only == nil {
 			return nil, errdefs.Newf(errdefs.NotFound, "the agent has no process %d", pid).
 				With(errdefs.Resource("%s", a.id), errdefs.Fix("`aiosctl inspect %s` lists its processes", a.id))
 		}
@@ -125,7 +125,7 @@ func (s *Kernel) attach(a *Agent, pid int32, by control.Actor) (*debugger, error
 			return nil, errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", a.id))
 		}
 	}
-	d.pid = int32(a.ns.pid.IDOfThreadGroup(d.first))
+	d.pid = int32(a.ns.pid().IDOfThreadGroup(d.first))
 	if !a.debugger.CompareAndSwap(nil, d) {
 		return nil, errdefs.New(errdefs.WrongState, "the agent is being debugged already", errdefs.Op("debug"), errdefs.Resource("%s", a.id),
 			errdefs.Fix("end the other debugger; the audit trail says who it is"))
@@ -165,7 +165,7 @@ func (d *debugger) in(t *kernel.Task) bool { return d.only == nil || t.ThreadGro
 
 // tasks returns the tasks that are debugged and have not ended.
 func (d *debugger) tasks() []*kernel.Task {
-	return slices.DeleteFunc(d.a.ns.pid.Tasks(), func(t *kernel.Task) bool {
+	return slices.DeleteFunc(d.a.ns.pid().Tasks(), func(t *kernel.Task) bool {
 		return !d.in(t) || t.ExitState() != kernel.TaskExitNone
 	})
 }

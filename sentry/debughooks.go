@@ -252,6 +252,6 @@ func (d *debugger) exited(t *kernel.Task) {
 
 // describe is a task as the stub knows it.
 func (d *debugger) describe(t *kernel.Task) gdbstub.Thread {
-	ns := d.a.ns.pid
+	ns := d.a.ns.pid()
 	return gdbstub.Thread{PID: int32(ns.IDOfThreadGroup(t.ThreadGroup())), TID: int32(ns.IDOfTask(t)), Name: t.Name()}
 }

@@ -32,7 +32,7 @@ func (d *debugger) Threads() []gdbstub.Thread {
 
 // taskOf returns a thread that is debugged and stands still.
 func (d *debugger) taskOf(th gdbstub.Thread) (*kernel.Task, error) {
-	t := d.a.ns.pid.TaskWithID(kernel.ThreadID(th.TID))
+	t := d.a.ns.pid().TaskWithID(kernel.ThreadID(th.TID))
 	switch {
 	case t == nil || !d.in(t) || t.ExitState() != kernel.TaskExitNone:
 		return nil, errdefs.Newf(errdefs.NotFound, "there is no thread %d", th.TID)

@@ -96,7 +96,7 @@ func (e *explainer) objects() (Explanation, bool) {
 	for _, need := range e.op.Needs {
 		h, ok := e.find(need)
 		if !ok {
-			return e.refused(refusalErrno(need.Class), need.String(), e.subject()+" needs "+need.String()+", which the agent does not hold"), false
+			return e.refused(e.refusalErrno(need), need.String(), e.subject()+" needs "+need.String()+", which the agent does not hold"), false
 		}
 		e.because(need.String(), h.ID)
 	}
@@ -115,8 +115,15 @@ func (e *explainer) find(need abi.Held) (HeldCapability, bool) {
 }
 
 // refusalErrno is what a program sees when it has no capability to an object.
-func refusalErrno(c abi.Class) syscall.Errno {
-	switch c {
+func (e *explainer) refusalErrno(need abi.Held) syscall.Errno {
+	switch need.Class {
+	case abi.ClassRegion:
+		for _, h := range e.held {
+			if h.Class == need.Class && h.Object == need.Object {
+				return syscall.EPERM
+			}
+		}
+		return syscall.ENOENT // Who holds nothing of it is not told that it is there.
 	case abi.ClassNet:
 		return syscall.ENETUNREACH // The gate is open, the network has no way.
 	case abi.ClassAgent:

@@ -16,6 +16,8 @@ func TestExplain(t *testing.T) {
 		{"c000000000003", abi.Held{Class: abi.ClassNet, Object: "loopback", Rights: abi.NetConnect}},
 		{"c000000000004", abi.Held{Class: abi.ClassAgent, Object: "worker", Rights: abi.AgentSignal}},
 		{"c000000000005", abi.Held{Class: abi.ClassSvc, Object: "db", Rights: abi.SvcConnect}},
+		{"c000000000007", abi.Held{Class: abi.ClassSemantic, Object: "notes/*@animals", Rights: abi.SemanticRead}},
+		{"c000000000008", abi.Held{Class: abi.ClassRegion, Object: "table", Rights: abi.RegionRead}},
 	}
 	plain := make([]abi.Held, len(held))
 	for i := range held {
@@ -56,6 +58,13 @@ func TestExplain(t *testing.T) {
 		{"syscall reboot", false, "", "", syscall.EPERM, "admin"},
 		{"call db", true, "c000000000005", "", 0, "svc:db"},
 		{"call other", false, "", "svc:other", syscall.EACCES, ""},
+		{"memory notes/a@animals", true, "c000000000007", "", 0, "semantic:notes/a@animals:read from c000000000007"},
+		{"memory notes/a@animals+cats read", true, "c000000000007", "", 0, ""},
+		{"memory notes/a", false, "", "semantic:notes/a:read", syscall.EACCES, "does not hold"},
+		{"memory notes/a@animals write", false, "", "semantic:notes/a@animals:write", syscall.EACCES, "does not hold"},
+		{"region table", true, "c000000000008", "", 0, "region:table:read"},
+		{"region table write", false, "", "region:table:write", syscall.EPERM, "does not hold"},
+		{"region other", false, "", "region:other:read", syscall.ENOENT, ""},
 		{"open /data/x", true, "c000000000006", "", 0, "mount of fs:/data"},
 		{"open /data/x w", false, "", "fs:/data/x:write", syscall.EACCES, "does not give write"},
 		{"exec /bin/sh", true, "c000000000002", "", 0, "own"},

@@ -37,6 +37,7 @@ func (s *Kernel) bootFabric() error {
 			return s.byCgID
 		},
 		Charge: s.chargeRegion, Release: s.releaseRegion, Lost: s.lostRegion,
+		Lend: s.lendRank, PassOn: s.passOnRank, Reclaim: s.reclaimRank,
 	})
 	return nil
 }
@@ -240,10 +241,11 @@ func (s *Kernel) removeRegion(r *fabric.Region, by capability.Actor, why string)
 }
 
 // heldBack waits, on a task's own goroutine and with no locks held, while a
-// version of a region is made that the task may be about to write.
-func (s *Kernel) heldBack(ctx context.Context) {
+// version of a region is made that the task may be about to write. To gVisor the task
+// still executes its program: it must not be told that it sleeps.
+func (s *Kernel) heldBack() {
 	for _, open := range s.fabric.Held() {
-		s.away(ctx, func() { <-open })
+		<-open
 	}
 }
 
@@ -264,6 +266,10 @@ func (s *Kernel) ctlRegions(agent string) []*fabric.Region {
 // who must not have it, or so that its owner would have lost it.
 func (s *Kernel) mayShare(c *capability.Capability, to *Agent, move bool, by capability.Actor) error {
 	o := c.Object()
+	if o.Class == abi.ClassSemantic && !by.Privileged && !c.Rights().Has(abi.SemanticShare) && to.id != by.Name {
+		return errdefs.New(errdefs.CapabilityDenied, "it does not give the right share", errdefs.Op("delegate"), errdefs.Resource("%s", o),
+			errdefs.Fix("ask for semantic:%s with the right share", o.Name))
+	}
 	if o.Class == abi.ClassRegion {
 		switch {
 		case !by.Privileged && !c.Rights().Has(abi.RegionShare) && to.id != by.Name:
@@ -281,11 +287,15 @@ func (s *Kernel) mayShare(c *capability.Capability, to *Agent, move bool, by cap
 func (c ctlAuthority) Regions(agent string) []*fabric.Region { return c.s.ctlRegions(agent) }
 
 // Fabric implements ctlfs.Authority.Fabric.
-func (c ctlAuthority) Fabric(_ context.Context, by capability.Actor, req *control.FabricRequest) (control.FabricReply, error) {
-	if req.Op == control.FabricList {
+func (c ctlAuthority) Fabric(ctx context.Context, by capability.Actor, req *control.FabricRequest) (reply control.FabricReply, err error) {
+	switch req.Op {
+	case control.FabricList:
 		req.Agent = by.Name
+	case control.FabricCommit: // It waits for the disk.
+		c.s.away(ctx, func() { reply, err = c.s.doFabric(by, *req) })
+		return reply, errdefs.Wrap(err, errdefs.Internal, "region "+req.Op)
 	}
-	reply, err := c.s.doFabric(by, *req)
+	reply, err = c.s.doFabric(by, *req)
 	return reply, errdefs.Wrap(err, errdefs.Internal, "region "+req.Op)
 }
 

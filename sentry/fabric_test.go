@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -159,6 +160,18 @@ func TestReadOnlyRegion(t *testing.T) {
 	b.say("length 1044480 1", 0)
 }
 
+// leaseEnds shortens a lease and waits for its end.
+func leaseEnds(s *spawned, c *control.Cap) {
+	short := 20 * time.Millisecond
+	if _, err := theKernel.CapAttenuate(control.CapRequest{Cap: c.ID, Change: capability.Change{Lease: &short}}); err != nil {
+		s.t.Fatal(err)
+	}
+	eventually(s.t, func() bool {
+		return !slices.ContainsFunc(theKernel.space.List(s.id), func(of *capability.Capability) bool { return of.ID() == c.ID })
+	})
+	time.Sleep(100 * time.Millisecond) // Those who use it are told next.
+}
+
 // TestRegionIsTakenBack ends the right to a region in every way, and looks whether
 // the pages are gone at once, private copies included.
 func TestRegionIsTakenBack(t *testing.T) {
@@ -170,7 +183,7 @@ func TestRegionIsTakenBack(t *testing.T) {
 		"removed": func(s *spawned, _ *control.Cap) {
 			fab(s.t, control.FabricRequest{Op: control.FabricRemove, Name: "table"})
 		},
-		"lease over": func(s *spawned, c *control.Cap) { time.Sleep(600 * time.Millisecond) },
+		"lease over": leaseEnds,
 		"narrowed": func(s *spawned, c *control.Cap) {
 			rights := abi.RegionSnapshot
 			if _, err := theKernel.CapAttenuate(control.CapRequest{Cap: c.ID, Change: capability.Change{Rights: &rights}}); err != nil {
@@ -186,7 +199,7 @@ func TestRegionIsTakenBack(t *testing.T) {
 			regionOf(t, control.FabricRequest{Name: "table", Size: 1 << 20})
 			lease := time.Duration(0)
 			if name == "lease over" {
-				lease = 500 * time.Millisecond
+				lease = time.Hour
 			}
 			c := share(t, "table", b, "read+write+snapshot", lease)
 			b.say("open /aios/fabric/table rw", 0)
@@ -385,4 +398,108 @@ func TestRegionsFromInside(t *testing.T) {
 	b.want("ls /aios/fabric", "[0]")
 	ctl(a, "region remove notes", "ok\nrevoked=1 [0]")
 	a.want("ls /aios/fabric", "[0]")
+}
+
+// TestLostRegionOfZeros reads zeros where a region was, however the right to it
+// ended, and cannot write.
+func TestLostRegionOfZeros(t *testing.T) {
+	for name, end := range map[string]func(s *spawned, c *control.Cap){
+		"revoked": func(s *spawned, c *control.Cap) { takeBack(s.t, c.ID) },
+		"removed": func(s *spawned, _ *control.Cap) {
+			fab(s.t, control.FabricRequest{Op: control.FabricRemove, Name: "table"})
+		},
+		"lease over": leaseEnds,
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, o := regioner(t), regioner(t)
+			regionOf(t, control.FabricRequest{Name: "table", Agent: o.id, Size: 3<<20 + 4096, Zeros: true})
+			lease := time.Duration(0)
+			if name == "lease over" {
+				lease = time.Hour
+			}
+			c := share(t, "table", b, "read+write", lease)
+			b.say("open /aios/fabric/table rw", 0)
+			b.say("map w", 0)
+			offs := []int{0, 65535, 70000, 3<<20 + 4095}
+			for _, off := range offs {
+				b.say(fmt.Sprintf("poke %d 7", off), 0)
+			}
+			end(b, c)
+			for _, off := range offs {
+				b.say(fmt.Sprintf("peek %d", off), 1000)
+				b.say(fmt.Sprintf("poke %d 7", off), bus)
+				b.say(fmt.Sprintf("child %d", off), 1000)
+			}
+			b.say("readinto 5", int(unix.EFAULT))
+			b.say("peek 5", 1000)
+		})
+	}
+}
+
+// TestSealedByDigest opens sealed regions by what is in them, with the rights that there
+// are to them by name, and no others.
+func TestSealedByDigest(t *testing.T) {
+	a, b := regioner(t), regioner(t)
+	for _, name := range []string{"one", "two", "keys"} {
+		req := control.FabricRequest{Name: name, Agent: a.id, Size: 64 << 10}
+		if name == "keys" {
+			req.Labels = []string{"secret"}
+		}
+		regionOf(t, req)
+		a.say("open /aios/fabric/"+name+" rw", 0)
+		a.say("pwrite 9 7", 0)
+	}
+	digest := func(name string) string {
+		return fab(t, control.FabricRequest{Op: control.FabricSeal, Name: name}).Regions[0].Digest
+	}
+	d := digest("one")
+	path := "/aios/fabric/" + d
+	a.say("open "+path+" r", 0)
+	a.say("map r", 0)
+	a.say("peek 9", 1007)
+	a.say("open "+path+" rw", int(unix.EPERM))
+	wrong := "/aios/fabric/" + d[:len(d)-1] + "x"
+	a.say("open "+wrong+" r", int(unix.ENOENT))
+	// Who has no right to it does not learn that it is there.
+	b.say("open "+path+" r", int(unix.ENOENT))
+	ask := func(s *spawned, op string, want errdefs.Code) {
+		t.Helper()
+		_, err := ctlAuthority{theKernel}.Fabric(theKernel.k.SupervisorContext(), capability.Actor{Name: s.id}, &control.FabricRequest{Op: op, Name: d, Agent: b.id})
+		if errdefs.CodeOf(err) != want {
+			t.Errorf("%s by %s: %v", op, s.id, err)
+		}
+	}
+	ask(b, control.FabricShow, errdefs.NotFound)
+	share(t, "one", b, "read", 0)
+	b.say("open "+path+" r", 0)
+	b.say("map r", 0)
+	b.say("peek 9", 1007)
+	ask(b, control.FabricShow, "")
+	ask(b, control.FabricShare, errdefs.CapabilityDenied)
+	ask(a, control.FabricShare, "")
+	// It is gone with the right, by whatever name it was opened.
+	fab(t, control.FabricRequest{Op: control.FabricUnshare, Name: d, Agent: b.id})
+	b.say("peek 9", bus)
+	b.say("open "+path+" r", int(unix.ENOENT))
+	// Another with the same contents is as good, to read.
+	if other := digest("two"); other != d {
+		t.Errorf("%s and %s", d, other)
+	}
+	share(t, "two", b, "read", 0)
+	b.say("open "+path+" r", 0)
+	ask(b, control.FabricShow, "")
+	ask(a, control.FabricRemove, errdefs.InvalidArgument) // Which?
+	fab(t, control.FabricRequest{Op: control.FabricUnshare, Name: "two", Agent: b.id})
+	// Labels are of a region: the contents of one that is secret are not, elsewhere.
+	c := regioner(t, instead("net:*"))
+	digest("keys")
+	if _, err := theKernel.Fabric(control.FabricRequest{Op: control.FabricShare, Name: "keys", Agent: c.id}); errdefs.CodeOf(err) != errdefs.LabelDenied {
+		t.Errorf("%v", err)
+	}
+	c.say("open "+path+" r", int(unix.ENOENT))
+	share(t, "one", c, "read", 0)
+	c.say("open "+path+" r", 0)
+	if _, err := theKernel.Fabric(control.FabricRequest{Op: control.FabricShow, Name: "blake3:" + strings.Repeat("0", 64)}); errdefs.CodeOf(err) != errdefs.NotFound {
+		t.Errorf("%v", err)
+	}
 }

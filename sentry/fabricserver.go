@@ -2,6 +2,10 @@ package sentry
 
 import (
 	"cmp"
+	"os"
+	"strings"
+
+	"gvisor.dev/gvisor/pkg/hostarch"
 
 	"aios.dev/aios/abi"
 	"aios.dev/aios/capability"
@@ -17,10 +21,40 @@ const maxSpans = 1000
 
 // Fabric does something with regions for the daemon.
 func (s *Kernel) Fabric(req control.FabricRequest) (control.FabricReply, error) {
+	return s.FabricIn(req, nil)
+}
+
+// FabricIn is Fabric with the file that a region is kept in, or to be.
+func (s *Kernel) FabricIn(req control.FabricRequest, files []*os.File) (control.FabricReply, error) {
 	defer s.trail.flush()
 	by := s.actor(req.Actor)
 	by.Privileged = true // The daemon has decided.
+	if kept := req.Persistent || req.Op == control.FabricOpen; kept || len(files) > 0 {
+		if !kept || len(files) != 1 {
+			return control.FabricReply{}, errdefs.New(errdefs.Protocol, "one file comes with a region that is kept in one, and none with others", errdefs.Resource("region %s", req.Name))
+		}
+		return s.keptRegion(by, req, files[0])
+	}
 	return s.doFabric(by, req)
+}
+
+// keptRegion makes a region that is kept in a file, or of one.
+func (s *Kernel) keptRegion(by capability.Actor, req control.FabricRequest, file *os.File) (control.FabricReply, error) {
+	made := false
+	reply, err := s.newRegion(by, req, func(spec fabric.Spec) (r *fabric.Region, err error) {
+		if req.Op == control.FabricOpen {
+			r, err = s.fabric.OpenIn(file, req.Name, spec.Owner, uint64(req.Version))
+		} else {
+			spec.Name = req.Name
+			r, err = s.fabric.CreateIn(spec, file)
+		}
+		made = err == nil
+		return r, err
+	})
+	if !made {
+		file.Close() // Else it is closed with the region.
+	}
+	return reply, err
 }
 
 // doFabric does something with regions for an agent, or for the operator.
@@ -36,10 +70,13 @@ func (s *Kernel) doFabric(by capability.Actor, req control.FabricRequest) (reply
 		control.FabricShare: abi.RegionShare, control.FabricUnshare: abi.RegionShare, control.FabricRemove: abi.RegionShare,
 		control.FabricSeal: abi.RegionSnapshot | abi.RegionWrite, control.FabricSnapshot: abi.RegionSnapshot,
 		control.FabricRollback: abi.RegionSnapshot | abi.RegionWrite, control.FabricFork: abi.RegionSnapshot | abi.RegionRead,
-		control.FabricDrop: abi.RegionSnapshot,
+		control.FabricDrop: abi.RegionSnapshot, control.FabricCommit: abi.RegionSnapshot | abi.RegionWrite,
 	}[req.Op]
 	if want == 0 {
 		return reply, errdefs.New(errdefs.Unsupported, "there is no such operation on regions", errdefs.Resource("%q", req.Op))
+	}
+	if req.Name, err = s.regionNamed(by, req.Name, want); err != nil {
+		return reply, err
 	}
 	var held *capability.Capability
 	if !by.Privileged {
@@ -55,6 +92,9 @@ func (s *Kernel) doFabric(by capability.Actor, req control.FabricRequest) (reply
 	case control.FabricShow:
 		reply.Regions = []control.Region{describeRegion(r)}
 		reply.Versions = versionsOf(r)
+		for _, v := range r.Stored() {
+			reply.Stored = append(reply.Stored, storedVersion(v))
+		}
 		if by.Privileged {
 			for _, c := range s.regionCaps(r.Name()) {
 				reply.Caps = append(reply.Caps, s.describe(c))
@@ -105,10 +145,55 @@ func (s *Kernel) doFabric(by capability.Actor, req control.FabricRequest) (reply
 		s.tellRegion(event.RegionRollback, r, by, &eventv1.Region{Version: uint32(req.Version)})
 	case control.FabricFork:
 		return s.forkRegion(by, r, req)
+	case control.FabricCommit:
+		v, err := r.Commit(req.Comment)
+		if err != nil {
+			return reply, err
+		}
+		s.tellRegion(event.RegionVersion, r, by, &eventv1.Region{Version: uint32(v.Number), Committed: true, Reason: event.Text(v.Comment)})
+		reply.Stored = []control.StoredVersion{storedVersion(v)}
 	case control.FabricDrop:
 		err = r.RemoveVersion(req.Version)
 	}
 	return reply, err
+}
+
+// regionNamed returns the name of the region that ref names. That may be the digest of
+// what is sealed: of a region that the agent which asks holds those rights to, for it
+// is told of no other; the operator of any.
+func (s *Kernel) regionNamed(by capability.Actor, ref string, want abi.Rights) (string, error) {
+	if _, ok := fabric.ParseDigest(ref); !ok {
+		return ref, nil
+	}
+	list := s.fabric.List()
+	if !by.Privileged {
+		list = s.ctlRegions(by.Name)
+	}
+	var found, less []string
+	for _, r := range list {
+		if !r.Is(ref) {
+			continue
+		}
+		if !by.Privileged {
+			if _, err := s.heldRegion(by.Name, r.Name(), want); err != nil {
+				less = append(less, r.Name())
+				continue
+			}
+		}
+		found = append(found, r.Name())
+	}
+	if len(found) == 0 {
+		found = less[:min(len(less), 1)] // It is told what it lacks.
+	}
+	switch len(found) {
+	case 0:
+		return "", errdefs.New(errdefs.NotFound, "there is no sealed region with these contents", errdefs.Resource("region %s", ref),
+			errdefs.Fix("seal one, or ask for one of its rights"))
+	case 1:
+		return found[0], nil
+	}
+	return "", errdefs.New(errdefs.InvalidArgument, "several regions have these contents: "+strings.Join(found, ", "), errdefs.Resource("region %s", ref),
+		errdefs.Fix("name one of them"))
 }
 
 // ownerOf says whose a new region is: the agent that asks for it, or whom the
@@ -147,7 +232,7 @@ func (s *Kernel) newRegion(by capability.Actor, req control.FabricRequest, mk fu
 	if err != nil {
 		return reply, err
 	}
-	spec := fabric.Spec{Size: req.Size, Labels: req.Labels, Fixed: req.Fixed, Keep: req.Keep}
+	spec := fabric.Spec{Size: req.Size, Labels: req.Labels, Fixed: req.Fixed, Keep: req.Keep, Zeros: req.Zeros}
 	if a != nil {
 		spec.Owner = a.id
 		if e := s.space.Effective(a.id)[abi.ClassMem]; !e.Rights.Has(abi.MemMap) {
@@ -271,12 +356,17 @@ func describeRegion(r *fabric.Region) control.Region {
 	i := r.Info()
 	d := control.Region{
 		Name: i.Name, Owner: i.Owner, Size: i.Size, Addr: i.Addr, Labels: i.Labels, Keep: i.Keep, Lineage: i.Lineage, Age: i.Age,
-		Resident: i.Resident, Charged: i.Charged, Mapped: i.Mapped, Versions: i.Versions,
+		Resident: i.Resident, Charged: i.Charged, Mapped: i.Mapped, Versions: i.Versions, Members: i.Members, Waiters: i.Waiters, Zeros: i.Zeros,
+		Persistent: i.Persistent, Committed: i.Committed, Dirty: i.Dirty,
 	}
 	if i.Sealed != nil {
 		d.Digest = i.Sealed.String()
 	}
 	return d
+}
+
+func storedVersion(v fabric.Committed) control.StoredVersion {
+	return control.StoredVersion{Number: v.Number, Comment: v.Comment, Time: v.Time, Bytes: v.Pages * hostarch.PageSize}
 }
 
 func versionsOf(r *fabric.Region) (out []control.RegionVersion) {

@@ -62,7 +62,7 @@ func (s *Kernel) taskFaulted(ctx context.Context, ac *arch.Context64, info *linu
 		a.injected(chaosFault)
 	}
 	a.grow(faultBytes)
-	s.heldBack(ctx)
+	s.heldBack()
 	f, d := a.faults.trapper.Load(), a.debugger.Load()
 	if f == nil && d == nil {
 		return platform.FaultUnseen

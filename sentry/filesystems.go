@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 
+	"gvisor.dev/gvisor/pkg/sentry/checkpoint"
 	"gvisor.dev/gvisor/pkg/sentry/devices/memdev"
 	"gvisor.dev/gvisor/pkg/sentry/devices/ttydev"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/dev"
@@ -104,7 +105,7 @@ func (s *Kernel) Mount(req control.MountRequest, file *os.File) error {
 	case control.KindEROFS:
 		fsType = erofs.Name
 		opts.Data = fmt.Sprintf("ifd=%d", releaseFD(file))
-		opts.InternalData = erofs.InternalFilesystemOptions{}
+		opts.InternalData = erofs.InternalFilesystemOptions{UniqueID: resourceOf(req.Key)}
 	case control.KindGofer:
 		fsType = gofer.Name
 		n := releaseFD(file)
@@ -117,7 +118,7 @@ func (s *Kernel) Mount(req control.MountRequest, file *os.File) error {
 			// Others may write the directory while agents use it.
 			opts.Data += ",cache=remote_revalidating"
 		}
-		opts.InternalData = gofer.InternalFilesystemOptions{}
+		opts.InternalData = gofer.InternalFilesystemOptions{UniqueID: resourceOf(req.Key)}
 	default:
 		file.Close()
 		return errdefs.Newf(errdefs.Unsupported, "no file system of kind %q", req.Kind)
@@ -137,6 +138,7 @@ func (s *Kernel) Mount(req control.MountRequest, file *os.File) error {
 		return nil
 	}
 	s.mounts[req.Key] = mnt
+	s.mountedAs[mnt.Filesystem()] = mountKind{req.Key, req.Kind, req.ReadOnly}
 	return nil
 }
 
@@ -159,6 +161,9 @@ func (s *Kernel) Unmount(req control.UnmountRequest) (reply control.UnmountReply
 	}
 	return reply, nil
 }
+
+// resourceOf is how a checkpoint calls the file system of a key.
+func resourceOf(key string) checkpoint.ResourceID { return checkpoint.ResourceID{Path: key} }
 
 // mount returns the mount under key with a reference for the caller.
 func (s *Kernel) mount(key string) (*vfs.Mount, error) {

@@ -55,12 +55,15 @@ func (s *Kernel) pauseFor(a *Agent, by string) error {
 //
 // +checklocks:a.lifeMu
 func (a *Agent) freeze() error {
+	if err := a.notOnTrial(); err != nil {
+		return err
+	}
 	held := make(map[*kernel.Task]bool)
 	late := a.s.cfg.Clock.Now().Add(pauseTimeout)
 	for found := true; found; {
 		found = false
 		// A task that was about to clone may have added another.
-		for _, t := range a.ns.pid.Tasks() {
+		for _, t := range a.ns.pid().Tasks() {
 			if !held[t] {
 				held[t], found = true, true
 				t.BeginExternalStop()
@@ -141,8 +144,14 @@ func (s *Kernel) Resume(req control.AgentRequest) (struct{}, error) {
 func (a *Agent) unpause(by string) {
 	a.lifeMu.Lock()
 	defer a.lifeMu.Unlock()
-	if a.mustBe(abi.StatePaused) != nil {
+	switch {
+	case a.mustBe(abi.StatePaused) == nil:
+	case a.mustBe(abi.StateTemplate) == nil && a.dying.Load():
+	default:
 		return
+	}
+	if a.oom.frozen.Swap(0) != 0 { // It is looked at anew.
+		a.pressure.memory.change(-1, a.s.uptimeNS(), false)
 	}
 	a.thaw(nil)
 	a.dog.release()

@@ -55,9 +55,9 @@ func TestPauseCatchesForks(t *testing.T) {
 	}
 	for range 20 {
 		s.pause()
-		before := a.ns.pid.Tasks()
+		before := a.ns.pid().Tasks()
 		time.Sleep(2 * time.Millisecond)
-		if after := a.ns.pid.Tasks(); len(after) > len(before) {
+		if after := a.ns.pid().Tasks(); len(after) > len(before) {
 			t.Errorf("a paused agent grew from %d to %d tasks", len(before), len(after))
 		}
 		s.resume()

@@ -63,7 +63,7 @@ func (s *Kernel) gateCall(nr uintptr, inner kernel.SyscallFn) kernel.SyscallFn {
 			return 0, nil, linuxerr.ENOSYS
 		}
 	}
-	inner = s.meterCall(call, s.guardCall(call, s.traceCall(call, s.timeCall(call, s.schedCall(call, s.noteCall(call, inner))))))
+	inner = s.meterCall(call, s.readPieces(call, s.guardCall(call, s.traceCall(call, s.timeCall(call, s.schedCall(call, s.noteCall(call, s.warmCall(call, s.swapCall(call, s.clockCall(call, inner))))))))))
 	switch call.Name {
 	case "pidfd_send_signal":
 		inner = s.sendSignal(call)
@@ -191,7 +191,7 @@ func (a *Agent) beginClone() bool {
 	if a == nil {
 		return true
 	}
-	if int64(a.cloning.Add(1))+int64(a.ns.pid.NumTasks()) <= int64(min(a.taskLimit(), math.MaxInt64)) {
+	if int64(a.cloning.Add(1))+int64(a.ns.pid().NumTasks()) <= int64(min(a.taskLimit(), math.MaxInt64)) {
 		return true
 	}
 	a.cloning.Add(-1)
@@ -209,7 +209,7 @@ func (a *Agent) endClone() {
 // to the gate. Most calls begin anew by themselves; those that Linux does not
 // restart return EINTR.
 func (a *Agent) interruptTasks() {
-	for _, t := range a.ns.pid.Tasks() {
+	for _, t := range a.ns.pid().Tasks() {
 		t.BeginExternalStop()
 		t.EndExternalStop()
 	}

@@ -14,7 +14,7 @@ import (
 // it; the rest is to be compared with it.
 func BenchmarkGate(b *testing.B) {
 	p := newProbe(b)
-	task := p.agent.ns.pid.Tasks()[0]
+	task := p.agent.ns.pid().Tasks()[0]
 	bare := kernel.SyscallFn(func(*kernel.Task, uintptr, arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
 		return 0, nil, nil
 	})
@@ -71,7 +71,7 @@ func BenchmarkGate(b *testing.B) {
 // the machine.
 func TestGateAllocatesNothing(t *testing.T) {
 	p := newProbe(t)
-	task := p.agent.ns.pid.Tasks()[0]
+	task := p.agent.ns.pid().Tasks()[0]
 	bare := kernel.SyscallFn(func(*kernel.Task, uintptr, arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
 		return 0, nil, nil
 	})

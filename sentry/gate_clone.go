@@ -27,6 +27,8 @@ type cloneNotes struct {
 	filters  map[*kernel.Task][]bpf.Program                      // +checklocks:mu
 	timers   map[*kernel.ThreadGroup]map[linux.TimerID]timerNote // +checklocks:mu
 	files    map[*vfs.FileDescription]*fileNote                  // +checklocks:mu
+	signals  map[*kernel.ThreadGroup]bool                        // who wants SIGAIOSCLONE; +checklocks:mu
+	restored bool                                                // from a checkpoint, which has no notes of files; set before the agent is known
 	prune    int                                                 // +checklocks:mu
 	masks    sync.Map                                            // *atomic.Uint64 by *kernel.Task
 }
@@ -47,8 +49,8 @@ type interestKey struct {
 // fileNote is what is known of an open file.
 type fileNote struct {
 	interests map[interestKey]linux.EpollEvent
-	flock     int32 // LOCK_SH, LOCK_EX, or 0
-	peer      *vfs.FileDescription
+	flock     int32               // LOCK_SH, LOCK_EX, or 0
+	watches   map[int32]watchNote // of inotify, by number
 }
 
 // leastPrune is how many notes of files are kept before any is looked at again.
@@ -115,8 +117,9 @@ func (n *cloneNotes) ended(t *kernel.Task) {
 	defer n.mu.Unlock()
 	delete(n.clearTID, t)
 	delete(n.filters, t)
-	if tg := t.ThreadGroup(); len(n.timers) > 0 && tg.Count() <= 1 {
+	if tg := t.ThreadGroup(); len(n.timers)+len(n.signals) > 0 && tg.Count() <= 1 {
 		delete(n.timers, tg)
+		delete(n.signals, tg)
 	}
 }
 
@@ -132,6 +135,17 @@ func (n *cloneNotes) setClearTID(t *kernel.Task, addr hostarch.Addr, itself bool
 		n.clearTID = make(map[*kernel.Task]hostarch.Addr)
 	}
 	n.clearTID[t] = addr
+}
+
+// clearTIDs returns what setClearTID noted.
+func (n *cloneNotes) clearTIDs() map[*kernel.Task]hostarch.Addr {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := make(map[*kernel.Task]hostarch.Addr, len(n.clearTID))
+	for t, addr := range n.clearTID {
+		out[t] = addr
+	}
+	return out
 }
 
 // addFilter notes that t has got one more filter.
@@ -198,12 +212,16 @@ func (s *Kernel) noteCall(call abi.Syscall, inner kernel.SyscallFn) kernel.Sysca
 		after = noteTimer
 	case "flock":
 		after = noteFlock
-	case "socketpair":
-		after = notePair
+	case "inotify_rm_watch":
+		after = forgetWatch
 	case "epoll_ctl":
 		return s.noteInterest(inner)
+	case "inotify_add_watch":
+		return s.noteWatch(inner)
 	case "seccomp", "prctl":
 		return s.noteFilter(call, inner)
+	case "mmap", "mprotect", "pkey_mprotect":
+		return s.noteMapping(call, inner)
 	default:
 		return inner
 	}
@@ -251,24 +269,6 @@ func noteFlock(a *Agent, t *kernel.Task, args arch.SyscallArguments) {
 		}
 		a.notes.note(t, f, func(x *fileNote) { x.flock = op })
 		f.DecRef(t)
-	}
-}
-
-func notePair(a *Agent, t *kernel.Task, args arch.SyscallArguments) {
-	var raw [8]byte
-	if _, err := t.CopyInBytes(args[3].Pointer(), raw[:]); err != nil {
-		return
-	}
-	x := t.GetFile(int32(hostarch.ByteOrder.Uint32(raw[:4])))
-	y := t.GetFile(int32(hostarch.ByteOrder.Uint32(raw[4:])))
-	if x != nil && y != nil {
-		a.notes.note(t, x, func(n *fileNote) { n.peer = y })
-		a.notes.note(t, y, func(n *fileNote) { n.peer = x })
-	}
-	for _, f := range []*vfs.FileDescription{x, y} {
-		if f != nil {
-			f.DecRef(t)
-		}
 	}
 }
 

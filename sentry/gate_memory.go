@@ -45,6 +45,10 @@ func (s *Kernel) guardCall(call abi.Syscall, inner kernel.SyscallFn) kernel.Sysc
 		}
 	case "brk":
 		return s.guardBrk(call, inner)
+	case "fallocate":
+		return s.guardFallocate(call, inner)
+	case "mlock", "mlock2", "mlockall":
+		return s.guardLock(call, inner)
 	default:
 		return inner
 	}

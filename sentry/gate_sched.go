@@ -40,10 +40,28 @@ func (s *Kernel) schedCall(call abi.Syscall, inner kernel.SyscallFn) kernel.Sysc
 		return s.followAfter(call, inner)
 	case "sched_rr_get_interval":
 		return s.interval(inner)
+	case "sched_get_priority_max":
+		return priorityOf(99)
+	case "sched_get_priority_min":
+		return priorityOf(1)
 	case "futex":
 		return s.inherit(inner)
 	}
 	return inner
+}
+
+// priorityOf returns the call that says which priorities a policy has: those that
+// are refused have them, too, and programs are told so by Linux.
+func priorityOf(fixed uintptr) kernel.SyscallFn {
+	return func(_ *kernel.Task, _ uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
+		switch args[0].Int() {
+		case linux.SCHED_FIFO, linux.SCHED_RR:
+			return fixed, nil, nil
+		case linux.SCHED_NORMAL, linux.SCHED_BATCH, linux.SCHED_IDLE, linux.SCHED_DEADLINE:
+			return 0, nil, nil
+		}
+		return 0, nil, linuxerr.EINVAL
+	}
 }
 
 // schedTask returns what the scheduler knows t as, or nil: it has not run yet, or

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -63,7 +64,7 @@ func inSchedImage(t testing.TB, grant string, argv ...string) *spawned {
 // was granted.
 func TestSchedulingCalls(t *testing.T) {
 	common := func(rest string) string {
-		return "nice 5: ok\ngetpriority: 5\nnice -5: EACCES\nbatch: ok\npolicy: 3\nfifo: EPERM\n" + rest + "interval: ok some\nyield: ok\n"
+		return "nice 5: ok\ngetpriority: 5\nnice -5: EACCES\nbatch: ok\npolicy: 3\nfifo: EPERM\n" + rest + "interval: ok some\nyield: ok\npriorities: 1-99 0-0 -1\n"
 	}
 	for grant, want := range map[string]string{
 		"cpu:self": common("deadline 10/100: EPERM\npolicy: 3\ngetattr: ok policy 3 runtime 0 period 0\naffinity of a reservation: ok\n" +
@@ -110,8 +111,8 @@ func TestAgentsShareByWeight(t *testing.T) {
 		}
 		return had
 	}
-	time.Sleep(time.Second)
-	before := service()
+	var before []float64
+	eventually(t, func() bool { before = service(); return slices.Min(before) > 0.1 })
 	time.Sleep(2 * time.Second)
 	had, of := service(), 0.0
 	for i := range had {
@@ -126,6 +127,54 @@ func TestAgentsShareByWeight(t *testing.T) {
 		if share := did[i] / sum; math.Abs(share-w/800) > 0.2 {
 			t.Errorf("an agent of weight %.0f of 800 did %.3f of the work", w, share)
 		}
+	}
+}
+
+// TestHostileAgentsGainNothing has an agent of a share like the others' try tricks.
+// Over half a minute, with AIOS_SOAK, it has CPUs for no more than 2 % longer than its
+// share, as the simulator says that it should. Shorter looks, on a host with other
+// work, tell only a gain that is one: half as much again.
+func TestHostileAgentsGainNothing(t *testing.T) {
+	const honest = 3
+	const owes = 20 * time.Millisecond // When it is looked at: a turn that the host has just ended late.
+	window, looks, most := 1500*time.Millisecond, 6, 1.5
+	if os.Getenv("AIOS_SOAK") != "" {
+		window, looks, most = 30*time.Second, 1, 1.02
+	}
+	var all []*spawned
+	for range honest {
+		all = append(all, schedules(t, "cpu:self", "spin", "1000", "2", "-"))
+	}
+	for _, c := range []struct {
+		trick   string
+		threads int
+	}{{"yields", 4}, {"sleeps", 4}, {"timers", 16}, {"computes", 400}} {
+		h := schedules(t, "cpu:self", "hostile", c.trick, fmt.Sprint(c.threads))
+		h.expect("on")
+		service := func() (mine, sum time.Duration) {
+			for _, s := range append(slices.Clone(all), h) {
+				mine = limited(t, s).crowd.Group().State().Service
+				sum += mine
+			}
+			return mine, sum
+		}
+		time.Sleep(100 * time.Millisecond)
+		for look := 1; ; look++ {
+			mine, sum := service()
+			time.Sleep(window)
+			more, of := service()
+			got, share := more-mine, (of-sum)/(honest+1)
+			t.Logf("%s in %d threads: %+.2f %% of its share", c.trick, c.threads, 100*(got.Seconds()/share.Seconds()-1))
+			if got <= time.Duration(most*float64(share))+owes {
+				break
+			}
+			if look == looks {
+				t.Errorf("%s in %d threads: it had CPUs for %v, its share is %v", c.trick, c.threads, got, share)
+				break
+			}
+		}
+		h.signal(9)
+		h.wait()
 	}
 }
 
@@ -154,13 +203,15 @@ func TestAffinityIsKept(t *testing.T) {
 		t.Skip("needs two CPUs")
 	}
 	for _, c := range []struct{ grant, trick string }{{"cpu:1", "-"}, {"cpu:self", "cpu1"}} {
+		began := time.Now()
 		s := schedules(t, c.grant, "spin", "1", "4", c.trick)
 		a := limited(t, s)
 		if _, _, exit := s.output(); exit.Code != 0 {
 			t.Fatalf("%+v", exit)
 		}
-		if used := a.crowd.Group().State().Service.Seconds(); used > 1.3 || used < 0.5 {
-			t.Errorf("%+v: four threads on one CPU used %.2f s in one", c, used)
+		most := time.Since(began).Seconds() * 1.15
+		if used := a.crowd.Group().State().Service.Seconds(); used > most || used < 0.5 {
+			t.Errorf("%+v: four threads on one CPU used %.2f s, at most %.2f", c, used, most)
 		}
 	}
 }
@@ -203,45 +254,78 @@ func TestReservationsAreRefused(t *testing.T) {
 }
 
 // TestPriorityInheritance has a thread of high rank wait for one that runs only
-// when nobody else of the agent wants to, beside others that compute.
+// when nobody else of the agent wants to, beside others that compute: how much they
+// do meanwhile says whether it had a share, whatever the host has to do.
 func TestPriorityInheritance(t *testing.T) {
-	worst := func(inherit string) float64 {
-		s := schedules(t, "cpu:self", "invert", inherit, "6", "3")
+	meanwhile := func(inherit string) float64 {
+		s := schedules(t, "cpu:self", "invert", inherit, "6", "6000")
 		out, _, exit := s.output()
-		ms, err := strconv.ParseFloat(strings.TrimSpace(out), 64)
+		percent, err := strconv.ParseFloat(strings.TrimSpace(out), 64)
 		if err != nil || exit.Code != 0 {
 			t.Fatalf("%q %+v", out, exit)
 		}
-		return ms
+		return percent
 	}
-	without, with := worst("0"), worst("1")
-	t.Logf("it waited %.0f ms at most without inheritance, %.0f with", without, with)
-	if without < 1000 || with > without/2 {
-		t.Errorf("it waited %.0f ms at most without inheritance, %.0f with", without, with)
+	// Of seven that share alike, six do six times what one has to do, a fifth of all.
+	without, with := meanwhile("0"), meanwhile("1")
+	t.Logf("meanwhile the others did %.0f %% of their work without inheritance, %.0f %% with", without, with)
+	if without < 80 || with > 50 {
+		t.Errorf("meanwhile the others did %.0f %% of their work without inheritance, %.0f %% with", without, with)
 	}
 }
 
 // TestKillsAreNotDelayed kills agents whose threads compute, and yield as fast
-// as they can, beside others that do.
+// as they can, and takes capabilities back from them, alone and beside others that
+// do the same: at the median that is done at most 10 ms later.
 func TestKillsAreNotDelayed(t *testing.T) {
-	for range 3 {
-		schedules(t, "cpu:self", "spin", "20", "8", "-")
-	}
-	var worst time.Duration
-	for range 20 {
-		s := schedules(t, "cpu:self", "spin", "1000", "16", "-")
-		time.Sleep(50 * time.Millisecond)
-		start := time.Now()
-		if _, err := theKernel.Signal(control.SignalRequest{ID: s.id, ExecID: s.exec, Signal: 9}); err != nil {
-			out, errout, exit := s.output()
-			t.Fatalf("%v: it printed %q and %q, %+v", err, out, errout, exit)
+	type took struct{ kills, revokes []time.Duration }
+	measure := func() (d took) {
+		victim := schedules(t, "cpu:self", "spin", "1000", "4", "-")
+		for range 10 {
+			c := give(t, victim.id, "net:loopback", "")
+			d.revokes = append(d.revokes, revokeCap(t, c.ID, 1))
 		}
-		s.wait()
-		worst = max(worst, time.Since(start))
+		for range 10 {
+			s := schedules(t, "cpu:self", "spin", "1000", "4", "-")
+			runs(t, s)
+			start := time.Now()
+			if _, err := theKernel.Signal(control.SignalRequest{ID: s.id, ExecID: s.exec, Signal: 9}); err != nil {
+				out, errout, exit := s.output()
+				t.Fatalf("%v: it printed %q and %q, %+v", err, out, errout, exit)
+			}
+			s.wait()
+			d.kills = append(d.kills, time.Since(start))
+		}
+		if _, err := theKernel.Signal(control.SignalRequest{ID: victim.id, ExecID: victim.exec, Signal: 9}); err != nil {
+			t.Fatal(err)
+		}
+		victim.wait()
+		return d
 	}
-	t.Logf("the longest of 20 took %v", worst)
-	if worst > 2*time.Second {
-		t.Errorf("a kill took %v", worst)
+	alone := measure()
+	for range 3 {
+		runs(t, schedules(t, "cpu:self", "spin", "1000", "8", "-"))
+	}
+	beside := measure()
+	for what, d := range map[string][2][]time.Duration{"kill": {alone.kills, beside.kills}, "revocation": {alone.revokes, beside.revokes}} {
+		slices.Sort(d[0])
+		slices.Sort(d[1])
+		a, b := d[0][len(d[0])/2], d[1][len(d[1])/2]
+		t.Logf("a %s takes %v, and %v beside 24 threads that compute; at most %v", what, a, b, d[1][len(d[1])-1])
+		if b > a+10*time.Millisecond {
+			t.Errorf("a %s takes %v, and %v beside threads that compute", what, a, b)
+		}
+	}
+}
+
+// runs returns when an agent has had a CPU for some milliseconds.
+func runs(t *testing.T, s *spawned) {
+	t.Helper()
+	for start := time.Now(); limited(t, s).crowd.Group().State().Service < 5*time.Millisecond; {
+		if time.Since(start) > 20*time.Second {
+			t.Fatal("an agent gets no CPU")
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -35,7 +35,7 @@ func (a *Agent) halt(only *kernel.ThreadGroup) *halt {
 
 // more stops tasks that came to be since, and reports whether there were any.
 func (h *halt) more() (found bool) {
-	for _, t := range h.a.ns.pid.Tasks() {
+	for _, t := range h.a.ns.pid().Tasks() {
 		if (h.only == nil || t.ThreadGroup() == h.only) && !slices.Contains(h.tasks, t) {
 			t.BeginExternalStop()
 			h.tasks = append(h.tasks, t)
@@ -73,13 +73,13 @@ func (h *halt) release() {
 }
 
 // idOf is the thread's ID as the agent numbers it.
-func (a *Agent) idOf(t *kernel.Task) string { return decimal(int32(a.ns.pid.IDOfTask(t))) }
+func (a *Agent) idOf(t *kernel.Task) string { return decimal(int32(a.ns.pid().IDOfTask(t))) }
 
 func decimal(n int32) string { return strconv.Itoa(int(n)) }
 
 // describeProcess says what a core says of a process beside its threads.
 func (s *Kernel) describeProcess(a *Agent, tg *kernel.ThreadGroup) kdb.Process {
-	ns, leader := a.ns.pid, tg.Leader()
+	ns, leader := a.ns.pid(), tg.Leader()
 	p := kdb.Process{PID: int32(ns.IDOfThreadGroup(tg)), Name: leader.Name(), Nice: int8(leader.Niceness())}
 	if parent := leader.Parent(); parent != nil {
 		p.PPID = int32(ns.IDOfThreadGroup(parent.ThreadGroup()))
@@ -152,7 +152,7 @@ const (
 // threadOf copies a thread that stands still.
 func (a *Agent) threadOf(t *kernel.Task) (kdb.Thread, bool) {
 	th := kdb.Thread{
-		TID:     int32(a.ns.pid.IDOfTask(t)),
+		TID:     int32(a.ns.pid().IDOfTask(t)),
 		Pending: uint64(t.PendingSignals()), Blocked: uint64(t.SignalMask()),
 	}
 	stats := t.CPUStats()

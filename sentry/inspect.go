@@ -23,7 +23,7 @@ func (s *Kernel) Inspect(req control.AgentRequest) (control.AgentStatus, error) 
 	s.watch.refresh(a)
 	st := a.status()
 	if st.Exit == nil {
-		st.Processes = a.processes()
+		st.Processes, st.Clock = a.processes(), a.ownClock()
 	}
 	return st, nil
 }
@@ -53,9 +53,12 @@ func (s *Kernel) allAgents() []*Agent {
 func (a *Agent) status() control.AgentStatus {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	st := control.AgentStatus{ID: a.id, State: string(a.state), Exit: a.exit, Ended: a.ended}
-	if a.exit == nil && a.ns.pid != nil {
-		st.Tasks = uint32(a.ns.pid.NumTasks())
+	st := control.AgentStatus{ID: a.id, State: string(a.state), Exit: a.exit, Ended: a.ended, Upgrading: a.trial.Load() != nil}
+	if token := a.upgraded.Load(); token != nil {
+		st.Upgraded = *token
+	}
+	if a.exit == nil && a.ns.pid() != nil {
+		st.Tasks = uint32(a.ns.pid().NumTasks())
 		st.MemoryBytes = memoryOf(a)
 	}
 	return st
@@ -64,7 +67,7 @@ func (a *Agent) status() control.AgentStatus {
 // processes returns the agent's processes by PID.
 func (a *Agent) processes() []control.Proc {
 	var out []control.Proc
-	ns := a.ns.pid
+	ns := a.ns.pid()
 	ctx := a.s.k.SupervisorContext()
 	for _, tg := range ns.ThreadGroups() {
 		leader := tg.Leader()

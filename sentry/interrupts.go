@@ -108,14 +108,28 @@ func (s *Kernel) takeSignals(int) (more bool) {
 }
 
 // countRequests has every request of the daemon be an interrupt.
+//
+// Those that change what a checkpoint saves wait while one is made.
 func (s *Kernel) countRequests(handlers map[string]control.Handler) map[string]control.Handler {
 	for name, h := range handlers {
+		if changes[name] {
+			h = s.unlessStill(h)
+		}
 		handlers[name] = func(body json.RawMessage, files []*os.File) (any, error) {
 			s.irq.domain.Raise(irq.Control)
 			return h(body, files)
 		}
 	}
 	return handlers
+}
+
+// unlessStill has a request wait while a checkpoint is made.
+func (s *Kernel) unlessStill(h control.Handler) control.Handler {
+	return func(body json.RawMessage, files []*os.File) (any, error) {
+		s.still.RLock()
+		defer s.still.RUnlock()
+		return h(body, files)
+	}
 }
 
 // sourceOf returns what an agent's interrupts are counted by.

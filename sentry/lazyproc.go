@@ -195,8 +195,11 @@ func (r *lazyProcRoot) Open(ctx context.Context, rp *vfs.ResolvingPath, d *kernf
 
 // Lookup implements kernfs.Inode.Lookup.
 func (r *lazyProcRoot) Lookup(ctx context.Context, name string) (kernfs.Inode, error) {
-	if text := procViews[name]; text != nil {
-		return r.s.newViewFile(r.ctx, linux.PROC_SUPER_MAGIC, text), nil
+	if procViews[name] != nil {
+		return r.s.newViewFile(r.ctx, linux.PROC_SUPER_MAGIC, viewText{of: "proc/" + name}), nil
+	}
+	if name == procPressure {
+		return r.s.newPressureDir(r.ctx), nil
 	}
 	real, err := r.real()
 	if err != nil {
@@ -206,7 +209,7 @@ func (r *lazyProcRoot) Lookup(ctx context.Context, name string) (kernfs.Inode, e
 	if err != nil {
 		return nil, err
 	}
-	return r.s.gateProc(found, r.ctx.pidns, name), nil
+	return r.s.gateProc(found, r.ctx.pidns, name, false), nil
 }
 
 // IterDirents implements kernfs.Inode.IterDirents.
@@ -215,8 +218,9 @@ func (r *lazyProcRoot) IterDirents(ctx context.Context, mnt *vfs.Mount, callback
 	if err != nil {
 		return offset, err
 	}
-	if relOffset == 0 {
-		d := vfs.Dirent{Name: procInterrupts, Type: linux.DT_REG, Ino: r.s.views.ino.Add(1), NextOff: offset + 1}
+	for relOffset < int64(len(procExtra)) {
+		e := procExtra[relOffset]
+		d := vfs.Dirent{Name: e.name, Type: e.kind, Ino: r.s.views.ino.Add(1), NextOff: offset + 1}
 		if err := callback.Handle(d); err != nil {
 			return offset, err
 		}
@@ -227,6 +231,19 @@ func (r *lazyProcRoot) IterDirents(ctx context.Context, mnt *vfs.Mount, callback
 
 // procInterrupts is a file that gVisor's procfs does not have.
 const procInterrupts = "interrupts"
+
+// procPressure is a directory that it does not have.
+const procPressure = "pressure"
+
+// procExtra is everything in the root that gVisor's procfs does not have.
+var procExtra = []struct {
+	name string
+	kind uint8
+}{
+	{procInterrupts, linux.DT_REG},
+	{"vmstat", linux.DT_REG},
+	{procPressure, linux.DT_DIR},
+}
 
 // Unlink implements kernfs.Inode.Unlink.
 func (*lazyProcRoot) Unlink(context.Context, string, kernfs.Inode) error { return linuxerr.EPERM }

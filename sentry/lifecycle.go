@@ -38,6 +38,9 @@ func (a *Agent) mustBe(states ...abi.State) error {
 	switch {
 	case a.state.Final():
 		return errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", a.id))
+	case a.state == abi.StateTemplate:
+		return errdefs.New(errdefs.WrongState, "it is a template, which does not run", errdefs.Resource("%s", a.id),
+			errdefs.Fix("begin an agent as a copy of it with `aiosctl run --from %s`", cmp.Or(a.name, a.id)))
 	case a.state == abi.StatePaused:
 		return errdefs.New(errdefs.WrongState, "the agent is paused", errdefs.Resource("%s", a.id), errdefs.Fix("let it go on with `aiosctl resume %s`", a.id))
 	default:
@@ -67,6 +70,9 @@ func (s *Kernel) Attach(req control.AttachRequest, files []*os.File) (control.At
 		return control.AttachReply{}, err
 	}
 	p, err := a.process(req.ExecID)
+	if err == nil {
+		err = a.notTemplate()
+	}
 	if err != nil {
 		stream.Close()
 		return control.AttachReply{}, err
@@ -86,7 +92,11 @@ func (s *Kernel) Signal(req control.SignalRequest) (struct{}, error) {
 	if !sig.IsValid() {
 		return none, errdefs.Newf(errdefs.InvalidArgument, "no signal has the number %d", req.Signal)
 	}
-	if err := a.mustBe(abi.StateRunning, abi.StatePaused); err != nil {
+	live := []abi.State{abi.StateRunning, abi.StatePaused}
+	if sig == linux.SIGKILL {
+		live = append(live, abi.StateTemplate)
+	}
+	if err := a.mustBe(live...); err != nil {
 		return none, err
 	}
 	p, err := a.process(req.ExecID)
@@ -96,6 +106,9 @@ func (s *Kernel) Signal(req control.SignalRequest) (struct{}, error) {
 	first := req.All || p.id == 0
 	if sig == linux.SIGKILL && first {
 		a.dying.Store(true)
+		if t := a.trial.Load(); t != nil {
+			t.condemned.Store(true)
+		}
 	}
 	if sig == linux.SIGKILL && first {
 		if req.Reason != "" {
@@ -104,19 +117,26 @@ func (s *Kernel) Signal(req control.SignalRequest) (struct{}, error) {
 		s.emit(a, event.AgentKill, &eventv1.AgentKill{By: cmp.Or(req.By.By, "operator"), Reason: req.Reason})
 	} else {
 		s.emit(a, event.AgentSignal, &eventv1.AgentSignal{
-			Signal: req.Signal, SignalName: unix.SignalName(unix.Signal(req.Signal)), Pid: int32(a.ns.pid.IDOfThreadGroup(p.tg)),
+			Signal: req.Signal, SignalName: unix.SignalName(unix.Signal(req.Signal)), Pid: int32(a.ns.pid().IDOfThreadGroup(p.tg)),
 		})
 	}
 	// gVisor keeps and changes what it is given: one for each group.
-	if req.All {
-		for _, tg := range a.ns.pid.ThreadGroups() {
-			s.k.SendExternalSignalThreadGroup(tg, kernel.SignalInfoPriv(sig)) // Fails for those that have ended.
+	switch headed := a.spec.Headed && p.id == 0 && sig != linux.SIGKILL; {
+	case req.All || headed:
+		for _, tg := range a.ns.pid().ThreadGroups() {
+			if !headed || !tg.IsInitIn(a.ns.pid()) {
+				s.k.SendExternalSignalThreadGroup(tg, kernel.SignalInfoPriv(sig)) // Fails for those that have ended.
+			}
 		}
-	} else {
+	default:
 		err = s.k.SendExternalSignalThreadGroup(p.tg, kernel.SignalInfoPriv(sig))
 	}
 	switch {
 	case sig == linux.SIGKILL && first:
+		if now, e := a.process(0); e == nil && now != p && p.id == 0 { // An upgrade was decided meanwhile.
+			a.dying.Store(true)
+			err = s.k.SendExternalSignalThreadGroup(now.tg, kernel.SignalInfoPriv(sig))
+		}
 		a.unpause("")
 	case sig == linux.SIGKILL:
 		// The others stay paused.
@@ -149,7 +169,7 @@ const emptyTimeout = 5 * time.Second
 func (a *Agent) awaitEmpty() {
 	clock := a.s.cfg.Clock
 	late := clock.Now().Add(emptyTimeout)
-	for pause := 50 * time.Microsecond; a.ns.pid.NumTasks() > 0 && clock.Now().Before(late); pause = min(2*pause, 10*time.Millisecond) {
+	for pause := 50 * time.Microsecond; a.ns.pid().NumTasks() > 0 && clock.Now().Before(late); pause = min(2*pause, 10*time.Millisecond) {
 		nap(clock, pause)
 	}
 }

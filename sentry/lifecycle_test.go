@@ -84,14 +84,14 @@ func TestNothingSurvivesTheFirst(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, func() bool { return a.ns.pid.NumTasks() >= 16 })
+		eventually(t, func() bool { return a.ns.pid().NumTasks() >= 16 })
 		if end == "exit" {
 			s.send("\n")
 		} else {
 			s.signal(9)
 		}
 		exit := s.wait()
-		if n := a.ns.pid.NumTasks(); n != 0 {
+		if n := a.ns.pid().NumTasks(); n != 0 {
 			t.Errorf("%s: %d tasks are left", end, n)
 		}
 		if end == "exit" && exit.Code != 3 || end == "kill" && exit.Signal != 9 {

@@ -60,7 +60,7 @@ func (s *Kernel) Look(req control.LookRequest) (control.Look, error) {
 		if err == nil {
 			err = a.mustBe(abi.StateRunning, abi.StatePaused)
 		}
-		if err == nil && req.PID != 0 && a.ns.pid.ThreadGroupWithID(kernel.ThreadID(req.PID)) == nil {
+		if err == nil && req.PID != 0 && a.ns.pid().ThreadGroupWithID(kernel.ThreadID(req.PID)) == nil {
 			err = errdefs.Newf(errdefs.NotFound, "the agent has no process %d", req.PID).
 				With(errdefs.Resource("%s", a.id), errdefs.Fix("`aiosctl inspect %s` lists its processes", a.id))
 		}
@@ -103,7 +103,7 @@ func (l *look) fits(view string, row any) bool {
 
 // tasksOf returns the tasks of an agent that are looked at, in order.
 func (l *look) tasksOf(a *Agent) []*kernel.Task {
-	ns := a.ns.pid
+	ns := a.ns.pid()
 	if ns == nil {
 		return nil // It is being made.
 	}
@@ -137,7 +137,7 @@ func (l *look) tasks(deep bool) {
 		}
 		for _, t := range l.tasksOf(a) {
 			row := control.LookTask{
-				Agent: a.id, PID: int32(a.ns.pid.IDOfThreadGroup(t.ThreadGroup())), TID: int32(a.ns.pid.IDOfTask(t)), Name: t.Name(), Goroutine: t.GoroutineID(),
+				Agent: a.id, PID: int32(a.ns.pid().IDOfThreadGroup(t.ThreadGroup())), TID: int32(a.ns.pid().IDOfTask(t)), Name: t.Name(), Goroutine: t.GoroutineID(),
 			}
 			l.state(t, &row, deep)
 			row.Stack = l.stacks[row.Goroutine]
@@ -230,19 +230,19 @@ func namedRegisters(r *linux.PtraceRegs) map[string]string {
 // queues lists who has a place to run, and who waits for one.
 func (l *look) queues() {
 	for _, a := range l.agents {
-		if a.ns.pid == nil {
+		if a.ns.pid() == nil {
 			continue
 		}
 		p := a.crowd.Group().State()
 		row := control.LookQueue{Agent: a.id, Weight: p.Params.Weight, Slice: p.Request, Lag: p.Lag, Running: []int32{}, Waiting: []int32{}}
 		for _, c := range platform.Contexts(p.Running) {
 			if t, ok := c.(*kernel.Task); ok {
-				row.Running = append(row.Running, int32(a.ns.pid.IDOfTask(t)))
+				row.Running = append(row.Running, int32(a.ns.pid().IDOfTask(t)))
 			}
 		}
 		for _, c := range platform.Contexts(p.Waiting) {
 			if t, ok := c.(*kernel.Task); ok {
-				row.Waiting = append(row.Waiting, int32(a.ns.pid.IDOfTask(t)))
+				row.Waiting = append(row.Waiting, int32(a.ns.pid().IDOfTask(t)))
 			}
 		}
 		if q := p.Params.MilliCPU; q != sched.Unlimited {

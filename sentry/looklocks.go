@@ -93,7 +93,7 @@ func (l *look) locks(tried []control.LookLock) {
 		}
 		row := control.LookWaiter{Goroutine: id, Stack: l.stacks[id]}
 		if ofAgent {
-			row.Agent, row.TID = p.a.id, int32(p.a.ns.pid.IDOfTask(p.t))
+			row.Agent, row.TID = p.a.id, int32(p.a.ns.pid().IDOfTask(p.t))
 		}
 		if l.fits(control.ViewLocks, row) {
 			l.out.Locks.Waiting = append(l.out.Locks.Waiting, row)
@@ -151,7 +151,7 @@ func (l *look) futexes() []control.LookFutex {
 			if !ok || regs.Orig_rax != linuxFutex {
 				continue
 			}
-			pid := int32(a.ns.pid.IDOfThreadGroup(t.ThreadGroup()))
+			pid := int32(a.ns.pid().IDOfThreadGroup(t.ThreadGroup()))
 			key := at{a, pid, regs.Rdi}
 			f := found[key]
 			if f == nil {
@@ -159,7 +159,7 @@ func (l *look) futexes() []control.LookFutex {
 				found[key] = f
 				l.readFutex(t, f, regs.Rsi)
 			}
-			f.Waiting = append(f.Waiting, int32(a.ns.pid.IDOfTask(t)))
+			f.Waiting = append(f.Waiting, int32(a.ns.pid().IDOfTask(t)))
 		}
 	}
 	out := []control.LookFutex{}

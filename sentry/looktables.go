@@ -28,7 +28,7 @@ func (l *look) maps() {
 				continue
 			}
 			seen[m] = true
-			pid := int32(a.ns.pid.IDOfThreadGroup(t.ThreadGroup()))
+			pid := int32(a.ns.pid().IDOfThreadGroup(t.ThreadGroup()))
 			var rows []control.LookMap
 			m.ReadMapsDataInto(l.s.dumpContext(a), func(start, end hostarch.Addr, perms hostarch.AccessType, private string, offset uint64, _, _ uint32, _ uint64, path string) {
 				rows = append(rows, control.LookMap{
@@ -68,9 +68,9 @@ func (l *look) eachFile(f func(context.Context, *Agent, openFile)) {
 			if table == nil {
 				continue
 			}
-			o := openFile{pid: int32(a.ns.pid.IDOfThreadGroup(t.ThreadGroup())), t: t}
+			o := openFile{pid: int32(a.ns.pid().IDOfThreadGroup(t.ThreadGroup())), t: t}
 			if ofProcess[t.ThreadGroup()] { // It does not share the one of the others.
-				o.tid = int32(a.ns.pid.IDOfTask(t))
+				o.tid = int32(a.ns.pid().IDOfTask(t))
 			}
 			ofProcess[t.ThreadGroup()] = true
 			if !seen[table] {

@@ -95,7 +95,7 @@ func run(m *testing.M) int {
 	if err != nil {
 		panic(err)
 	}
-	theKernel, err = Boot(Config{
+	cfg := Config{
 		Domain: "test", Driver: choice.Driver, Device: device,
 		Log:  klog.New(klog.Config{Out: &theLog, OutLevel: slog.LevelDebug}),
 		CPUs: runtime.NumCPU(), OnExit: exits.note, OnLimit: theLimits.note, Push: theDaemon.push,
@@ -103,15 +103,20 @@ func run(m *testing.M) int {
 			fmt.Fprintf(os.Stderr, "the kernel ends itself with status %d; its log:\n%s\n", status, theLog.about(""))
 			os.Exit(status)
 		},
-	})
-	if err != nil {
+	}
+	if from := os.Getenv(restoreEnv); from != "" {
+		return restoreMain(cfg, from)
+	}
+	if theKernel, err = Boot(cfg); err != nil {
 		panic(err)
 	}
+	close(theKernelIsUp)
 	dir, err := os.MkdirTemp("", "aios-sentry-test")
 	if err != nil {
 		panic(err)
 	}
 	defer os.RemoveAll(dir)
+	theImageDir = dir
 	if err := mountTestImage(dir); err != nil {
 		panic(err)
 	}
@@ -159,7 +164,8 @@ func mountTestImage(dir string) error {
 
 // mountImage makes an image of what fill puts into a directory known as key.
 func mountImage(dir, key string, fill func(root string) error) error {
-	root, img := filepath.Join(dir, key+".root"), filepath.Join(dir, key+".erofs")
+	// A kernel that is restored opens all images anew, whoever made them.
+	root, img := filepath.Join(dir, key+".root"), filepath.Join(theImageDir, key+".erofs")
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return err
 	}
@@ -173,6 +179,7 @@ func mountImage(dir, key string, fill func(root string) error) error {
 	if err != nil {
 		return err
 	}
+	theImages[key] = img
 	return theKernel.Mount(control.MountRequest{Key: key, Kind: control.KindEROFS, ReadOnly: true}, f)
 }
 

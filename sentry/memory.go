@@ -22,8 +22,8 @@ import (
 
 // How agents are kept below their memory limits. gVisor accounts memory by
 // agent but limits none: pages appear in the host's kernel when they are first
-// touched. So what an agent has is looked at, and the agent killed if that is
-// too much:
+// touched. So what an agent has is looked at, and if that is too much, done
+// what the agent's policy says (oom.go):
 //
 //   - By its own tasks, when they have done what could have used up half of the
 //     room below the limit: each page fault can take a huge page, each read or
@@ -44,13 +44,25 @@ type memoryAccount struct {
 	// rest is what the last count found that is not anonymous memory of a
 	// process, in bytes, and what reads and writes can have added since.
 	rest atomic.Int64
+	// kernel is what the kernel process itself needs for the agent.
+	kernel overhead
 	// soon is until when the watch looks often, in nanoseconds since the
 	// kernel was started.
 	soon atomic.Int64
+	// counted is what the last count found, and file how large the memory file
+	// was then: the agent has not grown by more than that has, unless others have
+	// become smaller.
+	counted atomic.Uint64
+	file    atomic.Uint64
+	// silent is set while the agent could come over its limit without a fault or
+	// a call: in memory that is mapped in its tasks' address spaces already.
+	silent atomic.Bool
 
 	mu sync.Mutex
-	// notBefore bounds what looking costs.
+	// notBefore and never bound what counting costs: what is not needed waits for
+	// the one, and all for the other.
 	notBefore time.Time // +checklocks:mu
+	never     time.Time // +checklocks:mu
 }
 
 const (
@@ -76,7 +88,7 @@ func (a *Agent) setMemoryLimit(bytes uint64) {
 		return // To look costs more than all else that follows from a grant.
 	}
 	m := &a.account.memory
-	if a.mustBe(abi.StateRunning, abi.StatePaused) == nil {
+	if a.mustBe(abi.StateRunning, abi.StatePaused, abi.StateTemplate) == nil {
 		a.s.emit(a, event.MemoryLimit, &eventv1.MemoryLimit{Before: a.memoryLimit(), After: bytes, Used: a.account.ledger.Used(account.Memory)})
 	}
 	a.account.ledger.SetLimits(account.Memory, softLimit(bytes), bytes)
@@ -109,6 +121,7 @@ func (a *Agent) moved(bytes uint64) {
 	}
 	n := int64(min(bytes, math.MaxInt64/2))
 	m.rest.Add(n)
+	m.kernel.stirred.Store(true)
 	a.grow(n)
 }
 
@@ -119,12 +132,24 @@ func (a *Agent) grow(n int64) {
 	if room := m.room.Load(); room == math.MaxInt64 || m.growth.Add(n) < room {
 		return
 	}
+	defer a.stalled(&a.pressure.memory)()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.growth.Load() < m.room.Load() || a.s.cfg.Clock.Now().Before(m.notBefore) {
+	if m.growth.Load() < m.room.Load() {
 		return // Another task has looked.
 	}
+	if now := a.s.cfg.Clock.Now(); now.Before(m.notBefore) && (now.Before(m.never) || !a.mayBeNear()) {
+		return
+	}
 	a.lookLocked()
+}
+
+// mayBeNear reports whether the agent may have come near its limit since it was
+// counted, for all that is known without counting.
+func (a *Agent) mayBeNear() bool {
+	m := &a.account.memory
+	size, err := a.s.k.MemoryFile().TotalUsage()
+	return err != nil || m.counted.Load()+size-min(size, m.file.Load()) > reclaimFrom(a.memoryLimit())
 }
 
 // lookLocked finds out what a has, first roughly, and kills it if that is too
@@ -138,23 +163,35 @@ func (a *Agent) lookLocked() {
 		return
 	}
 	m.growth.Store(0)
-	most := a.s.watch.resident(a) + uint64(m.rest.Load())
+	most := a.s.watch.resident(a) + uint64(m.rest.Load()) + a.swapped()
+	m.silent.Store(most > limit)
 	if most > limit {
 		start := a.s.cfg.Clock.Now()
 		most = a.countLocked()
-		pause := min(lookRatio*a.s.cfg.Clock.Since(start), lookPause)
-		m.notBefore = a.s.cfg.Clock.Now().Add(pause)
+		now := a.s.cfg.Clock.Now()
+		m.notBefore, m.never = now.Add(min(lookRatio*now.Sub(start), lookPause)), now.Add(min(now.Sub(start), lookPause))
 	}
-	if most > limit {
-		why := "it used more than its memory limit of " + inUnits(limit)
-		if limit == 0 {
-			why = "its memory was taken back"
-		}
-		a.s.emit(a, event.MemoryOOM, &eventv1.MemoryOOM{Used: most, Limit: limit, Scope: "agent"})
-		a.kill(why)
+	if a.reclaims(most, limit) && most > limit {
+		m.room.Store(lookRoom) // It is stopped for that, at once.
 		return
 	}
+	if most > limit {
+		a.outOfMemory(most, limit)
+		m.room.Store(lookRoom) // For who goes on.
+		return
+	}
+	a.oom.began = 0
 	m.room.Store(int64(max((limit-most)/2, lookRoom)))
+}
+
+// swapped is what of the agent's memory is mapped by no process, for it was swapped
+// out or may be.
+func (a *Agent) swapped() uint64 {
+	sw := a.swap.Load()
+	if sw == nil {
+		return 0
+	}
+	return uint64(max(sw.cached.Load()+sw.slabs.Load(), 0))
 }
 
 // countLocked counts a's pages.
@@ -163,10 +200,15 @@ func (a *Agent) lookLocked() {
 func (a *Agent) countLocked() uint64 {
 	m := &a.account.memory
 	before := m.rest.Load()
+	if size, err := a.s.k.MemoryFile().TotalUsage(); err == nil {
+		m.file.Store(size)
+	}
 	a.s.watch.refresh(a)
 	stats, total := usage.MemoryAccounting.CopyPerCg(a.memID)
-	total += a.fabric.charged.Load()
+	m.kernel.recent(a)
+	total += a.beside()
 	m.rest.Add(int64(total-min(stats.Anonymous, total)) - before)
+	m.counted.Store(total)
 	a.account.ledger.Measure(account.Memory, total)
 	return total
 }
@@ -183,6 +225,11 @@ func (g accountGuard) MayMap(t *kernel.Task, bytes uint64) bool {
 		g.a.account.ledger.Refuse(account.Memory)
 		return false
 	}
+	const sysMmap = 9
+	if t.Arch().SyscallNo() == sysMmap && t.Arch().SyscallArgs()[3].Int()&(linux.MAP_POPULATE|linux.MAP_LOCKED) != 0 && !g.a.mayPopulate(bytes) {
+		g.a.account.ledger.Refuse(account.Memory)
+		return false
+	}
 	limit := g.a.memoryLimit()
 	if bytes <= mapFloor || bytes <= limit {
 		if bytes/2 > uint64(g.a.account.memory.room.Load()) {
@@ -190,7 +237,6 @@ func (g accountGuard) MayMap(t *kernel.Task, bytes uint64) bool {
 		}
 		return true
 	}
-	const sysMmap = 9
 	if args := t.Arch().SyscallArgs(); t.Arch().SyscallNo() == sysMmap {
 		prot, flags := args[2].Int(), args[3].Int()
 		if prot&linux.PROT_WRITE == 0 || flags&linux.MAP_NORESERVE != 0 {
@@ -226,7 +272,7 @@ func (a *Agent) mappings() uint64 {
 func (a *Agent) spaces() []*mm.MemoryManager {
 	seen := make(map[*mm.MemoryManager]bool)
 	var out []*mm.MemoryManager
-	for _, t := range a.ns.pid.Tasks() {
+	for _, t := range a.ns.pid().Tasks() {
 		t.WithMuLocked(func(t *kernel.Task) {
 			if m := t.MemoryManager(); m != nil && !seen[m] && m.IncUsers() {
 				seen[m] = true
@@ -336,16 +382,19 @@ func (w *memoryWatch) look() time.Duration {
 		w.counted = now
 	}
 	var agents []*Agent
-	if thorough || total > w.last+watchGrowth {
-		for a := range w.agents {
-			if total <= a.memoryLimit() {
-				continue // It cannot be above it.
-			}
-			m := &a.account.memory
-			if thorough || since < m.soon.Load() || m.growth.Load() > 0 {
-				agents = append(agents, a)
-			}
+	grew := total > w.last+watchGrowth
+	for a := range w.agents {
+		m := &a.account.memory
+		silent := m.silent.Load() && a.crowd.Group().Active() > 0
+		hurry = hurry || silent
+		if total <= a.memoryLimit() {
+			continue // It cannot be above it.
 		}
+		if thorough || grew && (since < m.soon.Load() || m.growth.Load() > 0 || silent) && a.mayBeNear() {
+			agents = append(agents, a)
+		}
+	}
+	if thorough || grew {
 		w.last = total
 	}
 	w.last = min(w.last, total)
@@ -370,7 +419,7 @@ func (w *memoryWatch) look() time.Duration {
 func (w *memoryWatch) resident(a *Agent) uint64 {
 	seen := make(map[*mm.MemoryManager]bool)
 	var sum uint64
-	for _, t := range a.ns.pid.Tasks() {
+	for _, t := range a.ns.pid().Tasks() {
 		t.WithMuLocked(func(t *kernel.Task) {
 			if m := t.MemoryManager(); m != nil && !seen[m] {
 				seen[m] = true
@@ -394,9 +443,16 @@ func (w *memoryWatch) refresh(agents ...*Agent) {
 	}
 }
 
+// beside is what is charged to a beside its pages: regions of its own, what a merge
+// needs, and what the kernel process needs for it, as it was measured last: whoever
+// asks may hold what measuring locks.
+func (a *Agent) beside() uint64 {
+	return a.fabric.charged.Load() + a.kept.Load() + a.account.memory.kernel.last.Load()
+}
+
 // memoryOf returns the bytes that are accounted to a.
 func memoryOf(a *Agent) uint64 {
-	return usage.MemoryAccounting.TotalPerCg(a.memID) + a.fabric.charged.Load()
+	return usage.MemoryAccounting.TotalPerCg(a.memID) + a.beside()
 }
 
 // inUnits is n bytes in the largest unit that leaves no fraction.

@@ -44,7 +44,7 @@ func (s *Kernel) taskStarts(ctx context.Context) *platform.Crowd {
 	}
 	t.SetMemCgID(a.memID)
 	a.account.started.Add(1)
-	a.account.lastTask.Store(int32(a.ns.pid.IDOfTask(t)))
+	a.account.lastTask.Store(int32(a.ns.pid().IDOfTask(t)))
 	if a.unscheduled.Load() {
 		return nil
 	}
@@ -56,7 +56,7 @@ func (s *Kernel) taskStarts(ctx context.Context) *platform.Crowd {
 func (s *Kernel) taskCloned(parent *kernel.Task, tid kernel.ThreadID) {
 	a := s.agentOf(parent)
 	t := parent.PIDNamespace().TaskWithID(tid)
-	if a == nil || t == nil || parent.ThreadGroup().IsInitIn(a.ns.pid) {
+	if a == nil || t == nil || parent.ThreadGroup().IsInitIn(a.ns.pid()) {
 		return
 	}
 	tg := t.ThreadGroup()
@@ -90,6 +90,8 @@ func (s *Kernel) taskExits(ctx context.Context) {
 		d.exited(t)
 	}
 	a.notes.ended(t)
+	a.pages.ended(t)
+	s.fabric.TaskEnded(t)
 	tg := t.ThreadGroup()
 	if tg.Leader() != t {
 		return
@@ -167,7 +169,7 @@ func (a *Agent) collect(tg *kernel.ThreadGroup) (gone, retry bool) {
 		return true, false
 	}
 	parent := leader.Parent()
-	if parent == nil || !parent.ThreadGroup().IsInitIn(a.ns.pid) {
+	if parent == nil || !parent.ThreadGroup().IsInitIn(a.ns.pid()) {
 		return false, false // Its own parent lives and may still wait for it.
 	}
 	wr, err := parent.Wait(&kernel.WaitOptions{

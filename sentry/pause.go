@@ -2,6 +2,7 @@ package sentry
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/hostarch"
@@ -22,6 +23,13 @@ type pauseTask struct {
 	task *kernel.Task
 }
 
+// Where the program is, and how long what is before its code is.
+const (
+	pauseBase    = 0x400000
+	pauseHeader  = 64
+	pauseProgram = 56
+)
+
 // pauseCode calls pause(2) for ever.
 var pauseCode = []byte{
 	0xb8, 0x22, 0x00, 0x00, 0x00, // mov eax, SYS_pause
@@ -29,14 +37,16 @@ var pauseCode = []byte{
 	0xeb, 0xf7, // jmp to the start
 }
 
-// pauseELF is a static executable of one page that holds pauseCode.
+// pauseELF is a static executable of one page that holds pauseCode, and behind it
+// keeperCode, which it never comes to.
 func pauseELF() []byte {
 	const (
-		base   = 0x400000
-		header = 64
-		phent  = 56
+		base   = pauseBase
+		header = pauseHeader
+		phent  = pauseProgram
 	)
-	b := make([]byte, header+phent, header+phent+len(pauseCode))
+	code := append(slices.Clone(pauseCode), keeperCode...)
+	b := make([]byte, header+phent, header+phent+len(code))
 	le := binary.LittleEndian
 	copy(b, "\x7fELF\x02\x01\x01")
 	le.PutUint16(b[16:], 2)                 // ET_EXEC
@@ -48,7 +58,7 @@ func pauseELF() []byte {
 	le.PutUint16(b[54:], phent)             // size of a program header
 	le.PutUint16(b[56:], 1)                 // one of them
 	p := b[header:]
-	size := uint64(header + phent + len(pauseCode))
+	size := uint64(header + phent + len(code))
 	le.PutUint32(p[0:], 1)       // PT_LOAD
 	le.PutUint32(p[4:], 5)       // readable, executable
 	le.PutUint64(p[16:], base)   // virtual address
@@ -56,7 +66,7 @@ func pauseELF() []byte {
 	le.PutUint64(p[32:], size)   // bytes in the file
 	le.PutUint64(p[40:], size)   // bytes in memory
 	le.PutUint64(p[48:], 0x1000) // alignment
-	return append(b, pauseCode...)
+	return append(b, code...)
 }
 
 func (s *Kernel) startPause() error {

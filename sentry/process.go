@@ -3,6 +3,8 @@ package sentry
 import (
 	"path"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
@@ -22,15 +24,28 @@ import (
 // namespaces are what an agent's processes share. The agent holds one
 // reference to each.
 type namespaces struct {
-	pid *kernel.PIDNamespace
-	uts *kernel.UTSNamespace
-	ipc *kernel.IPCNamespace
-	net *inet.Namespace
-	mnt *vfs.MountNamespace
+	// Others change when an agent is upgraded (upgrade.go), under mu, the agent's
+	// lifeMu and its grantsMu; one of these is held by who reads them.
+	mu    sync.RWMutex
+	pidns atomic.Pointer[kernel.PIDNamespace] // read by pid
+	uts   *kernel.UTSNamespace
+	ipc   *kernel.IPCNamespace
+	net   *inet.Namespace
+	mnt   *vfs.MountNamespace
 	// What mnt shows of the agent's own: the layer that takes what it writes, and
 	// what that is laid over. Nil and empty for the kernel's own namespaces.
 	upper *vfs.Mount
 	root  rootLayers
+	base  *baseline // what was in upper when it was copied from another, or nil
+}
+
+// pid returns the PID namespace.
+func (ns *namespaces) pid() *kernel.PIDNamespace { return ns.pidns.Load() }
+
+// counting says which the PID namespace is.
+func (ns *namespaces) counting(pid *kernel.PIDNamespace) *namespaces {
+	ns.pidns.Store(pid)
+	return ns
 }
 
 // program is what a new thread group executes. Its fds stay the caller's.
@@ -66,7 +81,7 @@ func (s *Kernel) newThreadGroup(ctx context.Context, ns *namespaces, p program) 
 	if err != nil {
 		return nil, errdefs.Wrap(err, errdefs.Internal, "set limits")
 	}
-	tg := s.k.NewThreadGroup(ns.pid, kernel.NewSignalHandlers(), linux.SIGCHLD, lim)
+	tg := s.k.NewThreadGroup(ns.pid(), kernel.NewSignalHandlers(), linux.SIGCHLD, lim)
 	traversals := uint(linux.MaxSymlinkTraversals)
 	// What the program may do follows from who executes it, as in execve(2).
 	image, creds, _, serr := s.k.LoadTaskImage(s.context(ns, p.creds, p.memID), loader.LoadArgs{

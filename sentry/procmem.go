@@ -29,16 +29,18 @@ type procTask struct {
 	s     *Kernel
 	pidns *kernel.PIDNamespace
 	id    kernel.ThreadID // 0 for "task"
+	// thread says that it is a thread's: "task", or below it.
+	thread bool
 }
 
 // gateProc returns what the root of a procfs found under name, with the gate
 // before what is below it.
-func (s *Kernel) gateProc(found kernfs.Inode, pidns *kernel.PIDNamespace, name string) kernfs.Inode {
+func (s *Kernel) gateProc(found kernfs.Inode, pidns *kernel.PIDNamespace, name string, thread bool) kernfs.Inode {
 	id, err := strconv.ParseInt(name, 10, 32)
 	if err != nil || id <= 0 {
 		return found
 	}
-	return &procTask{found, s, pidns, kernel.ThreadID(id)}
+	return &procTask{found, s, pidns, kernel.ThreadID(id), thread}
 }
 
 // Lookup implements kernfs.Inode.Lookup.
@@ -48,9 +50,13 @@ func (p *procTask) Lookup(ctx context.Context, name string) (kernfs.Inode, error
 	case err != nil:
 		return nil, err
 	case p.id == 0:
-		return p.s.gateProc(found, p.pidns, name), nil
+		return p.s.gateProc(found, p.pidns, name, true), nil
 	case name == "task":
-		return &procTask{found, p.s, p.pidns, 0}, nil
+		return &procTask{found, p.s, p.pidns, 0, true}, nil
+	case name == "stat":
+		return &taskStat{found, p.s, p.pidns, p.id, !p.thread}, nil
+	case name == "oom_score":
+		return p.s.newViewFile(ctx, linux.PROC_SUPER_MAGIC, oomScoreText(p.pidns, p.id)), nil
 	case name == "mem":
 		return &procMem{found, p.s, p.pidns, p.id}, nil
 	case name == "fd":

@@ -3,6 +3,7 @@ package sentry
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
@@ -81,8 +82,23 @@ func (r *rootLayers) lowerName(name string) string {
 	return ""
 }
 
-// newRoot gives ns a mount namespace with a fresh root. With from, which has a root
-// of the same composition, what is in the upper layer of that is in it.
+// movedTo returns where in the upper layer of another root what is in that of r
+// belongs; nil: where it is.
+func (r *rootLayers) movedTo(to *rootLayers) func(string) string {
+	same := r.tmp == to.tmp && slices.EqualFunc(r.Layers, to.Layers, func(x, y control.Bind) bool { return x.Target == y.Target })
+	if same {
+		return nil
+	}
+	return func(name string) string {
+		if at := r.lowerName(name); at != "" {
+			return path.Clean(to.upperName(at))
+		}
+		return ""
+	}
+}
+
+// newRoot gives ns a mount namespace with a fresh root. With from, what is in the
+// upper layer of that is in it, where it was for the agent.
 func (s *Kernel) newRoot(ns *namespaces, root control.Root, disk uint64, from *namespaces) (err error) {
 	ctx := s.context(ns, s.creds, 0)
 	upper, err := s.newUpper(ctx, disk)
@@ -94,20 +110,19 @@ func (s *Kernel) newRoot(ns *namespaces, root control.Root, disk uint64, from *n
 			upper.DecRef(ctx)
 		}
 	}()
+	made := rootLayers{root, disk, s.tmpIsEmpty(ctx, root.Base)}
 	if from != nil {
 		// gVisor renames nothing without a mount namespace.
-		within := *ns
-		within.mnt = from.mnt
-		if err := s.copyUpper(s.context(&within, s.creds, 0), from.upper, upper); err != nil {
+		within := (&namespaces{uts: ns.uts, ipc: ns.ipc, net: ns.net, mnt: from.mnt}).counting(ns.pid())
+		if ns.base, err = s.copyUpper(s.context(within, s.creds, 0), from.upper, upper, from.root.movedTo(&made)); err != nil {
 			return err
 		}
 	}
-	tmp := s.tmpIsEmpty(ctx, root.Base)
-	mnt, err := s.composeRoot(ctx, root, upper, tmp)
+	mnt, err := s.composeRoot(ctx, root, upper, made.tmp)
 	if err != nil {
 		return err
 	}
-	ns.mnt, ns.upper, ns.root = mnt, upper, rootLayers{root, disk, tmp}
+	ns.mnt, ns.upper, ns.root = mnt, upper, made
 	return nil
 }
 

@@ -78,8 +78,10 @@ func (s *Kernel) tellFaults() {
 		total := a.crowd.Faults()
 		seen[a] = total
 		if n := total - p.seen[a]; n > 0 && took > 0 {
+			k := a.faultUse()
 			s.emit(a, event.MemoryFaults, &eventv1.MemoryFaults{
 				Faults: n, Total: total, Interval: int64(took), PerSecond: float64(n) / took.Seconds(),
+				Minor: k.Minor, Major: k.Major, Cow: k.COW, Protection: k.Protection,
 			})
 		}
 	}

@@ -55,7 +55,7 @@ func (s *Kernel) Sched(req control.SchedRequest) (control.SchedReply, error) {
 		r.CPUs = append(r.CPUs, v)
 	}
 	for _, a := range agents {
-		if a.ns.pid == nil {
+		if a.ns.pid() == nil {
 			continue // It is being made.
 		}
 		if len(r.Agents) == schedAgents {
@@ -122,7 +122,7 @@ var policyNames = map[sched.Policy]string{sched.Normal: "normal", sched.Batch: "
 
 // schedTasks lists the agent's tasks, and says how many found no room.
 func (a *Agent) schedTasks() (out []control.SchedTask, cut int) {
-	ns := a.ns.pid
+	ns := a.ns.pid()
 	for _, st := range a.crowd.Group().Tasks() {
 		t, ok := st.ID.(*kernel.Task)
 		if !ok || ns.IDOfTask(t) == 0 {

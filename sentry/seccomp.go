@@ -111,7 +111,7 @@ func (s *Kernel) taskCalls(task context.Context, ac *arch.Context64) {
 		return
 	}
 	a := s.agentOf(t)
-	if a == nil || a.seccomp == nil {
+	if a == nil || a.seccomp == nil || a.spec.Headed && t.ThreadGroup().IsInitIn(a.ns.pid()) {
 		return
 	}
 	call := ac.SyscallNo()

@@ -9,6 +9,15 @@ import (
 	"aios.dev/aios/errdefs"
 )
 
+// changes are the methods that change what a checkpoint saves.
+var changes = map[string]bool{
+	control.MethodMount: true, control.MethodUnmount: true, control.MethodSpawn: true, control.MethodExec: true, control.MethodAttach: true,
+	control.MethodSignal: true, control.MethodClone: true, control.MethodMerge: true, control.MethodPause: true, control.MethodResume: true, control.MethodForget: true,
+	control.MethodCapGrant: true, control.MethodCapDelegate: true, control.MethodCapExport: true, control.MethodCapAttenuate: true,
+	control.MethodSetCPU: true, control.MethodHint: true, control.MethodClock: true, control.MethodCapSeal: true, control.MethodCapRenew: true, control.MethodCapRevoke: true,
+	control.MethodFabric: true, control.MethodCeiling: true, control.MethodHibernate: true, control.MethodSetSwap: true,
+}
+
 // Handlers returns the methods that the kernel serves to the daemon. shutdown
 // is called after every agent has ended, when the daemon asked for the end.
 func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
@@ -28,7 +37,13 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodExec:         control.HandleFiles(s.Exec),
 		control.MethodAttach:       control.HandleFiles(s.Attach),
 		control.MethodSignal:       control.Handle(s.Signal),
+		control.MethodCheckpoint:   control.HandleFiles(s.Checkpoint),
 		control.MethodClone:        control.HandleFiles(s.Clone),
+		control.MethodSpecialize:   control.HandleFiles(s.Clone),
+		control.MethodSplit:        control.HandleFiles(s.Clone),
+		control.MethodUpgrade:      control.Handle(s.Upgrade),
+		control.MethodMerge:        control.Handle(s.Merge),
+		control.MethodWarm:         control.Handle(s.Warm),
 		control.MethodPause:        control.Handle(s.Pause),
 		control.MethodResume:       control.Handle(s.Resume),
 		control.MethodInspect:      control.Handle(s.Inspect),
@@ -42,11 +57,12 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodCapAttenuate: control.Handle(s.CapAttenuate),
 		control.MethodSetCPU:       control.Handle(s.SetCPU),
 		control.MethodHint:         control.Handle(s.Hint),
+		control.MethodClock:        control.Handle(s.Clock),
 		control.MethodCapSeal:      control.Handle(s.CapSeal),
 		control.MethodCapRenew:     control.Handle(s.CapRenew),
 		control.MethodCapRevoke:    control.Handle(s.CapRevoke),
 		control.MethodCapExplain:   control.Handle(s.CapExplain),
-		control.MethodFabric:       control.Handle(s.Fabric),
+		control.MethodFabric:       control.HandleFiles(s.FabricIn),
 		control.MethodAnswer:       control.Handle(s.Answer),
 		control.MethodDump:         control.HandleFiles(s.Dump),
 		control.MethodSchedTrace:   control.HandleFiles(s.SchedTrace),
@@ -56,6 +72,11 @@ func (s *Kernel) Handlers(shutdown func()) map[string]control.Handler {
 		control.MethodAccount:      control.Handle(s.Account),
 		control.MethodAccounts:     control.Handle(s.Accounts),
 		control.MethodCeiling:      control.Handle(s.Ceiling),
+		control.MethodVM:           control.Handle(s.VM),
+		control.MethodSetVM:        control.Handle(s.SetVM),
+		control.MethodHibernate:    control.Handle(s.Hibernate),
+		control.MethodSetSwap:      control.HandleFiles(s.SetSwap),
+		control.MethodSwapFile:     control.HandleFiles(s.SwapFile),
 		control.MethodPromised: control.Handle(func(struct{}) (control.Promised, error) {
 			return s.promised(), nil
 		}),

@@ -30,6 +30,8 @@ type shellPool struct {
 	ready []*namespaces // +checklocks:mu
 	// A refill is under way.
 	busy bool // +checklocks:mu
+	// No refill may begin.
+	held bool // +checklocks:mu
 }
 
 const (
@@ -55,15 +57,25 @@ func (s *Kernel) newNamespaces() *namespaces {
 	ctx := s.context(s.rootNamespaces(), s.creds, 0)
 	userns := s.creds.UserNamespace
 	ns := &namespaces{
-		pid: s.k.RootPIDNamespace().NewChild(ctx, s.k, userns),
 		uts: kernel.NewUTSNamespace("", "", userns),
 		ipc: kernel.NewIPCNamespace(userns),
-		net: inet.NewNamespace(s.k.RootNetworkNamespace(), userns),
+		net: s.newNetwork(),
 	}
+	ns.counting(s.k.RootPIDNamespace().NewChild(ctx, s.k, userns))
 	ns.uts.SetInode(s.k.GetNamespaceInode(ctx, ns.uts).(*nsfs.Inode))
 	ns.ipc.SetInode(s.k.GetNamespaceInode(ctx, ns.ipc).(*nsfs.Inode))
 	ns.net.SetInode(s.k.GetNamespaceInode(ctx, ns.net).(*nsfs.Inode))
 	return ns
+}
+
+// newNetwork returns a network namespace with a stack of its own. To gVisor it is a
+// root: of others it replaces the stack when they are restored from a checkpoint.
+func (s *Kernel) newNetwork() *inet.Namespace {
+	stack, err := s.stacks.CreateStack()
+	if err != nil {
+		panic(err) // As gVisor does: what the host can refuse, it has not yet been asked for.
+	}
+	return inet.NewRootNamespace(stack, s.stacks, s.creds.UserNamespace)
 }
 
 // releaseShell drops the references that a shell, or an agent, holds. The PID
@@ -79,7 +91,7 @@ func (s *Kernel) releaseShell(ns *namespaces) {
 	ns.uts.DecRef(ctx)
 	ns.ipc.DecRef(ctx)
 	ns.net.DecRef(ctx)
-	ns.pid.DecRef(ctx)
+	ns.pid().DecRef(ctx)
 	ns.mnt, ns.upper, ns.uts, ns.ipc, ns.net = nil, nil, nil, nil, nil
 }
 
@@ -127,7 +139,7 @@ func (p *shellPool) refill() {
 func (p *shellPool) begin() (key string, root control.Root, disk uint64, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.busy || p.key == "" || len(p.ready) >= shellsReady {
+	if p.busy || p.held || p.key == "" || len(p.ready) >= shellsReady {
 		return "", control.Root{}, 0, false
 	}
 	p.busy = true
@@ -157,6 +169,29 @@ func (p *shellPool) flush() {
 	p.ready, p.key = nil, ""
 	p.mu.Unlock()
 	p.drop(stale)
+}
+
+// hold empties the pool and keeps it so.
+func (p *shellPool) hold() {
+	p.mu.Lock()
+	p.held = true
+	p.mu.Unlock()
+	for busy := true; busy; {
+		p.mu.Lock()
+		busy = p.busy
+		p.mu.Unlock()
+		if busy {
+			nap(p.s.cfg.Clock, 100*time.Microsecond)
+		}
+	}
+	p.flush()
+}
+
+// release lets it be filled again.
+func (p *shellPool) release() {
+	p.mu.Lock()
+	p.held = false
+	p.mu.Unlock()
 }
 
 func (p *shellPool) drop(stale []*namespaces) {

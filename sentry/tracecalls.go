@@ -250,9 +250,9 @@ func protocolOf(sock socket.Socket) string {
 func addressOf(addr linux.SockAddr) string {
 	switch a := addr.(type) {
 	case *linux.SockAddrInet:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), swap(a.Port)).String()
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), hostOrder(a.Port)).String()
 	case *linux.SockAddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), swap(a.Port)).String()
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), hostOrder(a.Port)).String()
 	case *linux.SockAddrUnix:
 		text := make([]byte, 0, len(a.Path))
 		for i, b := range a.Path {
@@ -266,8 +266,8 @@ func addressOf(addr linux.SockAddr) string {
 	return ""
 }
 
-// swap is a port in the order of the host.
-func swap(port uint16) uint16 { return port<<8 | port>>8 }
+// hostOrder is a port in the order of the host.
+func hostOrder(port uint16) uint16 { return port<<8 | port>>8 }
 
 func localOf(t *kernel.Task, sock socket.Socket) string {
 	addr, _, err := sock.GetSockName(t)
@@ -371,7 +371,7 @@ func tellAccept(s *Kernel, c traceCall) {
 // and goes with it.
 type ending struct {
 	s     *Kernel
-	a     *Agent
+	agent string
 	what  eventv1.NetDisconnect
 	since int64
 	told  atomic.Bool
@@ -382,7 +382,7 @@ func (s *Kernel) watchEnd(c traceCall, file *vfs.FileDescription, sock socket.So
 	if !s.events.Enabled(event.NetDisconnect) || protocolOf(sock) != "tcp" {
 		return
 	}
-	e := &ending{s: s, a: c.a, since: s.cfg.Clock.Now().UnixNano()}
+	e := &ending{s: s, agent: c.a.id, since: s.cfg.Clock.Now().UnixNano()}
 	e.what.Protocol, e.what.Local, e.what.Remote = "tcp", localOf(c.t, sock), remote
 	entry := new(waiter.Entry)
 	entry.Init(e, waiter.EventHUp)
@@ -398,7 +398,7 @@ func (e *ending) NotifyEvent(waiter.EventMask) {
 	}
 	e.what.Reason = "closed"
 	e.what.Lifetime = e.s.cfg.Clock.Now().UnixNano() - e.since
-	e.s.emit(e.a, event.NetDisconnect, &e.what)
+	e.s.emit(e.s.findAgent(e.agent), event.NetDisconnect, &e.what)
 }
 
 func tellSignal(s *Kernel, c traceCall) {

@@ -33,6 +33,7 @@ type pointSink struct {
 
 // tracePoints enables gVisor's trace points.
 func (s *Kernel) tracePoints() error {
+	pointsKnown()
 	seccheck.Global.AppendSink(&pointSink{s: s}, []seccheck.PointReq{
 		{Pt: seccheck.PointExecve}, {Pt: seccheck.PointClone},
 	})
@@ -77,7 +78,7 @@ func (p *pointSink) Clone(ctx context.Context, _ seccheck.FieldSet, info *pb.Clo
 	if a == nil || made == nil {
 		return nil
 	}
-	tid := int32(a.ns.pid.IDOfTask(made))
+	tid := int32(a.ns.pid().IDOfTask(made))
 	if typ == event.AgentThread {
 		p.s.emit(a, typ, &eventv1.AgentThread{Process: processOf(t), Tid: tid})
 	} else {

@@ -75,6 +75,7 @@ func exceptionOf(t *kernel.Task, ip, sp uintptr, info *linux.SignalInfo, at host
 func (s *Kernel) noteException(a *Agent, t *kernel.Task, e trap.Exception, handled bool) {
 	f := &a.faults
 	f.counts.Add(e.Vector, e.Region)
+	a.pages.excepted(t, &e)
 	s.storms(a, e.Vector)
 	if s.events.EnabledFor(event.FaultException, a.id) {
 		s.emit(a, event.FaultException, exceptionPayload(t, e, handled))
@@ -214,6 +215,9 @@ func violationOf(info abi.GroupInfo) trap.Violation {
 	if info.Never {
 		return trap.ViolatesEscape
 	}
+	if info.Needs.Class == abi.ClassMem && info.Needs.Rights.Has(abi.MemExec) {
+		return trap.ViolatesExec
+	}
 	if class, ok := info.Needs.Class.Info(); ok {
 		if v, err := trap.ParseViolation(class.Name); err == nil {
 			return v
@@ -325,7 +329,7 @@ func (a *Agent) strip(why string) int {
 // would end executes nothing more either.
 func (a *Agent) killNow(why string) {
 	a.kill(why)
-	for _, tg := range a.ns.pid.ThreadGroups() {
+	for _, tg := range a.ns.pid().ThreadGroups() {
 		a.s.k.SendExternalSignalThreadGroup(tg, kernel.SignalInfoPriv(linux.SIGKILL)) // Fails for those that have ended.
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 // cgroupViews are the files of /sys/fs/cgroup: an agent finds itself in a
 // cgroup of its own (version 2) that has its limits. They are for reading.
-var cgroupViews = map[string]viewText{
+var cgroupViews = map[string]viewWriter{
 	"cgroup.controllers":     constant("cpuset cpu memory pids"),
 	"cgroup.subtree_control": constant(""),
 	"cgroup.type":            constant("domain"),
@@ -23,46 +23,60 @@ var cgroupViews = map[string]viewText{
 	"cgroup.stat":            constant("nr_descendants 0\nnr_dying_descendants 0"),
 	"cgroup.max.depth":       constant("0"),
 	"cgroup.max.descendants": constant("0"),
-	"cgroup.procs": func(v *view, buf *bytes.Buffer) {
+	"cgroup.procs": func(v *view, _ string, buf *bytes.Buffer) {
 		v.ids(buf, func(t *kernel.Task) bool { return t.ThreadGroup().Leader() == t })
 	},
-	"cgroup.threads": func(v *view, buf *bytes.Buffer) { v.ids(buf, func(*kernel.Task) bool { return true }) },
+	"cgroup.threads": func(v *view, _ string, buf *bytes.Buffer) { v.ids(buf, func(*kernel.Task) bool { return true }) },
 
-	"cpuset.cpus":           func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, v.cpus()) },
-	"cpuset.cpus.effective": func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, v.cpus()) },
+	"cpuset.cpus":           func(v *view, _ string, buf *bytes.Buffer) { fmt.Fprintln(buf, v.cpus()) },
+	"cpuset.cpus.effective": func(v *view, _ string, buf *bytes.Buffer) { fmt.Fprintln(buf, v.cpus()) },
 	"cpuset.mems":           constant("0"),
 	"cpuset.mems.effective": constant("0"),
 
-	"cpu.max":        (*view).cpuMax,
+	"cpu.max":        writes((*view).cpuMax),
 	"cpu.max.burst":  constant("0"),
-	"cpu.weight":     (*view).cpuWeight,
-	"cpu.stat":       (*view).cpuStat,
-	"memory.current": func(v *view, buf *bytes.Buffer) { _, used := v.ownMemory(); fmt.Fprintln(buf, used) },
-	"memory.peak": func(v *view, buf *bytes.Buffer) {
+	"cpu.weight":     writes((*view).cpuWeight),
+	"cpu.stat":       writes((*view).cpuStat),
+	"memory.current": func(v *view, _ string, buf *bytes.Buffer) { _, used := v.ownMemory(); fmt.Fprintln(buf, used) },
+	"memory.peak": func(v *view, _ string, buf *bytes.Buffer) {
 		_, used := v.ownMemory()
 		if v.a != nil {
 			used = v.a.account.ledger.Peak(account.Memory)
 		}
 		fmt.Fprintln(buf, used)
 	},
-	"memory.max":          func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, v.limit(account.Memory)) },
+	"memory.max":          func(v *view, _ string, buf *bytes.Buffer) { fmt.Fprintln(buf, v.limit(account.Memory)) },
+	"cpu.pressure":        pressureText(pressureCPU),
+	"memory.pressure":     pressureText(pressureMemory),
+	"io.pressure":         pressureText(pressureIO),
 	"memory.high":         constant("max"),
 	"memory.low":          constant("0"),
 	"memory.min":          constant("0"),
-	"memory.oom.group":    constant("1"), // What exceeds the limit ends the agent.
-	"memory.events":       (*view).memoryEvents,
-	"memory.stat":         (*view).memoryStat,
-	"memory.swap.current": constant("0"),
-	"memory.swap.max":     constant("0"),
-	"pids.current":        func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, len(v.tasks())) },
-	"pids.max":            func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, v.limit(account.Tasks)) },
+	"memory.oom.group":    writes((*view).oomGroup),
+	"memory.events":       writes((*view).memoryEvents),
+	"memory.stat":         writes((*view).memoryStat),
+	"memory.swap.current": func(v *view, _ string, buf *bytes.Buffer) { _, used := v.swap(); fmt.Fprintln(buf, used) },
+	"memory.swap.max":     func(v *view, _ string, buf *bytes.Buffer) { limit, _ := v.swap(); fmt.Fprintln(buf, limit) },
+	"pids.current":        func(v *view, _ string, buf *bytes.Buffer) { fmt.Fprintln(buf, len(v.tasks())) },
+	"pids.max":            func(v *view, _ string, buf *bytes.Buffer) { fmt.Fprintln(buf, v.limit(account.Tasks)) },
 }
 
-func constant(text string) viewText {
+func constant(text string) viewWriter {
+	text = fixed(text).arg
+	return func(_ *view, _ string, buf *bytes.Buffer) { buf.WriteString(text) }
+}
+
+// fixed is a text of one line, or none, that is the same for all.
+func fixed(text string) viewText {
 	if text != "" {
 		text += "\n"
 	}
-	return func(_ *view, buf *bytes.Buffer) { buf.WriteString(text) }
+	return viewText{arg: text}
+}
+
+// writes makes a viewWriter of a method.
+func writes(method func(v *view, buf *bytes.Buffer)) viewWriter {
+	return func(v *view, _ string, buf *bytes.Buffer) { method(v, buf) }
 }
 
 // limit is the hard limit of r, in the notation of cgroups.
@@ -79,7 +93,7 @@ func (v *view) limit(r account.Resource) string {
 func (v *view) ids(buf *bytes.Buffer, want func(*kernel.Task) bool) {
 	ns := v.s.k.RootPIDNamespace()
 	if v.a != nil {
-		ns = v.a.ns.pid
+		ns = v.a.ns.pid()
 	}
 	var ids []kernel.ThreadID
 	for _, t := range ns.Tasks() {
@@ -122,21 +136,9 @@ func (v *view) cpuStat(buf *bytes.Buffer) {
 		us(u.User+u.System), us(u.User), us(u.System), u.Periods, u.Stops, us(u.Stopped))
 }
 
-// memoryEvents counts what was refused. Nobody lives to read of a kill.
-func (v *view) memoryEvents(buf *bytes.Buffer) {
-	var refused uint64
-	if v.a != nil {
-		refused = v.a.account.ledger.Refused(account.Memory)
-	}
-	fmt.Fprintf(buf, "low 0\nhigh 0\nmax %d\noom 0\noom_kill 0\noom_group_kill 0\n", refused)
-}
-
 func (v *view) memoryStat(buf *bytes.Buffer) {
 	kinds, _ := v.ownMemory()
-	var faults uint64
-	if v.a != nil {
-		faults = v.a.crowd.Faults()
-	}
-	fmt.Fprintf(buf, "anon %d\nfile %d\nshmem %d\nkernel %d\npgfault %d\n",
-		kinds.Anonymous, kinds.PageCache+kinds.Mapped+kinds.Tmpfs, kinds.Tmpfs, kinds.System, faults)
+	f := v.faultsSeen()
+	fmt.Fprintf(buf, "anon %d\nfile %d\nshmem %d\nkernel %d\npgfault %d\npgmajfault %d\n",
+		kinds.Anonymous, kinds.PageCache+kinds.Mapped+kinds.Tmpfs, kinds.Tmpfs, kinds.System, f.Minor+f.Major, f.Major)
 }

@@ -11,6 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 
 	"aios.dev/aios/ktime"
+	"aios.dev/aios/sentry/clocks"
 	"aios.dev/aios/sentry/irq"
 	"aios.dev/aios/sentry/smp"
 )
@@ -54,6 +55,28 @@ func (c *cpuCapacity) leastIdle(idle int64) int64 {
 
 // uptimeNS is the time since the domain began.
 func (s *Kernel) uptimeNS() int64 { return s.k.MonotonicClock().Now().Nanoseconds() }
+
+// clocks returns how far ahead of the kernel's the clocks are that the agent sees.
+func (v *view) clocks() (realtime, monotonic clocks.Shift) {
+	if v.a != nil {
+		if c := v.a.clock.own.Load(); c != nil {
+			return c.ahead(), c.monotonic
+		}
+	}
+	return 0, 0
+}
+
+// uptimeNS is what the agent's CLOCK_BOOTTIME shows.
+func (v *view) uptimeNS() int64 {
+	_, ahead := v.clocks()
+	return ahead.Inside(v.s.uptimeNS())
+}
+
+// bootTime is when that was 0, by its CLOCK_REALTIME, in seconds.
+func (v *view) bootTime() int64 {
+	realtime, monotonic := v.clocks()
+	return clocks.Shift(-monotonic).Inside(realtime.Inside(v.s.k.Timekeeper().BootTime().Nanoseconds())) / 1e9
+}
 
 // cpuTimes is how CPU time was spent, in nanoseconds.
 type cpuTimes struct{ user, system, idle, stolen int64 }
@@ -104,7 +127,7 @@ func (v *view) stat(buf *bytes.Buffer) {
 		}
 	}
 	fmt.Fprintf(buf, "intr %d%s\nctxt %d\nbtime %d\nprocesses %d\nprocs_running %d\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n",
-		sum, counts.String(), v.switches(), v.s.k.Timekeeper().BootTime().Seconds(), v.started(), tasksThatWant(v.tasks()))
+		sum, counts.String(), v.switches(), v.bootTime(), v.started(), tasksThatWant(v.tasks()))
 }
 
 // switches returns how often a task was given a CPU.
@@ -127,7 +150,7 @@ func (v *view) started() uint64 {
 }
 
 func (v *view) uptime(buf *bytes.Buffer) {
-	idle, up := v.cpuTimes().idle, v.s.uptimeNS()
+	idle, up := v.cpuTimes().idle, v.uptimeNS()
 	const second, hundredth = int64(time.Second), int64(time.Second / 100)
 	fmt.Fprintf(buf, "%d.%02d %d.%02d\n", up/second, up%second/hundredth, idle/second, idle%second/hundredth)
 }
@@ -170,7 +193,7 @@ func (s *Kernel) tellLoads() {
 func (s *Kernel) tickLoads(n int) {
 	all := 0
 	for _, a := range s.liveAgents() {
-		want := tasksThatWant(a.ns.pid.Tasks())
+		want := tasksThatWant(a.ns.pid().Tasks())
 		a.account.load.Tick(want, n)
 		all += want
 	}

@@ -34,18 +34,18 @@ func (s *Kernel) newCPUDir(ctx context.Context) *cpuDir {
 	d := &cpuDir{s: s}
 	d.viewDir.init(ctx, s, linux.SYSFS_MAGIC)
 	file := func(text viewText) kernfs.Inode { return s.newViewFile(ctx, linux.SYSFS_MAGIC, text) }
-	none, zero := file(func(_ *view, buf *bytes.Buffer) { buf.WriteByte('\n') }), file(constant("0"))
-	list := file(viewCPUList)
+	none, zero := file(viewText{arg: "\n"}), file(fixed("0"))
+	list := file(viewText{of: "cpu/list"})
 	smt := s.newViewDir(ctx, linux.SYSFS_MAGIC)
-	smt.fill(map[string]kernfs.Inode{"active": zero, "control": file(constant("notsupported"))})
+	smt.fill(map[string]kernfs.Inode{"active": zero, "control": file(fixed("notsupported"))})
 	d.fill(map[string]kernfs.Inode{
 		"online": list, "possible": list, "present": list, "offline": none, "isolated": none,
-		"kernel_max": file(constant(strconv.Itoa(smp.MaxCPUs - 1))), "smt": smt,
+		"kernel_max": file(fixed(strconv.Itoa(smp.MaxCPUs - 1))), "smt": smt,
 	})
-	all := file(viewCPUMask)
+	all := file(viewText{of: "cpu/mask"})
 	for n := range uint(s.cfg.CPUs) {
-		own := file(func(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, cpuHex(v.cpus(), smp.Of(int(n)))) })
-		number := file(constant(strconv.Itoa(int(n))))
+		own := file(viewText{of: "cpu/own", arg: strconv.Itoa(int(n))})
+		number := file(fixed(strconv.Itoa(int(n))))
 		topology := s.newViewDir(ctx, linux.SYSFS_MAGIC)
 		// All in one socket, each a core of its own, as in /proc/cpuinfo.
 		topology.fill(map[string]kernfs.Inode{
@@ -61,10 +61,23 @@ func (s *Kernel) newCPUDir(ctx context.Context) *cpuDir {
 	return d
 }
 
-func viewCPUList(v *view, buf *bytes.Buffer) { fmt.Fprintln(buf, v.cpus()) }
-
-func viewCPUMask(v *view, buf *bytes.Buffer) {
-	fmt.Fprintln(buf, cpuHex(v.cpus(), v.cpus()))
+// cpuViews are files of /sys/devices/system.
+var cpuViews = map[string]viewWriter{
+	"list": func(v *view, _ string, buf *bytes.Buffer) { fmt.Fprintln(buf, v.cpus()) },
+	"mask": func(v *view, _ string, buf *bytes.Buffer) { fmt.Fprintln(buf, cpuHex(v.cpus(), v.cpus())) },
+	"own": func(v *view, cpu string, buf *bytes.Buffer) {
+		n, _ := strconv.Atoi(cpu)
+		fmt.Fprintln(buf, cpuHex(v.cpus(), smp.Of(n)))
+	},
+	"meminfo": func(v *view, _ string, buf *bytes.Buffer) {
+		total, used, _ := v.memory()
+		for _, line := range []struct {
+			name  string
+			bytes uint64
+		}{{"MemTotal", total}, {"MemFree", total - used}, {"MemUsed", used}} {
+			fmt.Fprintf(buf, "Node 0 %-15s %8d kB\n", line.name+":", line.bytes>>10)
+		}
+	},
 }
 
 // newNodeDir makes /sys/devices/system/node: all CPUs and all memory are in one.
@@ -72,19 +85,11 @@ func (s *Kernel) newNodeDir(ctx context.Context) *viewDir {
 	file := func(text viewText) kernfs.Inode { return s.newViewFile(ctx, linux.SYSFS_MAGIC, text) }
 	node := s.newViewDir(ctx, linux.SYSFS_MAGIC)
 	node.fill(map[string]kernfs.Inode{
-		"cpulist": file(viewCPUList), "cpumap": file(viewCPUMask), "distance": file(constant("10")),
-		"meminfo": file(func(v *view, buf *bytes.Buffer) {
-			total, used, _ := v.memory()
-			for _, line := range []struct {
-				name  string
-				bytes uint64
-			}{{"MemTotal", total}, {"MemFree", total - used}, {"MemUsed", used}} {
-				fmt.Fprintf(buf, "Node 0 %-15s %8d kB\n", line.name+":", line.bytes>>10)
-			}
-		}),
+		"cpulist": file(viewText{of: "cpu/list"}), "cpumap": file(viewText{of: "cpu/mask"}), "distance": file(fixed("10")),
+		"meminfo": file(viewText{of: "cpu/meminfo"}),
 	})
 	d := s.newViewDir(ctx, linux.SYSFS_MAGIC)
-	zero := file(constant("0"))
+	zero := file(fixed("0"))
 	d.fill(map[string]kernfs.Inode{
 		"node0": node, "online": zero, "possible": zero, "has_cpu": zero, "has_memory": zero, "has_normal_memory": zero,
 	})

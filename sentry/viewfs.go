@@ -2,6 +2,7 @@ package sentry
 
 import (
 	"bytes"
+	"strings"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
@@ -9,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/cgroup2fs"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/kernfs"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/sys"
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
 	"gvisor.dev/gvisor/pkg/sentry/vfs"
 )
@@ -68,7 +70,7 @@ func (s *Kernel) registerViews(ctx context.Context) error {
 	fs.DecRef(ctx)
 
 	cgroup := s.newViewDir(ctx, linux.CGROUP2_SUPER_MAGIC)
-	cgroup.fill(s.newViewFiles(ctx, cgroupViews))
+	cgroup.fill(s.newCgroupFiles(ctx))
 	s.views.cgroup, s.views.cgroupRoot = s.newViewFS("cgroup2", cgroup)
 
 	// The real one stays for ever.
@@ -140,31 +142,59 @@ type viewFile struct {
 	text viewText
 }
 
-// viewText writes what v's agent is to read.
-type viewText func(v *view, buf *bytes.Buffer)
+// viewText says what a file tells: what the entry of that name in a table writes of
+// arg. It is a name and no function so that it can be part of a checkpoint.
+type viewText struct {
+	of, arg string
+	pidns   *kernel.PIDNamespace // of what is about a process there
+}
+
+// viewWriter writes what v's agent is to read.
+type viewWriter func(v *view, arg string, buf *bytes.Buffer)
+
+// write writes the text for v's agent.
+func (t viewText) write(v *view, buf *bytes.Buffer) {
+	table, name, _ := strings.Cut(t.of, "/")
+	switch table {
+	case "proc":
+		procViews[name](v, t.arg, buf)
+	case "cgroup":
+		cgroupViews[name](v, t.arg, buf)
+	case "cpu":
+		cpuViews[name](v, t.arg, buf)
+	case "oom_score":
+		v.oomScore(t.pidns, t.arg, buf)
+	default:
+		buf.WriteString(t.arg)
+	}
+}
 
 func (s *Kernel) newViewFile(ctx context.Context, magic uint64, text viewText) *viewFile {
 	f := &viewFile{viewNode: viewNode{magic}, s: s, text: text}
-	f.InodeAttrs.Init(ctx, s.creds, linux.UNNAMED_MAJOR, s.views.minor, s.views.ino.Add(1), linux.ModeRegular|0o444)
+	f.InodeAttrs.Init(ctx, s.creds, linux.UNNAMED_MAJOR, s.views.minor, s.views.ino.Add(1), text.mode())
 	return f
 }
 
-func (s *Kernel) newViewFiles(ctx context.Context, texts map[string]viewText) map[string]kernfs.Inode {
-	files := make(map[string]kernfs.Inode, len(texts))
-	for name, text := range texts {
-		files[name] = s.newViewFile(ctx, linux.CGROUP2_SUPER_MAGIC, text)
+// newCgroupFiles makes a file for each of cgroupViews.
+func (s *Kernel) newCgroupFiles(ctx context.Context) map[string]kernfs.Inode {
+	files := make(map[string]kernfs.Inode, len(cgroupViews))
+	for name := range cgroupViews {
+		files[name] = s.newViewFile(ctx, linux.CGROUP2_SUPER_MAGIC, viewText{of: "cgroup/" + name})
 	}
 	return files
 }
 
 // Generate implements vfs.DynamicBytesSource.Generate.
 func (f *viewFile) Generate(ctx context.Context, buf *bytes.Buffer) error {
-	f.text(f.s.viewOf(ctx), buf)
+	f.text.write(f.s.viewOf(ctx), buf)
 	return nil
 }
 
 // Open implements kernfs.Inode.Open.
 func (f *viewFile) Open(_ context.Context, rp *vfs.ResolvingPath, d *kernfs.Dentry, opts vfs.OpenOptions) (*vfs.FileDescription, error) {
+	if _, ok := f.text.pressureOf(); ok {
+		return f.openPressure(rp, d, opts.Flags)
+	}
 	fd := &kernfs.DynamicBytesFD{}
 	if err := fd.Init(rp.Mount(), d, f, new(vfs.FileLocks), opts.Flags, rp.Credentials()); err != nil {
 		return nil, err

@@ -84,9 +84,24 @@ func (v *view) ownMemory() (usage.MemoryStats, uint64) {
 	}
 	v.s.watch.refresh(v.a)
 	kinds, used := usage.MemoryAccounting.CopyPerCg(v.a.memID)
-	used += v.a.fabric.charged.Load()
+	kinds.System += v.a.account.memory.kernel.last.Load()
+	used += v.a.beside()
 	v.a.account.ledger.Measure(account.Memory, used)
 	return kinds, used
+}
+
+// swap returns how much of a swap file the agent may use, and how much of that it
+// does.
+func (v *view) swap() (limit, used uint64) {
+	if v.a == nil {
+		return 0, 0
+	}
+	sw := v.a.swap.Load()
+	if sw == nil {
+		return 0, 0
+	}
+	u := sw.store.Usage()
+	return u.FileLimit, min(u.File, u.FileLimit)
 }
 
 // cpuUse returns the CPU time used in all.
@@ -102,12 +117,12 @@ func (v *view) tasks() []*kernel.Task {
 	if v.a == nil {
 		return v.s.k.RootPIDNamespace().Tasks()
 	}
-	return v.a.ns.pid.Tasks()
+	return v.a.ns.pid().Tasks()
 }
 
 // procViews are files of /proc.
-var procViews = map[string]viewText{
-	"cpuinfo": func(v *view, buf *bytes.Buffer) {
+var procViews = map[string]viewWriter{
+	"cpuinfo": func(v *view, _ string, buf *bytes.Buffer) {
 		features, cpus := v.s.k.FeatureSet(), v.cpus()
 		n := uint(cpus.Len())
 		cpus.All(func(cpu int) bool {
@@ -115,12 +130,13 @@ var procViews = map[string]viewText{
 			return true
 		})
 	},
-	"meminfo": (*view).meminfo,
-	"stat":    (*view).stat,
-	"loadavg": (*view).loadavg,
-	"uptime":  (*view).uptime,
+	"meminfo": writes((*view).meminfo),
+	"stat":    writes((*view).stat),
+	"loadavg": writes((*view).loadavg),
+	"uptime":  writes((*view).uptime),
+	"vmstat":  writes((*view).vmstat),
 	// gVisor has none.
-	procInterrupts: (*view).interrupts,
+	procInterrupts: writes((*view).interrupts),
 	// By this some programs tell that cgroups are of version 2.
 	"cgroups": constant("#subsys_name\thierarchy\tnum_cgroups\tenabled\n" +
 		"cpuset\t0\t1\t1\ncpu\t0\t1\t1\ncpuacct\t0\t1\t1\nmemory\t0\t1\t1\npids\t0\t1\t1"),
@@ -129,6 +145,7 @@ var procViews = map[string]viewText{
 func (v *view) meminfo(buf *bytes.Buffer) {
 	total, used, kinds := v.memory()
 	anon, file := kinds.Anonymous+kinds.Tmpfs, kinds.PageCache+kinds.Mapped
+	swap, out := v.swap()
 	for _, line := range []struct {
 		name  string
 		bytes uint64
@@ -137,7 +154,7 @@ func (v *view) meminfo(buf *bytes.Buffer) {
 		{"Buffers", 0}, {"Cached", file + kinds.Tmpfs}, {"SwapCached", 0},
 		{"Active", anon + file}, {"Inactive", 0},
 		{"Active(anon)", anon}, {"Inactive(anon)", 0}, {"Active(file)", file}, {"Inactive(file)", 0},
-		{"Unevictable", 0}, {"Mlocked", 0}, {"SwapTotal", 0}, {"SwapFree", 0}, {"Dirty", 0}, {"Writeback", 0},
+		{"Unevictable", 0}, {"Mlocked", 0}, {"SwapTotal", swap}, {"SwapFree", swap - out}, {"Dirty", 0}, {"Writeback", 0},
 		{"AnonPages", anon}, {"Mapped", file}, {"Shmem", kinds.Tmpfs},
 	} {
 		fmt.Fprintf(buf, "%-16s%8d kB\n", line.name+":", line.bytes>>10)
@@ -156,6 +173,11 @@ func (s *Kernel) viewCalls(table *kernel.SyscallTable) {
 	table.Table[sysSysinfo] = info
 
 	s.dmesgCall(table)
+
+	const sysGetrusage = 98
+	rusage := table.Table[sysGetrusage]
+	rusage.Fn = s.rusageFaults(rusage.Fn)
+	table.Table[sysGetrusage] = rusage
 
 	affinity := table.Table[sysSchedSetaffinity]
 	inner := affinity.Fn
@@ -195,9 +217,10 @@ const sysinfoLoadShift = 16
 func (s *Kernel) sysinfo(t *kernel.Task, _ uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
 	v := s.viewOf(t)
 	total, used, kinds := v.memory()
+	swap, out := v.swap()
 	si := linux.Sysinfo{
-		Procs: uint16(min(len(v.tasks()), 1<<16-1)), Uptime: s.k.MonotonicClock().Now().Seconds(),
-		TotalRAM: total, FreeRAM: total - used, SharedRAM: kinds.Tmpfs, Unit: 1,
+		Procs: uint16(min(len(v.tasks()), 1<<16-1)), Uptime: v.uptimeNS() / 1e9,
+		TotalRAM: total, FreeRAM: total - used, SharedRAM: kinds.Tmpfs, Unit: 1, TotalSwap: swap, FreeSwap: swap - out,
 	}
 	for i, avg := range v.load().Averages() {
 		si.Loads[i] = avg << (sysinfoLoadShift - smp.LoadShift)

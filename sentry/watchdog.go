@@ -151,6 +151,15 @@ func (d *agentDog) arm(timeout time.Duration) error {
 	return nil
 }
 
+// rearm is arm for who decides for the agent; it returns how it was armed.
+func (d *agentDog) rearm(timeout time.Duration) (was time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	was = d.timeout
+	d.armLocked(timeout)
+	return was
+}
+
 func (d *agentDog) feed() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -263,4 +272,14 @@ func (c ctlAuthority) SetWatchdog(agent string, o ctlfs.WatchdogOrder) error {
 	default:
 		return a.dog.arm(o.Timeout)
 	}
+}
+
+// armed is the time that it is armed with; 0: it is not.
+func (d *agentDog) armed() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.dog == nil {
+		return 0
+	}
+	return d.timeout
 }

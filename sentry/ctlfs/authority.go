@@ -57,6 +57,9 @@ type Authority interface {
 	OpenRegion(agent, name string, want abi.Rights) (*fabric.View, error)
 	Fabric(ctx context.Context, by capability.Actor, req *control.FabricRequest) (control.FabricReply, error)
 
+	// Memory returns semantic memory for one connection of agent.
+	Memory(agent string) Memory
+
 	// Explain says whether agent may do op, which is text from a program, and
 	// why. It answers on one or more lines.
 	Explain(ctx context.Context, agent, op string) (allowed bool, why string, err error)
@@ -70,6 +73,12 @@ type Authority interface {
 	// else.
 	Hint(agent string) (string, error)
 	SetHint(agent, hint string) error
+	// Past tells what agent is a copy of. Ready says that its program is warm, and
+	// reports whether it may go on: one that becomes a template may not.
+	// WantSignal says whether the process of the calling task wants SIGAIOSCLONE.
+	Past(agent string) (Past, error)
+	Ready(agent string) bool
+	WantSignal(ctx context.Context, agent string, want bool) error
 	// Denied reports a refusal to log and audit trail. This package reports
 	// every one of a call through its doors; the methods above do not.
 	Denied(agent, op, object string, why error)

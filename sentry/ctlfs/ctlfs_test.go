@@ -32,10 +32,10 @@ func TestTreeIsAsDescribed(t *testing.T) {
 		}
 		return out
 	}
-	if got, want := names("/"), []string{".", "..", "self", "lib", "fabric", "ctl", "events", "help", "version"}; !slices.Equal(got, want) {
+	if got, want := names("/"), []string{".", "..", "self", "lib", "fabric", "ctl", "events", "semantic.sock", "help", "version"}; !slices.Equal(got, want) {
 		t.Errorf("/aios holds %q, want %q", got, want)
 	}
-	if got, want := names("/self"), []string{".", "..", "id", "name", "domain", "caps", "tree", "limits", "stats", "watchdog", "hint"}; !slices.Equal(got, want) {
+	if got, want := names("/self"), []string{".", "..", "id", "name", "domain", "caps", "tree", "limits", "stats", "watchdog", "hint", "job", "template", "clones"}; !slices.Equal(got, want) {
 		t.Errorf("/aios/self holds %q, want %q", got, want)
 	}
 	for path, want := range map[string]string{
@@ -44,9 +44,9 @@ func TestTreeIsAsDescribed(t *testing.T) {
 		"/self/domain": "default\n",
 		"/self/stats":  `{"memory":{"now":1}}` + "\n",
 		"/self/limits": "fs bytes=1073741824\nmem bytes=67108864\nagent\n",
-		"/lib/aios.py": string(python.Module),
-		"/help":        command.Help(),
-		"/version":     abi.Version + " device=1\n",
+		"/lib/aios.py": string(python.Module), "/lib/aiosregion.py": string(python.RegionModule),
+		"/help":    command.Help(),
+		"/version": abi.Version + " device=1\n",
 	} {
 		if got := w.cat(alice, path); got != want {
 			t.Errorf("%s is %q, want %q", path, got, want)

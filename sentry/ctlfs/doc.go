@@ -11,6 +11,7 @@
 //	/aios/fabric/NAME           regions that it holds a capability to
 //	/aios/ctl                   write a command, read the answer
 //	/aios/events                write which events, read them as lines of JSON
+//	/aios/semantic.sock         semantic memory, by HTTP
 //	/aios/help version
 //	/dev/aios                   the same by ioctl
 //

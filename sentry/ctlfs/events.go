@@ -63,6 +63,8 @@ type eventsFile struct {
 
 	mu    sync.Mutex
 	lines stream // +checklocks:mu
+	// What was written last, and not refused.
+	wish string // +checklocks:mu
 	// Why the last write was refused, until it is read.
 	refusal []byte // +checklocks:mu
 }
@@ -200,7 +202,7 @@ func (f *eventsFile) change(text string) error {
 	}
 	if err == nil {
 		f.lines.clear()
-		f.lines.want, f.refusal = want, nil
+		f.lines.want, f.refusal, f.wish = want, nil, text
 	} else {
 		f.refusal = []byte(errorText(err))
 	}

@@ -36,10 +36,10 @@ func (d *regionsDir) held(ctx context.Context) []*fabric.Region {
 // HasChildren implements kernfs.Inode.
 func (*regionsDir) HasChildren() bool { return true }
 
-// Lookup implements kernfs.Inode.
+// Lookup implements kernfs.Inode. What is sealed is found by its digest, too.
 func (d *regionsDir) Lookup(ctx context.Context, name string) (kernfs.Inode, error) {
 	for _, r := range d.held(ctx) {
-		if r.Name() == name {
+		if r.Is(name) {
 			return d.fs.newRegionFile(ctx, r), nil
 		}
 	}
@@ -78,10 +78,16 @@ type regionFile struct {
 
 var _ kernfs.Inode = (*regionFile)(nil)
 
+// regionsPath is where the files are.
+const regionsPath = Mountpoint + "/fabric/"
+
+// regionEntry stands for the file of a region, which is in no table.
+func regionEntry(name string) *entry { return &entry{name: name, path: regionsPath + name} }
+
 func (fs *filesystem) newRegionFile(ctx context.Context, r *fabric.Region) *regionFile {
 	f := &regionFile{region: r}
 	f.fs = fs
-	f.entry = &entry{name: r.Name(), path: Mountpoint + "/fabric/" + r.Name()}
+	f.entry = regionEntry(r.Name())
 	f.InodeAttrs.InitWithIDs(ctx, auth.RootKUID, auth.RootKGID, linux.UNNAMED_MAJOR, fs.devMinor, regionIno(r), linux.ModeRegular|0o666)
 	return f
 }
@@ -90,7 +96,7 @@ func (fs *filesystem) newRegionFile(ctx context.Context, r *fabric.Region) *regi
 func (f *regionFile) Valid(ctx context.Context, _ *kernfs.Dentry, name string) bool {
 	if agent, ok := f.fs.auth.Holder(ctx); ok {
 		for _, r := range f.fs.auth.Regions(agent) {
-			if r == f.region && r.Name() == name {
+			if r == f.region && r.Is(name) {
 				return true
 			}
 		}

@@ -54,10 +54,12 @@ type filesystem struct {
 	kernfs.Filesystem
 	auth     Authority
 	devMinor uint32
+	links    links
 }
 
 // Release implements vfs.FilesystemImpl.
 func (fs *filesystem) Release(ctx context.Context) {
+	fs.links.close()
 	v := fs.VFSFilesystem().VirtualFilesystem()
 	fs.Filesystem.Release(ctx)
 	v.PutAnonBlockDevMinor(fs.devMinor)
@@ -79,6 +81,8 @@ type entry struct {
 	order    func(*session, string) error   // with generate: a file that takes orders
 	events   bool                           // the file of events
 	regions  bool                           // the directory of regions
+	// A file of its own kind.
+	own func(*filesystem, context.Context, *entry) kernfs.Inode
 }
 
 func directoryEntry(name string, children ...*entry) *entry {
@@ -101,13 +105,18 @@ var rootDir = number(new(uint64), Mountpoint, directoryEntry("",
 		fileEntry("stats", (*session).stats),
 		&entry{name: "watchdog", mode: linux.ModeRegular | 0o666, generate: (*session).watchdog, order: (*session).orderWatchdog},
 		&entry{name: "hint", mode: linux.ModeRegular | 0o666, generate: (*session).hint, order: (*session).orderHint},
+		fileEntry("job", (*session).job),
+		&entry{name: "template", mode: anyWriter, generate: (*session).template, own: (*filesystem).newTemplateFile},
+		&entry{name: "clones", mode: anyWriter, own: (*filesystem).newClonesFile},
 	),
 	directoryEntry("lib",
 		fileEntry("aios.py", func(*session) ([]byte, error) { return python.Module, nil }),
+		fileEntry("aiosregion.py", func(*session) ([]byte, error) { return python.RegionModule, nil }),
 	),
 	&entry{name: "fabric", mode: linux.ModeDirectory | 0o555, regions: true},
 	&entry{name: "ctl", mode: linux.ModeRegular | 0o666, command: true},
 	&entry{name: "events", mode: linux.ModeRegular | 0o666, events: true},
+	&entry{name: "semantic.sock", mode: linux.ModeSocket | 0o666, own: (*filesystem).newMemorySocket},
 	fileEntry("help", (*session).help),
 	fileEntry("version", (*session).version),
 ))
@@ -125,6 +134,8 @@ func number(last *uint64, path string, e *entry) *entry {
 // newInode makes the inode of e.
 func (fs *filesystem) newInode(ctx context.Context, e *entry) kernfs.Inode {
 	switch {
+	case e.own != nil:
+		return e.own(fs, ctx, e)
 	case e.regions:
 		return fs.newRegionsDir(ctx, e)
 	case e.children != nil:

@@ -1,6 +1,7 @@
 package ctlfs
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -54,6 +55,9 @@ type fakeKernel struct {
 	watch  *fakeWatch // the last
 	denied []string   // "AGENT OP OBJECT CODE"
 	acted  []string
+	past   Past
+	ready  int
+	wants  bool
 	dog    Watchdog
 	orders []WatchdogOrder
 }
@@ -83,6 +87,28 @@ func (k *fakeKernel) SetWatchdog(_ string, o WatchdogOrder) error {
 	k.orders = append(k.orders, o)
 	return nil
 }
+
+func (k *fakeKernel) Past(string) (Past, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.past, nil
+}
+
+func (k *fakeKernel) Ready(string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.ready++
+	return !k.past.Warming
+}
+
+func (k *fakeKernel) WantSignal(_ context.Context, _ string, want bool) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.wants = want
+	return nil
+}
+
+func (k *fakeKernel) Memory(agent string) Memory { return fakeMemory{agent} }
 
 func (k *fakeKernel) Regions(string) []*fabric.Region { return nil }
 
@@ -427,4 +453,11 @@ func (w *world) ioctl(agent string, fd *vfs.FileDescription, nr uint8, arg abi.D
 		return err
 	}
 	return abi.DecodeDevice(arg, memory)
+}
+
+// fakeMemory answers with who asked what.
+type fakeMemory struct{ agent string }
+
+func (m fakeMemory) Ask(op string, body []byte) (json.RawMessage, error) {
+	return json.Marshal(map[string]string{"agent": m.agent, "op": op, "body": string(body)})
 }

@@ -3,6 +3,10 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
+#include <time.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -109,6 +113,158 @@ static int child(unsigned long off)
 	return WIFSIGNALED(st) ? -WTERMSIG(st) : 1000 + WEXITSTATUS(st);
 }
 
+// What is asked of the kernel of the words in a region.
+struct arg {
+	uint64_t offset, deadline, expect, new;
+	uint32_t id, count, flags, pad;
+};
+enum { JOIN, LEAVE, ALIVE, WAIT, WAKE, LOCK, UNLOCK, CAS };
+#define CALL(n) _IOC(_IOC_READ | _IOC_WRITE, 'A', 64 + (n), sizeof(struct arg))
+
+static uint32_t id;
+
+static uint64_t in_ms(int ms)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return ms ? t.tv_sec * 1000000000ull + t.tv_nsec + ms * 1000000ull : 0;
+}
+
+static int call(int n, struct arg a)
+{
+	int e = err(ioctl(fd, CALL(n), &a));
+	if (n == JOIN && !e)
+		id = a.id;
+	if (n == WAKE && !e)
+		return 1000 + a.count;
+	if (n == CAS && !e)
+		return 1000 + a.expect;
+	return e;
+}
+
+// A thread that takes a lock and ends with it.
+static void *taker(void *off)
+{
+	int e = call(JOIN, (struct arg){0});
+	return (void *)(long)(e ? e : call(LOCK, (struct arg){.offset = (long)off, .id = id, .deadline = in_ms(5000)}));
+}
+
+static int thread_lock(unsigned long off)
+{
+	pthread_t t;
+	void *e;
+	pthread_create(&t, NULL, taker, (void *)off);
+	pthread_join(t, &e);
+	return (int)(long)e;
+}
+
+static int synchronise(const char *line)
+{
+	unsigned long off, v;
+	int ms;
+	uint32_t n;
+	if (!strncmp(line, "join", 4))
+		return call(JOIN, (struct arg){.flags = strstr(line, "process") ? 1 : 0});
+	if (!strncmp(line, "leave", 5))
+		return call(LEAVE, (struct arg){.id = id});
+	if (!strncmp(line, "me", 2))
+		return 1000 + id;
+	if (sscanf(line, "be %u", &n) == 1) // somebody else
+		return id = n, 0;
+	if (sscanf(line, "alive %u", &n) == 1)
+		return call(ALIVE, (struct arg){.id = n});
+	if (sscanf(line, "wait %lu %lu %d", &off, &v, &ms) == 3)
+		return call(WAIT, (struct arg){.offset = off, .expect = v, .deadline = in_ms(ms)});
+	if (sscanf(line, "wake %lu %u", &off, &n) == 2)
+		return call(WAKE, (struct arg){.offset = off, .count = n});
+	if (sscanf(line, "lock %lu %d", &off, &ms) == 2)
+		return call(LOCK, (struct arg){.offset = off, .id = id, .deadline = in_ms(ms)});
+	if (sscanf(line, "trylock %lu", &off) == 1)
+		return call(LOCK, (struct arg){.offset = off, .id = id, .flags = 2});
+	if (sscanf(line, "unlock %lu", &off) == 1)
+		return call(UNLOCK, (struct arg){.offset = off, .id = id});
+	if (sscanf(line, "threadlock %lu", &off) == 1)
+		return thread_lock(off);
+	if (sscanf(line, "cas %lu %lu %u", &off, &v, &n) == 3)
+		return call(CAS, (struct arg){.offset = off, .expect = v, .new = n});
+	if (sscanf(line, "store %lu %u", &off, &n) == 2)
+		return __atomic_store_n((uint32_t *)(mem + off), n, __ATOMIC_SEQ_CST), 0;
+	if (!strncmp(line, "badcalls", 8)) { // Each of them is wrong in some way.
+		struct arg a = {.pad = 1};
+		int ok = ioctl(fd, CALL(WAIT), &a) == 0;
+		a = (struct arg){.flags = 8};
+		ok += ioctl(fd, CALL(LOCK), &a) == 0;
+		a = (struct arg){.offset = 1, .deadline = 1};
+		ok += ioctl(fd, CALL(WAIT), &a) == 0;
+		a = (struct arg){.offset = ~0ull - 3, .deadline = 1};
+		ok += ioctl(fd, CALL(WAIT), &a) == 0 || ioctl(fd, CALL(LOCK), &a) == 0 || ioctl(fd, CALL(CAS), &a) == 0;
+		ok += ioctl(fd, CALL(CAS + 1), &a) == 0 || ioctl(fd, CALL(WAIT) + (1 << 16), &a) == 0;
+		ok += ioctl(fd, CALL(JOIN), NULL) == 0 || ioctl(fd, CALL(JOIN), (void *)1) == 0;
+		return ok;
+	}
+	if (!strncmp(line, "spin", 4)) // for ever, at the words of the region
+		for (uint32_t n = 1;; n++)
+			__atomic_store_n((uint32_t *)mem + n % 16, n * 2654435761u, __ATOMIC_SEQ_CST);
+	if (!strncmp(line, "unmap", 5))
+		return err(munmap(mem, size));
+	if (!strncmp(line, "again", 5)) // as another program
+		return execl("/bin/region", "region", NULL), errno;
+	return -1000;
+}
+
+// churn has threads map what path is, write to it, fork and unmap it, so often as it
+// is told, whatever becomes of their right to it meanwhile.
+static char churned[300];
+static int rounds;
+static __thread sigjmp_buf lost;
+
+static void on_loss(int sig) { siglongjmp(lost, 1); }
+
+static void *churner(void *arg)
+{
+	for (int i = 0; i < rounds; i++) {
+		int f = open(churned, O_RDWR);
+		if (f < 0)
+			continue;
+		struct stat st;
+		volatile char *p = fstat(f, &st) ? MAP_FAILED : mmap(NULL, st.st_size, PROT_READ | PROT_WRITE, i % 3 ? MAP_SHARED : MAP_PRIVATE, f, 0);
+		close(f);
+		if (p == MAP_FAILED)
+			continue;
+		if (!sigsetjmp(lost, 1))
+			for (off_t at = (long)arg * 4096; at < st.st_size; at += 1 << 17)
+				p[at]++;
+		if (i % 8 == (long)arg) {
+			pid_t kid = fork();
+			if (kid == 0) {
+				signal(SIGBUS, SIG_DFL);
+				p[0]++;
+				_exit(0);
+			}
+			waitpid(kid, NULL, 0);
+		}
+		off_t half = i % 2 ? st.st_size : st.st_size / 2; // What is unmapped may be another thread's at once.
+		munmap((void *)p, half);
+		if (half < st.st_size)
+			munmap((void *)(p + half), st.st_size - half);
+	}
+	return NULL;
+}
+
+static int churn(void)
+{
+	pthread_t t[4];
+	struct sigaction sa = {.sa_handler = on_loss}, was;
+	sigaction(SIGBUS, &sa, &was);
+	for (long i = 0; i < 4; i++)
+		if (pthread_create(&t[i], NULL, churner, (void *)i))
+			return errno;
+	for (int i = 0; i < 4; i++)
+		pthread_join(t[i], NULL);
+	sigaction(SIGBUS, &was, NULL);
+	return 0;
+}
+
 static int does(const char *line)
 {
 	char a[300], b[32];
@@ -118,6 +274,8 @@ static int does(const char *line)
 		return -sig;
 	if (sscanf(line, "open %299s %31s", a, b) == 2)
 		return open_(a, b);
+	if (sscanf(line, "churn %299s %d", churned, &rounds) == 2)
+		return churn();
 	if (sscanf(line, "map %31s", b) == 1)
 		return map(b);
 	if (sscanf(line, "poke %lu %d", &off, &byte) == 2)
@@ -167,7 +325,7 @@ static int does(const char *line)
 		execl(a, a, NULL);
 		return errno;
 	}
-	return -1000;
+	return synchronise(line);
 }
 
 int main(void)

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,6 +63,8 @@ static int calls(void) {
 	n = sched_rr_get_interval(0, &t);
 	printf("interval: %s %s\n", said(n), t.tv_sec == 0 && t.tv_nsec >= 1000000 ? "some" : "none");
 	printf("yield: %s\n", said(sched_yield()));
+	printf("priorities: %d-%d %d-%d %d\n", sched_get_priority_min(SCHED_FIFO), sched_get_priority_max(SCHED_FIFO),
+		sched_get_priority_min(SCHED_OTHER), sched_get_priority_max(SCHED_OTHER), sched_get_priority_max(77));
 	return 0;
 }
 
@@ -130,13 +133,17 @@ static int wakes(int n, int ms) {
 }
 
 // invert has a thread that runs only when nobody else wants to hold a lock that
-// one of high rank wants, while others compute, for some seconds at most. It
-// prints for how long this waited, in milliseconds.
+// one of high rank wants, while others do so many pieces of work. It prints how
+// much of the work these did while that one waited, in percent: time would say
+// more about the host.
 static pthread_mutex_t lock;
-static volatile int stop, held;
+static volatile int held;
+static int pieces, done;
+
+static int begun(void) { return __atomic_load_n(&done, __ATOMIC_RELAXED); }
 
 static void *middle(void *arg) {
-	while (!stop)
+	while (__atomic_fetch_add(&done, 1, __ATOMIC_RELAXED) < pieces)
 		for (volatile int i = 0; i < 100000; i++)
 			;
 	return arg;
@@ -149,19 +156,14 @@ static void *low(void *arg) {
 	held = 1;
 	while (held == 1) // Until others compute.
 		usleep(1000);
-	for (volatile int i = 0; i < 40000000; i++)
+	for (volatile int i = 0; i < 20000000; i++)
 		;
 	pthread_mutex_unlock(&lock);
 	return arg;
 }
 
-static void *timer(void *arg) {
-	sleep(*(int *)arg);
-	stop = 1;
-	return arg;
-}
-
-static int invert(int inherit, int spinners, int seconds) {
+static int invert(int inherit, int spinners, int work) {
+	pieces = work;
 	pthread_mutexattr_t a;
 	pthread_mutexattr_init(&a);
 	if (inherit)
@@ -171,16 +173,69 @@ static int invert(int inherit, int spinners, int seconds) {
 	pthread_create(&id, NULL, low, NULL);
 	while (!held)
 		usleep(1000);
-	pthread_create(&id, NULL, timer, &seconds);
 	for (int i = 0; i < spinners; i++)
 		pthread_create(&id, NULL, middle, NULL);
-	usleep(50000);
-	double start = now();
+	while (begun() < 4 * spinners)
+		usleep(1000);
+	int before = begun();
 	held = 2;
 	pthread_mutex_lock(&lock);
-	printf("%.0f\n", (now() - start) * 1000);
+	int after = begun() < pieces ? begun() : pieces;
+	printf("%.1f\n", 100.0 * (after - before) / (pieces - before));
 	fflush(stdout);
 	_exit(0);
+}
+
+// hostile tries to get more of the CPUs than its share by a trick, for ever.
+static void *yields(void *arg) {
+	for (;;) {
+		for (volatile int i = 0; i < 3000; i++)
+			;
+		sched_yield();
+	}
+}
+
+static void *sleeps(void *arg) {
+	struct timespec t = {0, 10000};
+	for (;;) {
+		for (double until = now() + 950e-6; now() < until;)
+			;
+		nanosleep(&t, NULL);
+	}
+}
+
+static void *computes(void *arg) {
+	for (volatile int i = 0;; i++)
+		;
+}
+
+static void nothing(int sig) {}
+
+static int hostile(const char *trick, int threads) {
+	void *(*what)(void *) = computes;
+	pthread_attr_t small;
+	pthread_t id;
+	if (!strcmp(trick, "yields"))
+		what = yields;
+	if (!strcmp(trick, "sleeps"))
+		what = sleeps;
+	if (!strcmp(trick, "timers")) {
+		struct sigevent e = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
+		struct itimerspec often = {{0, 100000}, {0, 100000}};
+		timer_t timer;
+		signal(SIGUSR1, nothing);
+		for (int i = 0; i < threads; i++)
+			if (timer_create(CLOCK_MONOTONIC, &e, &timer) || timer_settime(timer, 0, &often, NULL))
+				return 4;
+	}
+	puts("on"); // One of many does not get far.
+	pthread_attr_init(&small);
+	pthread_attr_setstacksize(&small, 16384);
+	for (int i = 0; i < threads; i++)
+		if (pthread_create(&id, &small, what, NULL))
+			return 5;
+	for (;;)
+		pause();
 }
 
 int main(int argc, char **argv) {
@@ -191,6 +246,8 @@ int main(int argc, char **argv) {
 		return spin(atof(argv[2]), atoi(argv[3]), argv[4]);
 	if (argc > 3 && !strcmp(argv[1], "wakes"))
 		return wakes(atoi(argv[2]), atoi(argv[3]));
+	if (argc > 3 && !strcmp(argv[1], "hostile"))
+		return hostile(argv[2], atoi(argv[3]));
 	if (argc > 4 && !strcmp(argv[1], "invert"))
 		return invert(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
 	return 2;

@@ -107,16 +107,16 @@ func Holder(c *capability.Capability) string {
 	return c.Holder()
 }
 
-// kindNames are the limits as rest and /aios/self/limits name them, in the
-// order of capability.Kind.
-var kindNames = [...]string{"bytes", "count", "millicpu", "weight", "bps", "ops"}
+// kindNames are the limits as rest and /aios/self/limits name them, by
+// capability.Kind; of others they say nothing.
+var kindNames = [...]string{"bytes", "count", "millicpu", "weight", "bps", "ops", capability.KindSwap: "swap"}
 
 // restText names what is left of limits that are divided.
 func restText(c *capability.Capability) string {
 	own := c.Spec().Limits
 	var out []string
 	for k, name := range kindNames {
-		if left, limited := c.Left(capability.Kind(k)); limited && left != own.Get(capability.Kind(k)) {
+		if left, limited := c.Left(capability.Kind(k)); limited && name != "" && left != own.Get(capability.Kind(k)) {
 			out = append(out, name+":"+strconv.FormatUint(left, 10))
 		}
 	}
@@ -134,7 +134,7 @@ func LimitsText(e capability.Effective) string {
 		}
 		b.WriteString(class.Name)
 		for k, name := range kindNames {
-			if v, bounded := a.Limit(capability.Kind(k)); bounded {
+			if v, bounded := a.Limit(capability.Kind(k)); bounded && name != "" {
 				b.WriteString(" " + name + "=" + strconv.FormatUint(v, 10))
 			}
 		}

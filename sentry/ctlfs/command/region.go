@@ -26,7 +26,7 @@ type regionRule struct {
 
 var regionRules = []regionRule{
 	{control.FabricList, "region list", "the regions of memory that you hold a capability to", nil, 0},
-	{control.FabricCreate, "region create NAME size=SIZE [labels=LABEL+...] [keep=N] [fixed=1]", "make one, within your memory; it is /aios/fabric/NAME", []string{"size", "labels", "keep", "fixed"}, 1},
+	{control.FabricCreate, "region create NAME size=SIZE [labels=LABEL+...] [keep=N] [fixed=1] [zeros=1]", "make one, within your memory; it is /aios/fabric/NAME", []string{"size", "labels", "keep", "fixed", "zeros"}, 1},
 	{control.FabricShow, "region show NAME", "one region, and its versions", nil, 0},
 	{control.FabricShare, "region share NAME to=AGENT [rights=RIGHT+...] [lease=DURATION]", "give an agent rights to it, to read if none are said", []string{"to", "rights", "lease"}, 1},
 	{control.FabricUnshare, "region unshare NAME from=AGENT", "take back what an agent has of it: its pages are gone there", []string{"from"}, 1},
@@ -36,6 +36,7 @@ var regionRules = []regionRule{
 	{control.FabricRollback, "region rollback NAME version=N", "make it again what it was", []string{"version"}, 1},
 	{control.FabricFork, "region fork NAME version=N as=NAME [labels=LABEL+...] [keep=N] [fixed=1]", "make another region of a version", []string{"version", "as", "labels", "keep", "fixed"}, 2},
 	{control.FabricDiff, "region diff NAME version=N [other=N]", "which pages differ between a version and another, or now", []string{"version", "other"}, 1},
+	{control.FabricCommit, "region commit NAME [comment=TEXT]", "have what a persistent one is now kept on disk, as a version", []string{"comment"}, 0},
 	{control.FabricDrop, "region drop NAME version=N", "forget a version", []string{"version"}, 1},
 }
 
@@ -78,8 +79,9 @@ func ParseRegion(line string) (*control.FabricRequest, error) {
 	req := &control.FabricRequest{Op: r.op}
 	words = words[2:]
 	if r.op != control.FabricList {
-		if len(words) == 0 || words[0].key != "" || !abi.ValidName(words[0].value) {
-			return nil, misuse("say which region, by its name")
+		sealed := len(words) > 0 && r.op != control.FabricCreate && abi.IsDigest(words[0].value)
+		if len(words) == 0 || words[0].key != "" || !abi.ValidName(words[0].value) && !sealed {
+			return nil, misuse("say which region, by its name, or by its digest if it is sealed")
 		}
 		req.Name = words[0].value
 		words = words[1:]
@@ -119,6 +121,10 @@ func setRegion(req *control.FabricRequest, key, value string) (err error) {
 		req.Labels = strings.Split(value, "+")
 	case "fixed":
 		if req.Fixed = value == "1"; !req.Fixed {
+			return bad("say 1, or leave it out")
+		}
+	case "zeros":
+		if req.Zeros = value == "1"; !req.Zeros {
 			return bad("say 1, or leave it out")
 		}
 	case "keep":
@@ -184,6 +190,11 @@ func RegionAnswer(req *control.FabricRequest, reply control.FabricReply) string 
 			b.WriteString(" comment=" + strings.ReplaceAll(v.Comment, " ", "%20"))
 		}
 		b.WriteByte('\n')
+	}
+	for _, v := range reply.Stored {
+		if req.Op == control.FabricCommit {
+			fmt.Fprintf(&b, "committed=%d bytes=%d\n", v.Number, v.Bytes)
+		}
 	}
 	if c := reply.Cap; c != nil && req.Op == control.FabricShare {
 		fmt.Fprintf(&b, "%s %s holder=%s\n", c.ID, c.Spec, c.Agent)
