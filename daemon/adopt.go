@@ -84,6 +84,8 @@ func (d *System) adopt(name string, info domainInfo, records map[string]*record)
 		<-dom.gone // Whoever tells of its end is at it.
 		return errdefs.New(errdefs.DomainDied, "its kernel process ended while it was adopted")
 	}
+	dom.rounds.start(dom, info.CheckpointEvery)
+	d.spares.want()
 	d.log.Info("domain adopted", "domain", name, "pid", info.PID, "agents", len(agents))
 	adopted := &eventv1.DomainAdopt{Pid: int32(info.PID)}
 	for _, st := range agents {
@@ -92,7 +94,7 @@ func (d *System) adopt(name string, info domainInfo, records map[string]*record)
 	d.emit(event.DomainAdopt, "", name, adopted)
 	if info.Isolated && len(agents) == 0 { // Its agent never came to be.
 		for _, r := range records {
-			if r.domName == name && !r.final() {
+			if r.domName == name && !r.final() && !r.heardOf {
 				d.disown(r)
 			}
 		}
@@ -219,6 +221,7 @@ func (dom *domain) compare(agents []control.AgentStatus, records map[string]*rec
 			}
 			continue
 		}
+		dom.learnUpgrade(r)
 		if st.Exit != nil {
 			dom.d.agentEnded(dom, control.ExitEvent{ID: st.ID, Exit: *st.Exit, Time: st.Ended})
 		}

@@ -56,7 +56,10 @@ type alerts struct {
 	due     int64               // +checklocks:mu
 	sampler alertSampler        // +checklocks:mu
 	shown   map[string]struct{} // +checklocks:mu
-	stopped bool                // +checklocks:mu
+	// known says that the domains are that an earlier daemon left: before, that a
+	// sample misses an agent says nothing about the agent.
+	known   bool // +checklocks:mu
+	stopped bool // +checklocks:mu
 }
 
 // alertKey names a group of a rule.

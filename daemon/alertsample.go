@@ -34,7 +34,7 @@ func (s *alertSampler) stop() {
 	}
 }
 
-// armSampler has the next sample taken.
+// armSampler has the next sample taken, once it is known what there is to sample.
 //
 // +checklocks:a.mu
 func (a *alerts) armSampler() {
@@ -43,7 +43,7 @@ func (a *alerts) armSampler() {
 		s.timer.Stop()
 		s.timer = nil
 	}
-	if s.every > 0 && !a.stopped {
+	if s.every > 0 && a.known && !a.stopped {
 		s.timer = a.d.clock.AfterFunc(s.every, a.sample)
 	}
 }
@@ -127,9 +127,13 @@ func counters(s *alert.Sample, now, old *account.Snapshot, d time.Duration, samp
 	}{
 		{alert.CPU, now.CPU.UserNS + now.CPU.SystemNS, old.CPU.UserNS + old.CPU.SystemNS, 1e9},
 		{alert.Faults, now.Memory.Faults, old.Memory.Faults, 1},
+		{alert.MajorFaults, now.Memory.Kinds.Major, old.Memory.Kinds.Major, 1},
 		{alert.Read, now.IO.ReadBytes, old.IO.ReadBytes, 1},
 		{alert.Written, now.IO.WriteBytes, old.IO.WriteBytes, 1},
 		{alert.Operations, now.IO.ReadOps + now.IO.WriteOps, old.IO.ReadOps + old.IO.WriteOps, 1},
+		{alert.CPUPressure, now.Pressure.CPU.SomeNS, old.Pressure.CPU.SomeNS, 1e9},
+		{alert.MemoryPressure, now.Pressure.Memory.SomeNS, old.Pressure.Memory.SomeNS, 1e9},
+		{alert.IOPressure, now.Pressure.IO.SomeNS, old.Pressure.IO.SomeNS, 1e9},
 		{alert.Throttled, now.CPU.ThrottledNS, old.CPU.ThrottledNS, 1e9},
 	} {
 		if r.now >= r.old { // Else it was started again.

@@ -209,4 +209,6 @@ func (a *alerts) recovered() {
 	a.orphans = nil
 	a.version++
 	a.flush()
+	a.known = true
+	a.armSampler()
 }

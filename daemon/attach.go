@@ -93,7 +93,7 @@ func (a *attachment) begin(first *apiv1.AttachRequest, theirs *os.File) (*apiv1.
 			return nil, err
 		}
 		stdin := m.Target.GetStdin()
-		if stdin && !takesInput(r.spec.GetProcess()) {
+		if stdin && !takesInput(r.spec().GetProcess()) {
 			stdin = false
 			started.Warnings = []string{"the agent was started without -i and takes no input"}
 		}
@@ -135,7 +135,7 @@ func (a *attachment) exec(req *apiv1.ExecRequest, theirs *os.File) error {
 		return err
 	}
 	img.Entrypoint = nil // It wraps the agent's first process only.
-	p, err := process(req.GetProcess(), img, r.spec.GetTimeZone())
+	p, err := process(req.GetProcess(), img, r.spec().GetTimeZone())
 	if err != nil {
 		return err
 	}

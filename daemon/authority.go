@@ -15,6 +15,7 @@ import (
 	"aios.dev/aios/capability"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/fabric/semantic"
 )
 
 // actor says on whose behalf a call is made, for the audit trail.
@@ -427,6 +428,7 @@ func (dom *domain) answer(q control.Ask) {
 	defer cancel()
 	d := dom.d
 	var made *control.Cap
+	var memory *semantic.Reply
 	var err error
 	switch {
 	case q.Kind == control.AskEnded:
@@ -436,10 +438,16 @@ func (dom *domain) answer(q control.Ask) {
 		_, err = d.revokeImages(ctx, q.Exports, q.Actor)
 	case q.Kind == control.AskDelegate && q.Cap != nil:
 		made, err = d.delegateFor(ctx, dom, *q.Cap)
+	case q.Kind == control.AskMemory && q.Memory != nil:
+		memory, err = d.memoryFor(ctx, dom, q.Memory)
+	case q.Kind == control.AskSwapFile:
+		err = dom.giveSwapFile(ctx, q.Agent)
 	default:
 		err = errdefs.Newf(errdefs.Unsupported, "no question of kind %q", q.Kind)
 	}
-	dom.notify(control.MethodAnswer, control.NewAnswer(q.Seq, made, err))
+	ans := control.NewAnswer(q.Seq, made, err)
+	ans.Memory = memory
+	dom.notify(control.MethodAnswer, ans)
 }
 
 // delegateFor delegates on behalf of an agent of dom to one elsewhere.

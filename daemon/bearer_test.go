@@ -26,7 +26,7 @@ func TestMethodTable(t *testing.T) {
 	seen := 0
 	for _, file := range []protoreflect.FileDescriptor{apiv1.File_api_v1_control_proto, apiv1.File_api_v1_debug_proto, apiv1.File_api_v1_events_proto, apiv1.File_api_v1_kernel_proto, apiv1.File_api_v1_health_proto,
 		apiv1.File_api_v1_config_proto, apiv1.File_api_v1_sinks_proto, apiv1.File_api_v1_hooks_proto, apiv1.File_api_v1_irq_proto, apiv1.File_api_v1_alerts_proto,
-		apiv1.File_api_v1_cpus_proto, apiv1.File_api_v1_sched_proto, apiv1.File_api_v1_time_proto, apiv1.File_api_v1_fabric_proto} {
+		apiv1.File_api_v1_cpus_proto, apiv1.File_api_v1_sched_proto, apiv1.File_api_v1_time_proto, apiv1.File_api_v1_fabric_proto, apiv1.File_api_v1_templates_proto, apiv1.File_api_v1_memory_proto, apiv1.File_api_v1_vm_proto} {
 		service := file.Services().Get(0)
 		for i := range service.Methods().Len() {
 			m := service.Methods().Get(i)
@@ -271,7 +271,7 @@ func TestListsHaveWhatTheTokenExtendsTo(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.agent(t, "other", nil)
-	b.agent(t, "red", func(r *record) { r.spec.Labels = map[string]string{"team": "red"} })
+	b.agent(t, "red", func(r *record) { r.spec().Labels = map[string]string{"team": "red"} })
 	b.agent(t, "own", func(r *record) { r.tokens = []token.ID{tok.ID()} })
 	b.agent(t, "child", func(r *record) { r.tokens = []token.ID{tok.ID(), narrow.ID()} })
 	for want, text := range map[string]string{"child own red": tok.Text(), "child": narrow.Text()} {
@@ -298,6 +298,7 @@ func TestSpawnsAreHeldToTheGrants(t *testing.T) {
 		c.Grants = []capability.Spec{grant(t, "fs:/data:ro"), grant(t, "fs:/work:rw,quota=1G"), grant(t, "agent:"+worker.id+":signal")}
 	})
 	small := b.issue(t, func(c *token.Claims) { c.Grants = []capability.Spec{grant(t, "mem:self,bytes=256M")} })
+	swaps := b.issue(t, func(c *token.Claims) { c.Grants = []capability.Spec{grant(t, "mem:self,bytes=256M,swap=1G")} })
 	huge := limitsOf(&apiv1.SpawnRequest{}).GetMemoryBytes() + 1
 	for name, tc := range map[string]struct {
 		tok token.Token
@@ -326,6 +327,12 @@ func TestSpawnsAreHeldToTheGrants(t *testing.T) {
 		"more disk":           {plain, &apiv1.SpawnRequest{Limits: &apiv1.Limits{DiskBytes: huge}}, false},
 		"unlimited memory":    {plain, &apiv1.SpawnRequest{Grants: []string{"mem:self"}}, false},
 		"more, bit by bit":    {plain, &apiv1.SpawnRequest{Grants: []string{fmt.Sprintf("mem:self,bytes=%d", huge/2+1), fmt.Sprintf("mem:self:map,bytes=%d", huge/2+1)}}, false},
+		"swap":                {plain, &apiv1.SpawnRequest{Limits: &apiv1.Limits{SwapBytes: 1 << 30}}, false},
+		"swap, as a grant":    {plain, &apiv1.SpawnRequest{Grants: []string{"mem:self,bytes=64M,swap=1G"}}, false},
+		"unlimited, bounded":  {plain, &apiv1.SpawnRequest{Grants: []string{"mem:self"}, Limits: &apiv1.Limits{MemoryBytes: 64 << 20}}, true},
+		"the token's swap":    {swaps, &apiv1.SpawnRequest{Limits: &apiv1.Limits{MemoryBytes: 256 << 20, SwapBytes: 1 << 30}}, true},
+		"less swap":           {swaps, &apiv1.SpawnRequest{Limits: &apiv1.Limits{MemoryBytes: 256 << 20}}, true},
+		"more swap":           {swaps, &apiv1.SpawnRequest{Limits: &apiv1.Limits{MemoryBytes: 256 << 20, SwapBytes: 2 << 30}}, false},
 		"more processes":      {plain, &apiv1.SpawnRequest{Limits: &apiv1.Limits{Processes: defaultTasks + 1}}, false},
 		"to debug":            {plain, &apiv1.SpawnRequest{Grants: []string{"proc:self:spawn+debug,count=5"}}, false},
 		"half a CPU":          {plain, &apiv1.SpawnRequest{Limits: &apiv1.Limits{MilliCpu: 500}}, true},

@@ -72,7 +72,7 @@ func (d *System) ours(b *bundle, info domainInfo, agents []*record) {
 	m.Domain = info
 	for _, r := range agents {
 		r.mu.Lock()
-		m.Agents = append(m.Agents, agent{r.id, r.name, r.spec.GetImage(), string(r.state)})
+		m.Agents = append(m.Agents, agent{r.id, r.name, r.spec().GetImage(), string(r.state)})
 		r.mu.Unlock()
 	}
 	log, err := ringText(d.domainPath(info.Name, ringSuffix))

@@ -28,11 +28,13 @@ func (d *System) Clone(ctx context.Context, req *apiv1.CloneRequest) (*apiv1.Clo
 	if err != nil {
 		return nil, err
 	}
-	copies, err := d.copiesOf(ctx, r, req.GetName(), count)
+	copies, err := d.copiesOf(ctx, r, req.GetName(), count, nil)
 	if err != nil {
 		return nil, err
 	}
-	reply, err := d.clone(ctx, r, dom, copies, req.GetPause())
+	reply, err := d.clone(ctx, r, dom, copies, cloning{
+		op: lifecycle.Clone, method: control.MethodClone, reason: fmt.Sprintf("%d copies", len(copies)), pause: req.GetPause(),
+	})
 	if err != nil {
 		for _, c := range copies {
 			d.disown(c)
@@ -46,8 +48,9 @@ func (d *System) Clone(ctx context.Context, req *apiv1.CloneRequest) (*apiv1.Clo
 	return resp, nil
 }
 
-// copiesOf makes the records of copies known.
-func (d *System) copiesOf(ctx context.Context, r *record, name string, count int) (copies []*record, err error) {
+// copiesOf makes the records of copies known; change, if it is not nil, says how they
+// differ from the original's.
+func (d *System) copiesOf(ctx context.Context, r *record, name string, count int, change func(*apiv1.SpawnRequest)) (copies []*record, err error) {
 	defer func() {
 		if err != nil {
 			for _, c := range copies {
@@ -56,7 +59,7 @@ func (d *System) copiesOf(ctx context.Context, r *record, name string, count int
 		}
 	}()
 	for i := range count {
-		spec := cloneSpec(r.spec)
+		spec := cloneSpec(r.spec())
 		spec.Name, spec.Hostname = name, ""
 		if name != "" && count > 1 {
 			spec.Name = name + "-" + strconv.Itoa(i+1)
@@ -67,8 +70,11 @@ func (d *System) copiesOf(ctx context.Context, r *record, name string, count int
 		}
 		// It cannot be started again: what it was when it began was a moment.
 		spec.Restart, spec.Isolated, spec.Domain = nil, false, r.domName
+		if change != nil {
+			change(spec)
+		}
 		c := newRecord(string(abi.NewAgentID()), spec, r.domName, d.clock.Now())
-		c.from = r.id
+		c.from, c.special = r.id, r.special
 		b := bearerFrom(ctx)
 		if b != nil {
 			c.tokens = b.IDs
@@ -81,19 +87,28 @@ func (d *System) copiesOf(ctx context.Context, r *record, name string, count int
 	return copies, nil
 }
 
+// cloning is what kind of copies is made.
+type cloning struct {
+	op             lifecycle.Op
+	method, reason string
+	pause          bool
+	only           *control.Specialize // less authority than the original's
+	split          *control.Split      // some of its processes
+}
+
 // clone has the kernel process make the copies.
-func (d *System) clone(ctx context.Context, r *record, dom *domain, copies []*record, pause bool) (reply control.CloneReply, err error) {
+func (d *System) clone(ctx context.Context, r *record, dom *domain, copies []*record, how cloning) (reply control.CloneReply, err error) {
 	who := actor(ctx)
 	var labels []string
 	for _, c := range copies {
 		labels = append(labels, c.label())
 	}
-	call, err := d.askHooks(ctx, lifecycle.Clone, r, func(op *lifecycle.Operation) { op.Copies = labels })
+	call, err := d.askHooks(ctx, how.op, r, func(op *lifecycle.Operation) { op.Copies = labels })
 	if err != nil {
 		return reply, err
 	}
 	defer func() { call.Done(err) }()
-	req := control.CloneRequest{ID: r.id, Pause: pause, Actor: who}
+	req := control.CloneRequest{ID: r.id, Pause: how.pause, Template: copies[0].isTemplate(), Only: how.only, Split: how.split, Actor: who}
 	var files []*os.File
 	defer func() {
 		for _, f := range files {
@@ -117,26 +132,24 @@ func (d *System) clone(ctx context.Context, r *record, dom *domain, copies []*re
 		}
 		req.Copies = append(req.Copies, control.CloneCopy{ID: c.id, Name: c.name, Hostname: orElse(c.name, c.id)})
 	}
-	if err := dom.call(ctx, control.MethodClone, req, &reply, files...); err != nil {
+	if err := dom.call(ctx, how.method, req, &reply, files...); err != nil {
 		switch errdefs.CodeOf(err) {
+		case errdefs.AgentNotFound: // It was there.
+			return reply, errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Op(string(how.op)), errdefs.Resource("%s", r.label()))
 		case errdefs.Cancelled, errdefs.DomainDied: // The kernel process may have made them all the same.
 			for _, c := range copies {
 				go dom.discard(c.id)
 			}
 		}
-		return reply, errdefs.Wrap(err, errdefs.Internal, "clone", errdefs.Resource("%s", r.label()))
+		return reply, errdefs.Wrap(err, errdefs.Internal, string(how.op), errdefs.Resource("%s", r.label()))
 	}
 	for _, c := range copies {
-		c.mu.Lock()
-		if c.state == abi.StateStarting {
-			c.state = abi.StateRunning
-		}
-		c.mu.Unlock()
+		d.begun(c)
 	}
 	dom.regroup()
 	d.record(audit.Entry{
-		Op: "clone", Domain: r.domName, Actor: who.Name, Agent: r.id, Target: strings.Join(labels, " "),
-		Reason: fmt.Sprintf("%d copies", len(copies)), Correlation: who.Correlation,
+		Op: string(how.op), Domain: r.domName, Actor: who.Name, Agent: r.id, Target: strings.Join(labels, " "),
+		Reason: how.reason, Correlation: who.Correlation,
 	})
 	return reply, nil
 }

@@ -29,6 +29,14 @@ type Config struct {
 	Alerts  []alert.Config     `yaml:"alerts"`
 	Time    *sntp.Config       `yaml:"time"`
 	Hooks   []lifecycle.Config `yaml:"hooks"`
+	Domains DomainsConfig      `yaml:"domains"`
+}
+
+// DomainsConfig is how domains are started.
+type DomainsConfig struct {
+	// Spare says whether a kernel process is kept ready for the next domain: on, or
+	// off; "" is on.
+	Spare string `yaml:"spare" config:"restart"`
 }
 
 // LogConfig is how the daemon and its kernel processes log, unless the
@@ -108,6 +116,8 @@ func (s *settings) examine(doc *config.Document) error {
 		return bad("journal.size", "less than two files of the journal", "give at least 16M")
 	case s.Journal.Age != 0 && s.Journal.Age < leastJournalAge:
 		return bad("journal.age", "events would be gone before anybody can read them", "give at least 1m")
+	case s.Domains.Spare != "" && s.Domains.Spare != "on" && s.Domains.Spare != "off":
+		return bad("domains.spare", fmt.Sprintf("%q is neither on nor off", s.Domains.Spare), "write on or off")
 	}
 	if _, err := klog.ParseSettings(s.Log.Levels); err != nil {
 		return doc.Fail("log.levels", err)

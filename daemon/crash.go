@@ -62,7 +62,7 @@ func actorOf(ctx context.Context) string {
 
 // dump has a kernel process write cores of an agent, and keeps them.
 func (d *System) dump(ctx context.Context, r *record, dom *domain, why string, req control.DumpRequest) (crash.Crash, error) {
-	c := crash.Crash{Kind: crash.KindAgent, Domain: dom.name, Why: why, Agent: r.id, Name: r.name, Labels: r.spec.GetLabels()}
+	c := crash.Crash{Kind: crash.KindAgent, Domain: dom.name, Why: why, Agent: r.id, Name: r.name, Labels: r.spec().GetLabels()}
 	for _, id := range r.tokens {
 		c.Tokens = append(c.Tokens, id.String())
 	}

@@ -18,11 +18,15 @@
 //	images/            see package images
 //	crash/             dumps, see package crash
 //	events/            the journal of events, and who has read how far
+//	semantic/          the items of semantic memory, and its graphs
 //	tokens/            the signing key, what is trusted and revoked, where bearers are served
 //
 // A kernel process outlives the daemon. When the daemon starts, it connects to
 // every domain it finds a file of and asks for the agents; agents that no
 // domain knows any more are lost.
+//
+// Semantic memory is a process of its own, which runs once it was asked; see
+// memoryProcess.
 //
 // Lock order: domain.startMu, then System.mu, then domain.mu; record.mu is a
 // leaf, and so is tokenUses.mu. No lock but startMu is held across a call to a
@@ -106,6 +110,8 @@ type System struct {
 	hooks      hooks
 	alerts     *alerts // nil in tests that want none
 	bearers    bearerDoor
+	memory     memoryProcess
+	spares     spares
 
 	platformOnce sync.Once
 	platformName string // what "auto" means here
@@ -177,10 +183,14 @@ func Run(paths config.Paths) error {
 		return err
 	}
 	d.openHealth()
+	d.openMemory()
+	defer d.memory.stop()
 	if err := d.openEvents(); err != nil {
 		return err
 	}
 	defer d.sayStopped()
+	d.spares.open(d, conf.Domains.Spare != "off")
+	defer d.spares.close()
 	dogs.d.Store(d)
 	if err := d.openAlerts(conf.alerts); err != nil { // First: no event is to be missed.
 		return err
@@ -222,7 +232,10 @@ func Run(paths config.Paths) error {
 	apiv1.RegisterInterruptsServer(server, &interruptsService{d: d})
 	apiv1.RegisterSchedulingServer(server, &schedulingService{d: d})
 	apiv1.RegisterProcessorsServer(server, &processorsService{d: d})
+	apiv1.RegisterVirtualMemoryServer(server, &vmService{d: d})
 	apiv1.RegisterFabricServer(server, &fabricService{d: d})
+	apiv1.RegisterTemplatesServer(server, &templatesService{d: d})
+	apiv1.RegisterMemoryServer(server, &memoryService{d: d})
 	d.openDoor()
 	defer d.flushTallies()
 	defer d.closeDoor()
@@ -331,8 +344,10 @@ func (d *System) recover() {
 		adopted, final := r.domain != nil, r.state.Final()
 		r.mu.Unlock()
 		switch {
+		case final && r.spec().GetRemove():
+			d.remove(r) // The earlier daemon had yet to.
 		case adopted || final:
-		case same(r) && r.wish.proto().GetCount() == 0:
+		case same(r) && !r.heardOf:
 			d.remove(r) // The earlier daemon died before the domain heard of it.
 		default:
 			d.lose(r, "its domain was gone when the daemon started", verdict{ok: true})

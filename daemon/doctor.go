@@ -13,7 +13,7 @@ import (
 func (d *System) Doctor(ctx context.Context, _ *apiv1.DoctorRequest) (*apiv1.DoctorResponse, error) {
 	facts := host.Examine(ctx, d.paths.StateDir)
 	platforms, usable := d.examinePlatforms()
-	facts.Findings = append(platforms, facts.Findings...)
+	facts.Findings = append(append(platforms, facts.Findings...), d.memory.examine())
 	resp := &apiv1.DoctorResponse{Usable: usable, Warning: facts.Warning()}
 	for _, f := range facts.Findings {
 		resp.Findings = append(resp.Findings, &apiv1.Finding{

@@ -67,6 +67,12 @@ type domain struct {
 
 	// unanswered is set while the kernel process does not answer.
 	unanswered atomic.Bool
+	// rounds are of checkpoints that nobody asks for.
+	rounds checkpointRounds
+	// saving is held while a checkpoint is made, and saved set when the kernel
+	// process ends because one was: where to.
+	saving sync.Mutex
+	saved  atomic.Pointer[string]
 	// stopping is set when the kernel process was told to end.
 	stopping atomic.Bool
 
@@ -86,6 +92,8 @@ type domainInfo struct {
 	StartTick uint64    `json:"start_tick"` // tells the process from a later one of the same PID
 	Started   time.Time `json:"started"`
 	Isolated  bool      `json:"isolated,omitempty"`
+	// CheckpointEvery is how often it is saved; 0: only when somebody asks.
+	CheckpointEvery time.Duration `json:"checkpoint_every,omitempty"`
 }
 
 func (d *System) domainPath(name, suffix string) string {
@@ -167,7 +175,7 @@ func (dom *domain) start(ctx context.Context, spec *apiv1.SpawnRequest) ([]strin
 	if err != nil {
 		return nil, errdefs.Wrap(err, errdefs.BreakerOpen, "start domain", errdefs.Resource("%s", dom.name))
 	}
-	boxes, err := dom.boot(ctx, choice, spec)
+	boxes, err := dom.boot(ctx, choice, spec, nil)
 	done(err)
 	if err != nil {
 		return nil, err
@@ -176,6 +184,7 @@ func (dom *domain) start(ctx context.Context, spec *apiv1.SpawnRequest) ([]strin
 	pid := dom.info.PID
 	dom.mu.Unlock()
 	d.log.Info("domain started", "domain", dom.name, "pid", pid, "platform", choice.Driver.Name())
+	d.spares.want()
 	d.sayRestarted(dom.name)
 	d.emit(event.DomainStart, "", dom.name, &eventv1.DomainStart{
 		Pid: int32(pid), Platform: choice.Driver.Name(), Version: abi.Version, Took: int64(d.clock.Since(began)),
@@ -183,12 +192,12 @@ func (dom *domain) start(ctx context.Context, spec *apiv1.SpawnRequest) ([]strin
 	return boxWarnings(boxes), nil
 }
 
-// boot starts the process, and is connected to it when it returns.
+// boot starts the process, which with from goes on from a checkpoint, and is connected to it when it returns.
 //
 // +checklocks:dom.startMu
-func (dom *domain) boot(ctx context.Context, choice platform.Choice, spec *apiv1.SpawnRequest) ([]control.Box, error) {
+func (dom *domain) boot(ctx context.Context, choice platform.Choice, spec *apiv1.SpawnRequest, from *restoring) ([]control.Box, error) {
 	d := dom.d
-	p, err := d.launch(dom.name, choice, spec)
+	p, err := d.launch(dom.name, choice, spec, from)
 	if err != nil {
 		return nil, err
 	}
@@ -227,13 +236,19 @@ func orElse(s, other string) string {
 
 // connect connects to the kernel process and makes it the domain's.
 func (dom *domain) connect(ctx context.Context, info domainInfo) error {
-	client, hello, err := control.Dial(ctx, info.Socket, dom.name, dom.onEvent)
+	known := make(chan struct{}) // What it tells is answered over the connection.
+	client, hello, err := control.Dial(ctx, info.Socket, dom.name, func(method string, body json.RawMessage) {
+		<-known
+		dom.onEvent(method, body)
+	})
 	if err != nil {
+		close(known)
 		return err
 	}
 	dom.mu.Lock()
 	dom.info, dom.client, dom.hello = info, client, hello
 	dom.mu.Unlock()
+	close(known)
 	go func() {
 		<-client.Done()
 		dom.disconnected(client, info)
@@ -290,12 +305,13 @@ func (d *System) domainDied(dom *domain) {
 		labels = append(labels, r.label())
 	}
 	// The log first: whoever hears of it may look there.
-	if len(lost) > 0 {
+	_, saved := dom.savedAs()
+	if len(lost) > 0 && !saved {
 		d.log.Error("domain died", "domain", dom.name, "pid", info.PID, "agents lost", strings.Join(labels, " "))
 	} else {
 		d.log.Info("domain ended", "domain", dom.name, "pid", info.PID)
 	}
-	if len(lost) > 0 {
+	if len(lost) > 0 && !saved {
 		d.record(audit.Entry{
 			Op: "domain.died", Domain: dom.name, Target: strings.Join(labels, " "), Count: uint64(len(lost)),
 			Reason: "whatever was granted in it is gone with it",
@@ -303,20 +319,36 @@ func (d *System) domainDied(dom *domain) {
 	}
 	dom.sayEnds()
 	d.sayEnded(dom, info, lost)
-	d.keepCrash(dom, info, lost)
-	again := d.domainCrashed(dom, lost)
+	var again verdict // No: it was told to end.
+	if !saved {
+		d.keepCrash(dom, info, lost)
+		again = d.domainCrashed(dom, lost, info.CheckpointEvery > 0)
+	}
 	for _, r := range lost {
-		d.lose(r, "the kernel process of domain "+dom.name+" died", again)
+		d.lose(r, dom.whyLost(), again)
 	}
 	if info.Isolated {
 		os.Remove(d.domainPath(dom.name, ".log"))
 	}
 	d.settleRing(dom.name, info.Isolated)
+	dom.rounds.end()
 	dom.bury()
+	if info.CheckpointEvery > 0 && !dom.stopping.Load() {
+		go d.restoreCrashed(dom, info, lost, again)
+		return
+	}
 	for _, r := range lost {
 		d.scheduleRestart(r)
 	}
 	d.revokeOrphans()
+}
+
+// whyLost is what becomes of agents when the kernel process has ended.
+func (dom *domain) whyLost() string {
+	if why, ok := dom.savedAs(); ok {
+		return why
+	}
+	return "the kernel process of domain " + dom.name + " died"
 }
 
 // sayEnded publishes the end of a kernel process: a crash, unless the daemon
@@ -373,7 +405,9 @@ func (dom *domain) call(ctx context.Context, method string, req, reply any, file
 
 // notify tells the kernel process something and expects no answer.
 func (dom *domain) notify(method string, req any) {
-	dom.connection().Notify(method, req) // Fails only when the process is gone, with all it knew.
+	if c := dom.connection(); c != nil {
+		c.Notify(method, req) // Fails only when the process is gone, with all it knew.
+	}
 }
 
 // choosePlatform selects what a new domain runs on.

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"aios.dev/aios/abi"
 	apiv1 "aios.dev/aios/api/v1"
 	"aios.dev/aios/control"
@@ -205,6 +207,14 @@ func TestEndIsKeptBeforeItIsForgotten(t *testing.T) {
 	}
 	within(t, "the end", known.settled)
 	k.quiet(t, call{method: control.MethodForget, id: r.id})
+	// It is told again, after a cut.
+	k.set(func() {
+		k.calls = nil
+		k.agents = []control.AgentStatus{{ID: r.id, State: "exited", Exit: &control.Exit{Code: 3}}}
+	})
+	k.cut()
+	k.heard(t, call{method: control.MethodList})
+	k.quiet(t, call{method: control.MethodForget, id: r.id})
 	if err := os.RemoveAll(full); err != nil {
 		t.Fatal(err)
 	}
@@ -248,6 +258,90 @@ func TestAgentsOfAnEarlierDomain(t *testing.T) {
 	}
 	if _, err := d.find(never.id); errdefs.CodeOf(err) != errdefs.AgentNotFound {
 		t.Errorf("one that this process never heard of: %v", err)
+	}
+}
+
+// TestRestartThatWasCut: a daemon that is killed between writing that it starts an
+// agent again and having its kernel process do so leaves an agent that is known,
+// and that the next daemon starts.
+func TestRestartThatWasCut(t *testing.T) {
+	for _, isolated := range []bool{false, true} {
+		dir := shortDir(t)
+		before := newSystem(t, dir, ktime.Real)
+		testImage(t, before)
+		k := startKernel(t, before, "dom")
+		info := k.info(before, "dom")
+		info.Isolated = isolated
+		if err := before.saveDomain(info); err != nil {
+			t.Fatal(err)
+		}
+		k.set(func() { k.agents = []control.AgentStatus{{ID: "a00000000000a", State: "running"}} }) // An empty one would be ended.
+		before.recover()
+		k.set(func() { k.agents = nil })
+		old := saved(t, before, "dom", func(s *apiv1.SpawnRequest) {
+			proto.Merge(s, spawnRequest("again"))
+			s.Isolated, s.Restart = isolated, &apiv1.RestartPolicy{When: restartAlways}
+		})
+		old.wish = before.newWish(old.spec(), nil)
+		before.addRecord(old)
+		old.finish(abi.StateLost, nil, before.clock.Now())
+		old.wish.decide(nil, &verdict{ok: true})
+		var left []byte
+		k.set(func() {
+			k.spawn = func(control.SpawnRequest) error {
+				record, _ := os.ReadFile(before.recordPath(old.id))
+				k.set(func() { left = record })
+				return errdefs.New(errdefs.Internal, "the daemon is no more")
+			}
+		})
+		before.tryRestart(old)
+		k.set(func() { k.spawn = nil })
+		if left == nil {
+			t.Fatal("it was not tried")
+		}
+		if err := os.WriteFile(before.recordPath(old.id), left, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d := newSystem(t, dir, ktime.Real)
+		d.recover()
+		r, err := d.find(old.id)
+		if err != nil {
+			t.Fatalf("isolated %v: %v", isolated, err)
+		}
+		if r.wish.proto().GetCount() != 1 {
+			t.Errorf("isolated %v: %v", isolated, r.wish.proto())
+		}
+		d.endWish(r.id, "the test is over")
+	}
+}
+
+// TestAgentsThatWereHeardOf: one that its kernel process had is lost if that does
+// not have it any more, whatever has become of how it ended.
+func TestAgentsThatWereHeardOf(t *testing.T) {
+	dir := shortDir(t)
+	before := newSystem(t, dir, ktime.Real)
+	testImage(t, before)
+	k := startKernel(t, before, "dom")
+	before.recover()
+	spec := spawnRequest("heard")
+	spec.Domain = "dom"
+	r, _, err := before.spawn(t.Context(), spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.cut()
+	ended := saved(t, before, "dom", func(s *apiv1.SpawnRequest) { s.Remove = true })
+	ended.finish(abi.StateExited, &apiv1.Exit{}, time.Unix(1001, 0))
+	if err := before.save(ended); err != nil {
+		t.Fatal(err)
+	}
+	d := newSystem(t, dir, ktime.Real)
+	d.recover()
+	if got := stateOf(t, d, r.id); got.GetState() != string(abi.StateLost) {
+		t.Errorf("it is %v", got)
+	}
+	if _, err := d.find(ended.id); errdefs.CodeOf(err) != errdefs.AgentNotFound {
+		t.Errorf("one that had ended, and was to be removed then: %v", err)
 	}
 }
 

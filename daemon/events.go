@@ -86,8 +86,11 @@ func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
 		return
 	}
 	if !r.finish(abi.StateExited, toExit(e.Exit), e.Time) {
-		// An earlier daemon knew, and was killed before it said so.
-		go dom.notify(control.MethodForget, control.AgentRequest{ID: e.ID})
+		go func() { // An earlier daemon knew, and was killed before it said so; or this one, and was cut off.
+			<-r.settled
+			d.keepEnd(r)
+			dom.notify(control.MethodForget, control.AgentRequest{ID: e.ID})
+		}()
 		return
 	}
 	dom.events.end(r.id, 1)
@@ -98,6 +101,7 @@ func (d *System) agentEnded(dom *domain, e control.ExitEvent) {
 	d.tellExit(r, toExit(e.Exit))
 	// The rest asks the kernel process and writes files: not on its reader.
 	go func() {
+		d.askWhyNotWarm(dom, r)
 		kept := d.settle(r)
 		close(r.settled)
 		if !kept {
@@ -127,8 +131,8 @@ func howEnded(e control.Exit) string {
 // settle writes the end of an agent down, or forgets the agent if that was
 // asked for.
 func (d *System) settle(r *record) (kept bool) {
-	if !r.spec.GetRemove() {
-		err := d.save(r)
+	if !r.spec().GetRemove() {
+		err := d.saveKnown(r)
 		if err != nil {
 			d.log.Error("saving record", "agent", r.id, "err", err)
 		}
@@ -152,20 +156,19 @@ const keepAgain = time.Second
 // any more. Until then its kernel process has to know: the disk may be full, and
 // this daemon be killed.
 func (d *System) keepEnd(r *record) {
-	for {
+	if r.spec().GetRemove() {
+		return
+	}
+	for d.saveKnown(r) != nil {
 		<-after(d.clock, keepAgain)
-		d.mu.Lock()
-		known := d.agents[r.id] == r
-		d.mu.Unlock()
-		if !known || d.save(r) == nil {
-			return
-		}
 	}
 }
 
 // remove forgets an agent that has ended.
 func (d *System) remove(r *record) {
 	d.unreserve(r)
+	r.saving.Lock() // Whoever is at it writes no file that stays.
+	defer r.saving.Unlock()
 	d.erase(r.id)
 }
 

@@ -1,9 +1,9 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"strings"
+	"sync"
 	"time"
 
 	apiv1 "aios.dev/aios/api/v1"
@@ -15,6 +15,8 @@ import (
 type fabricService struct {
 	apiv1.UnimplementedFabricServer
 	d *System
+	// storing is held while files of regions come to be, are opened or go.
+	storing sync.Mutex
 }
 
 // ask has the kernel process do something with regions.
@@ -43,6 +45,7 @@ func (s *fabricService) find(ctx context.Context, ref string) (*domain, string, 
 		in, name = "", ref
 	}
 	var found *domain
+	var as string // its name, where ref is a digest
 	for _, dom := range s.d.liveDomains() {
 		if told && dom.name != in {
 			continue
@@ -55,21 +58,25 @@ func (s *fabricService) find(ctx context.Context, ref string) (*domain, string, 
 			return nil, "", err
 		}
 		for _, r := range reply.Regions {
-			if r.Name != name {
+			if r.Name != name && (r.Digest == "" || r.Digest != name) {
 				continue
 			}
 			if found != nil {
-				return nil, "", errdefs.New(errdefs.InvalidArgument, "several domains have a region of that name", errdefs.Resource("%s", name),
-					errdefs.Fix("say which: %s/%s or %s/%s", found.name, name, dom.name, name))
+				what := "several domains have a region of that name"
+				if r.Name != name {
+					what = "several regions have these contents"
+				}
+				return nil, "", errdefs.New(errdefs.InvalidArgument, what, errdefs.Resource("%s", name),
+					errdefs.Fix("say which: %s/%s or %s/%s", found.name, as, dom.name, r.Name))
 			}
-			found = dom
+			found, as = dom, r.Name
 		}
 	}
 	if found == nil {
 		return nil, "", errdefs.New(errdefs.NotFound, "no domain that runs has such a region", errdefs.Resource("%q", ref),
 			errdefs.Fix("`aiosctl fabric ls` lists them"))
 	}
-	return found, name, nil
+	return found, as, nil
 }
 
 // inDomain returns the ID of an agent that must be in dom; "" is none.
@@ -89,7 +96,8 @@ func (s *fabricService) region(dom *domain, r control.Region) *apiv1.Region {
 	return &apiv1.Region{
 		Name: r.Name, Domain: dom.name, Owner: r.Owner, OwnerName: s.d.nameOf(r.Owner), Size: r.Size, Address: r.Addr, Labels: r.Labels, Keep: uint32(r.Keep),
 		Lineage: r.Lineage, Digest: r.Digest, AgeNano: int64(r.Age), Resident: r.Resident, Charged: r.Charged, Mapped: r.Mapped,
-		Versions: uint32(r.Versions), Rights: r.Rights,
+		Versions: uint32(r.Versions), Rights: r.Rights, Members: uint32(r.Members), Waiters: uint32(r.Waiters),
+		Persistent: r.Persistent, Committed: r.Committed, Dirty: r.Dirty, Zeros: r.Zeros,
 	}
 }
 
@@ -119,31 +127,19 @@ func versionProto(v control.RegionVersion) *apiv1.RegionVersion {
 func (s *fabricService) RegionCreate(ctx context.Context, req *apiv1.RegionCreateRequest) (*apiv1.RegionCreateResponse, error) {
 	ask := control.FabricRequest{
 		Op: control.FabricCreate, Name: req.GetName(), Size: req.GetSize(), Labels: req.GetLabels(), Fixed: req.GetFixed(), Keep: int(req.GetKeep()),
+		Zeros: req.GetZeros(),
 	}
-	var dom *domain
-	if req.GetOwner() != "" {
-		r, in, err := s.d.findRunning(req.GetOwner())
-		if err != nil {
-			return nil, err
-		}
-		if want := req.GetDomain(); want != "" && want != in.name {
-			return nil, errdefs.New(errdefs.InvalidArgument, "the owner is in domain "+in.name, errdefs.Op("create region"), errdefs.Resource("%s", want),
-				errdefs.Fix("leave the domain out"))
-		}
-		ask.Agent, dom = r.id, in
+	dom, owner, err := s.place(req.GetOwner(), req.GetDomain(), "create region")
+	if err != nil {
+		return nil, err
+	}
+	ask.Agent = owner
+	var reply control.FabricReply
+	if req.GetPersistent() {
+		reply, err = s.createStored(ctx, dom, ask)
 	} else {
-		name := cmp.Or(req.GetDomain(), defaultDomain)
-		for _, live := range s.d.liveDomains() {
-			if live.name == name {
-				dom = live
-			}
-		}
-		if dom == nil {
-			return nil, errdefs.New(errdefs.DomainNotFound, "no such domain runs", errdefs.Op("create region"), errdefs.Resource("%s", name),
-				errdefs.Fix("start an agent in it first: a domain runs while it has agents"))
-		}
+		reply, err = s.ask(ctx, dom, ask)
 	}
-	reply, err := s.ask(ctx, dom, ask)
 	if err != nil {
 		return nil, err
 	}
@@ -172,18 +168,28 @@ func (s *fabricService) RegionList(ctx context.Context, req *apiv1.RegionListReq
 			resp.Regions = append(resp.Regions, s.region(dom, r))
 		}
 	}
+	if req.GetAgent() == "" {
+		resp.Regions = append(resp.Regions, s.stored(resp.Regions)...)
+	}
 	return resp, nil
 }
 
 // RegionShow implements the RPC.
 func (s *fabricService) RegionShow(ctx context.Context, req *apiv1.RegionShowRequest) (*apiv1.RegionShowResponse, error) {
 	dom, reply, err := s.do(ctx, req.GetRegion(), control.FabricRequest{Op: control.FabricShow})
+	if errdefs.CodeOf(err) == errdefs.NotFound && s.keeps(req.GetRegion()) {
+		r, versions := s.describeStored(req.GetRegion())
+		return &apiv1.RegionShowResponse{Region: r, Stored: versions}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
 	resp := &apiv1.RegionShowResponse{Region: s.only(dom, reply)}
 	for _, v := range reply.Versions {
 		resp.Versions = append(resp.Versions, versionProto(v))
+	}
+	for _, v := range reply.Stored {
+		resp.Stored = append(resp.Stored, storedProto(v))
 	}
 	for _, c := range reply.Caps {
 		resp.Capabilities = append(resp.Capabilities, s.d.capProto(dom, c))
@@ -234,10 +240,22 @@ func (s *fabricService) RegionUnshare(ctx context.Context, req *apiv1.RegionUnsh
 // RegionRemove implements the RPC.
 func (s *fabricService) RegionRemove(ctx context.Context, req *apiv1.RegionRemoveRequest) (*apiv1.RegionRemoveResponse, error) {
 	dom, reply, err := s.do(ctx, req.GetRegion(), control.FabricRequest{Op: control.FabricRemove})
+	name := req.GetRegion()[strings.LastIndexByte(req.GetRegion(), '/')+1:]
+	switch kept := s.keeps(name); {
+	case err == nil:
+		dom.regroup()
+		if req.GetStored() && kept {
+			err = s.removeStored(name)
+		}
+	case errdefs.CodeOf(err) == errdefs.NotFound && kept && req.GetStored():
+		err = s.removeStored(name)
+	case errdefs.CodeOf(err) == errdefs.NotFound && kept:
+		err = errdefs.New(errdefs.WrongState, "it is kept in a file, and no domain has it open", errdefs.Op("remove region"), errdefs.Resource("%s", name),
+			errdefs.Fix("to remove what was committed of it: `aiosctl fabric rm --stored %s`", name))
+	}
 	if err != nil {
 		return nil, err
 	}
-	dom.regroup()
 	return &apiv1.RegionRemoveResponse{Revoked: uint32(reply.Count)}, nil
 }
 
@@ -279,6 +297,7 @@ func (s *fabricService) RegionFork(ctx context.Context, req *apiv1.RegionForkReq
 	as := req.GetAs()
 	ask := control.FabricRequest{
 		Op: control.FabricFork, Name: name, Version: int(req.GetVersion()), As: as.GetName(), Labels: as.GetLabels(), Fixed: as.GetFixed(), Keep: int(as.GetKeep()),
+		Zeros: as.GetZeros(),
 	}
 	if as.GetOwner() != "" {
 		if ask.Agent, err = s.inDomain(dom, as.GetOwner()); err != nil {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -57,6 +58,52 @@ func parseGrants(texts []string) ([]capability.Spec, error) {
 	return specs, nil
 }
 
+// boundMemory has limits of memory and swap that were asked for bound what is granted
+// of them, too: grants that say nothing of a limit would have none.
+func boundMemory(req *apiv1.SpawnRequest) error {
+	bytes, swap := req.GetLimits().GetMemoryBytes(), req.GetLimits().GetSwapBytes()
+	given, err := parseGrants(req.GetGrants())
+	if err != nil {
+		return err
+	}
+	first, sum := -1, uint64(0)
+	for i, s := range given {
+		if !givesMemory(s) {
+			continue
+		}
+		if first < 0 {
+			first = i
+		}
+		if n := s.Limits.Bytes; n == 0 || sum > capability.MaxLimit {
+			sum = math.MaxUint64
+		} else if sum != math.MaxUint64 {
+			sum += n
+		}
+	}
+	if first < 0 {
+		return nil
+	}
+	s := &given[first]
+	both := func(flag string) error {
+		return errdefs.New(errdefs.InvalidArgument, "both a limit of "+flag+" and the grant "+s.String()+" are given",
+			errdefs.Fix("give one of them"))
+	}
+	if bytes != 0 && sum > bytes {
+		if slices.ContainsFunc(given[first+1:], givesMemory) {
+			return both("memory") // Which of them is to be less?
+		}
+		s.Limits.Bytes = bytes
+	}
+	if swap != 0 && swap != s.Limits.Swap {
+		if s.Limits.Swap != 0 {
+			return both("swap")
+		}
+		s.Limits.Swap = swap
+	}
+	req.Grants[first] = s.String()
+	return nil
+}
+
 // selfGrants are what an agent is made of: memory, processes, CPU time, I/O, and
 // to hear of itself, unless it was given some explicitly.
 func selfGrants(l *apiv1.Limits, given []capability.Spec) ([]capability.Spec, error) {
@@ -68,7 +115,7 @@ func selfGrants(l *apiv1.Limits, given []capability.Spec) ([]capability.Spec, er
 		asked  bool
 		flag   string
 	}{
-		{abi.ClassMem, abi.MemMap | abi.MemExec, capability.Limits{Bytes: l.GetMemoryBytes()}, false, "memory"},
+		{abi.ClassMem, abi.MemMap | abi.MemExec, capability.Limits{Bytes: l.GetMemoryBytes(), Swap: l.GetSwapBytes()}, false, "memory"},
 		{abi.ClassProc, abi.ProcSpawn | abi.ProcExec | abi.ProcSignal, capability.Limits{Count: uint64(l.GetProcesses())}, false, "pids"},
 		{abi.ClassCPU, abi.CPURun, capability.Limits{MilliCPU: l.GetMilliCpu()}, l.GetMilliCpu() != 0, "cpu"},
 		{abi.ClassIO, abi.ClassIO.All(), capability.Limits{BytesPerSec: l.GetIoBytesPerSec(), OpsPerSec: l.GetIoOpsPerSec()},
@@ -129,6 +176,9 @@ func (dom *domain) openGrants(ctx context.Context, specs []capability.Spec, with
 			if b := s.Limits.Bytes; b != 0 && b < leastMemory && s.Rights.Has(abi.MemMap) {
 				return nil, errdefs.New(errdefs.CapabilityInvalid, "no program runs in so little memory", errdefs.Op("grant"),
 					errdefs.Resource("%s", s), errdefs.Fix("give at least 1M; a number without a unit is bytes"))
+			}
+			if err := checkSwap("grant", s.Limits.Swap); err != nil {
+				return nil, err
 			}
 		case abi.ClassEvent:
 			var err error

@@ -171,11 +171,11 @@ type domainBudgets struct {
 }
 
 // domainCrashed decides whether a domain that died may be started again with
-// its agents.
-func (d *System) domainCrashed(dom *domain, lost []*record) verdict {
+// its agents; saved says that it is from a checkpoint.
+func (d *System) domainCrashed(dom *domain, lost []*record, saved bool) verdict {
 	d.health.Remove(domainComponent(dom.name))
 	dom.mendCut("")
-	if !slices.ContainsFunc(lost, func(r *record) bool { return r.wish.outlives() }) {
+	if !saved && !slices.ContainsFunc(lost, func(r *record) bool { return r.wish.outlives() }) {
 		return verdict{ok: true}
 	}
 	b := &d.budgets
@@ -237,7 +237,7 @@ func (d *System) toldRestarted(r, old *record, correlation string) {
 		}
 	}
 	d.events.Emit(event.Event{Type: event.AgentRestart, Agent: r.id, Domain: r.domName, Correlation: correlation, Payload: &eventv1.AgentRestart{
-		Name: r.name, Attempt: uint32(p.GetCount()), Left: p.GetLeft(), Reason: event.Text(reason), From: "definition",
+		Name: r.name, Attempt: uint32(p.GetCount()), Left: p.GetLeft(), Reason: event.Text(reason), From: restartsFrom(r.spec()),
 	}})
 	if r.wish.usedUp() {
 		return // It has ended again, which was told first.

@@ -62,7 +62,7 @@ func (d *System) askHooks(ctx context.Context, name lifecycle.Op, r *record, mor
 
 // operation describes an operation on an agent to hooks.
 func (d *System) operation(name lifecycle.Op, r *record, by lifecycle.Caller, correlation string) *lifecycle.Operation {
-	req := r.spec
+	req := r.spec()
 	op := &lifecycle.Operation{Op: name, Caller: by, Correlation: correlation, Agent: lifecycle.Agent{
 		ID: r.id, Name: r.name, Domain: r.domName, Image: imageName(req), Program: req.GetProcess().GetArgv(),
 		Profile: req.GetProfile(), Labels: req.GetLabels(), Grants: []string{},

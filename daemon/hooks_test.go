@@ -77,8 +77,8 @@ func TestHookSettings(t *testing.T) {
 		one("a", good+"x"):              "c:3:51: hooks[0].command: stat " + good + "x: no such file",
 		one("a", "true"):                "hooks[0].command: it is no program",
 		one("a", "/"):                   "hooks[0].command: / is no program",
-		"  - {name: a, on: [merge], before: true, command: [/bin/true]}": `c:3:20: hooks[0].on[0]: "merge" is no operation`,
-		strings.Repeat(one("a", good), lifecycle.MaxHooks+1):             "hooks: 65 hooks are too many",
+		"  - {name: a, on: [divide], before: true, command: [/bin/true]}": `c:3:20: hooks[0].on[0]: "divide" is no operation`,
+		strings.Repeat(one("a", good), lifecycle.MaxHooks+1):              "hooks: 65 hooks are too many",
 	} {
 		writeConfig(t, d, "version: 1\nhooks:\n"+text)
 		_, err := readSettings(d.paths)

@@ -102,7 +102,7 @@ func (d *System) ImageRemove(_ context.Context, req *apiv1.ImageRemoveRequest) (
 func (d *System) usersOf(image string) []string {
 	var out []string
 	for _, r := range d.records() {
-		if imageName(r.spec) == image && !r.final() {
+		if imageName(r.spec()) == image && !r.final() {
 			out = append(out, r.label())
 		}
 	}

@@ -28,103 +28,147 @@ type launched struct {
 // selfExe starts this binary again, even by a user who cannot walk to it.
 const selfExe = "/proc/self/exe"
 
-// launch executes the kernel process of a domain, in its boxes.
-func (d *System) launch(name string, choice platform.Choice, spec *apiv1.SpawnRequest) (*launched, error) {
-	var all files
-	defer all.close()
-	failed := func(err error) error {
-		return errdefs.Wrap(err, errdefs.HostIO, "start domain", errdefs.Resource("%s", name))
+// launch executes the kernel process of a domain, in its boxes, or has a spare become
+// that.
+func (d *System) launch(name string, choice platform.Choice, spec *apiv1.SpawnRequest, from *restoring) (*launched, error) {
+	if p := d.launchSpare(name, choice, spec, from); p != nil {
+		return p, nil
 	}
-	socket := d.socketOf(name)
-	os.Remove(socket)
-	started := false
+	k, err := d.newKernelStart(name, choice)
+	if err != nil {
+		return nil, err
+	}
+	defer k.close()
+	logFile := k.all.add(os.OpenFile(d.domainPath(name, ".log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600))
+	k.cmd.Stdout, k.cmd.Stderr = logFile, logFile
+	d.identify(k, name, spec, from)
+	if err = k.all.err; err == nil {
+		err = k.start(d)
+	}
+	if err == nil {
+		p := k.launched(d, name, spec)
+		// In this order: a process whose daemon is killed here either is in
+		// the file, or gets no configuration and ends.
+		if err = d.saveDomain(p.info); err == nil {
+			err = control.WriteJSON(k.configW, k.cfg)
+		}
+		if err == nil {
+			k.started = true
+			return p, nil
+		}
+		k.cmd.Process.Kill()
+		k.cmd.Wait()
+	}
+	d.dropGroup(name)
+	return nil, errdefs.Wrap(err, errdefs.HostIO, "start domain", errdefs.Resource("%s", name))
+}
+
+// kernelStart is a kernel process that is about to be started.
+type kernelStart struct {
+	name    string // of its group and its socket
+	socket  string
+	cmd     *exec.Cmd
+	cfg     control.KernelConfig
+	reports []box.Report
+	configW *os.File
+	status  *os.File
+	all     files
+	started bool // status and the socket are somebody else's
+}
+
+func (k *kernelStart) close() {
+	k.all.close()
+	if !k.started {
+		if k.status != nil {
+			k.status.Close()
+		}
+		os.Remove(k.socket)
+	}
+}
+
+// newKernelStart makes what every kernel process is started with.
+func (d *System) newKernelStart(name string, choice platform.Choice) (_ *kernelStart, err error) {
+	k := &kernelStart{name: name, socket: d.socketOf(name)}
 	defer func() {
-		if !started {
-			os.Remove(socket)
+		if err != nil {
+			k.close()
+			err = errdefs.Wrap(err, errdefs.HostIO, "start domain", errdefs.Resource("%s", name))
 		}
 	}()
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	os.Remove(k.socket)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: k.socket, Net: "unix"})
 	if err != nil {
-		return nil, failed(err)
+		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
 	defer l.Close()
-	listener := all.add(l.File())
-	logFile := all.add(os.OpenFile(d.domainPath(name, ".log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600))
+	listener := k.all.add(l.File())
 	configR, configW, err := os.Pipe()
-	all.add(configR, err)
-	all.add(configW, err)
-	statusR, statusW, err := os.Pipe()
-	all.add(statusW, err)
-	if all.err != nil {
-		if statusR != nil {
-			statusR.Close()
-		}
-		return nil, failed(all.err)
+	k.all.add(configR, err)
+	k.configW = k.all.add(configW, err)
+	status, statusW, err := os.Pipe()
+	k.status = status
+	k.all.add(statusW, err)
+	if k.all.err != nil {
+		return nil, k.all.err
 	}
-
-	cmd := exec.Command(selfExe)
-	cmd.Args = []string{"aiosd", "kernel", name}
-	cmd.Dir = "/"
-	cmd.Env = []string{"GOTRACEBACK=all"}
+	k.cmd = exec.Command(selfExe)
+	k.cmd.Args = []string{"aiosd", "kernel", name}
+	k.cmd.Dir = "/"
+	k.cmd.Env = append([]string{"GOTRACEBACK=all"}, control.BootEnv()...)
 	if v := os.Getenv(abi.ChaosEnv); v != "" {
-		cmd.Env = append(cmd.Env, abi.ChaosEnv+"="+v)
+		k.cmd.Env = append(k.cmd.Env, abi.ChaosEnv+"="+v)
 	}
-	cmd.Stdout, cmd.Stderr = logFile, logFile
-	cmd.ExtraFiles = []*os.File{configR, listener, statusW}
-	cfg := control.KernelConfig{
-		Domain: name, Platform: choice.Driver.Name(), Strict: spec.GetStrict(),
-		MemoryBytes: hostMemory(), ImagesOnly: imagesOnly(spec),
-	}
-	reports := box.Prepare(cmd)
+	k.cmd.ExtraFiles = []*os.File{configR, listener, statusW}
+	k.cfg = control.KernelConfig{Platform: choice.Driver.Name()}
+	k.reports = box.Prepare(k.cmd)
 	device, err := choice.Driver.OpenDevice()
-	if err == nil && device != nil {
-		cfg.DeviceFD = extra(cmd, all.add(device.ReleaseToFile("device"), nil))
-	}
-	if err == nil {
-		cfg.CPUs, err = domainCPUs()
-	}
-	if err == nil {
-		cfg.RootFD, err = d.rootFor(cmd, name, reports, &all)
-	}
 	if err != nil {
-		statusR.Close()
-		return nil, failed(err)
+		return nil, err
+	}
+	if device != nil {
+		k.cfg.DeviceFD = extra(k.cmd, k.all.add(device.ReleaseToFile("device"), nil))
+	}
+	if k.cfg.CPUs, err = domainCPUs(); err != nil {
+		return nil, err
+	}
+	if k.cfg.RootFD, err = d.rootFor(k.cmd, name, k.reports, &k.all); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// identify says what the process is.
+func (d *System) identify(k *kernelStart, name string, spec *apiv1.SpawnRequest, from *restoring) {
+	cfg := &k.cfg
+	cfg.Domain, cfg.Strict, cfg.MemoryBytes, cfg.ImagesOnly = name, spec.GetStrict(), hostMemory(), imagesOnly(spec)
+	if from != nil {
+		cfg.Restore, cfg.MemoryBytes, cfg.ImagesOnly = from.config(k.cmd), from.m.MemoryBytes, false
 	}
 	cfg.Clock = d.steering()
 	cfg.LogLevels, cfg.LogJSON = d.logging.Levels, d.logging.JSON
 	if ring := d.newRing(name); ring != nil {
-		cfg.RingFD = extra(cmd, all.add(ring, nil))
+		cfg.RingFD = extra(k.cmd, k.all.add(ring, nil))
 	}
-	report, err := d.startInGroup(cmd, name)
-	reports = append(reports, report)
-	cfg.Alone = report.OK && slices.Contains(cgroup.Detect().Controllers, cgroup.CPU)
-	p := &launched{cmd: cmd, status: statusR}
-	if err == nil {
-		for _, r := range reports {
-			cfg.Boxes = append(cfg.Boxes, control.Box{Name: r.Box, OK: r.OK, Reason: r.Reason, Effect: r.Effect})
-		}
-		pid := cmd.Process.Pid
-		p.info = domainInfo{
-			Name: name, Socket: socket, PID: pid, StartTick: startTick(pid), Started: d.clock.Now(), Isolated: spec.GetIsolated(),
-		}
-		// In this order: a process whose daemon is killed here either is in
-		// the file, or gets no configuration and ends.
-		if err = d.saveDomain(p.info); err == nil {
-			err = control.WriteJSON(configW, cfg)
-		}
-		if err != nil {
-			cmd.Process.Kill()
-			cmd.Wait()
-		}
+}
+
+// start starts it, in a group of its own.
+func (k *kernelStart) start(d *System) error {
+	report, err := d.startInGroup(k.cmd, k.name)
+	k.reports = append(k.reports, report)
+	k.cfg.Alone = report.OK && slices.Contains(cgroup.Detect().Controllers, cgroup.CPU)
+	for _, r := range k.reports {
+		k.cfg.Boxes = append(k.cfg.Boxes, control.Box{Name: r.Box, OK: r.OK, Reason: r.Reason, Effect: r.Effect})
 	}
-	if err != nil {
-		statusR.Close()
-		d.dropGroup(name)
-		return nil, failed(err)
-	}
-	started = true
-	return p, nil
+	return err
+}
+
+// launched describes the process as that of a domain.
+func (k *kernelStart) launched(d *System, domain string, spec *apiv1.SpawnRequest) *launched {
+	pid := k.cmd.Process.Pid
+	return &launched{cmd: k.cmd, status: k.status, info: domainInfo{
+		Name: domain, Socket: k.socket, PID: pid, StartTick: startTick(pid), Started: d.clock.Now(), Isolated: spec.GetIsolated(),
+	}}
 }
 
 // imagesOnly reports whether the domain that is started for an agent has no use
@@ -195,10 +239,15 @@ const (
 	groupPidsMax     = 24576
 )
 
+// firstLimits are those of a group until it is known what its agents may use.
+func firstLimits() cgroup.Limits {
+	return cgroup.Limits{MemoryBytes: int64(float64(hostMemory()) * groupMemoryShare), PidsMax: groupPidsMax}
+}
+
 // startInGroup starts cmd in a host cgroup of the domain's own, or, where the
 // host offers none, without one.
 func (d *System) startInGroup(cmd *exec.Cmd, name string) (box.Report, error) {
-	limits := cgroup.Limits{MemoryBytes: int64(float64(hostMemory()) * groupMemoryShare), PidsMax: groupPidsMax}
+	limits := firstLimits()
 	g, err := cgroup.Create(d.groupParent(), name, limits)
 	if errors.Is(err, errdefs.AlreadyExists) { // A domain of that name that died with an earlier daemon.
 		d.dropGroup(name)

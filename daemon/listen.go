@@ -102,6 +102,7 @@ func (d *System) serveBearers(a api.Address) (api.Address, error) {
 	apiv1.RegisterInterruptsServer(server, &interruptsService{d: d})
 	apiv1.RegisterSchedulingServer(server, &schedulingService{d: d})
 	apiv1.RegisterProcessorsServer(server, &processorsService{d: d})
+	apiv1.RegisterVirtualMemoryServer(server, &vmService{d: d})
 	d.bearers.set(a, server, nil)
 	d.log.Info("serving bearers of tokens", "address", a)
 	go func() {

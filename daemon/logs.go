@@ -160,7 +160,7 @@ var logOverhead = int64(len(control.AppendLogRecord(nil, control.LogRecord{})))
 
 // configOf returns the configuration of the image that an agent runs.
 func (d *System) configOf(r *record) (images.Config, error) {
-	name := imageName(r.spec)
+	name := imageName(r.spec())
 	if name == images.HostName {
 		return images.Config{}, nil
 	}

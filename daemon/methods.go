@@ -51,10 +51,14 @@ var methods = map[string]method{
 	apiv1.Control_Pause_FullMethodName:   {op: token.OpPause},
 	apiv1.Control_Resume_FullMethodName:  {op: token.OpPause},
 	// What the copies may be called is asked when they get their names.
-	apiv1.Control_Clone_FullMethodName:  {op: token.OpPause},
-	apiv1.Control_Remove_FullMethodName: {op: token.OpRemove, check: as((*asked).remove)},
-	apiv1.Control_Attach_FullMethodName: {op: token.OpAttach, check: as((*asked).attach)},
-	apiv1.Control_Logs_FullMethodName:   {op: token.OpLogs},
+	apiv1.Control_Clone_FullMethodName:      {op: token.OpPause},
+	apiv1.Control_Specialize_FullMethodName: {op: token.OpPause},
+	apiv1.Control_Split_FullMethodName:      {op: token.OpPause, check: as((*asked).split)},
+	apiv1.Control_Upgrade_FullMethodName:    {op: token.OpExec, check: as((*asked).upgrade)},
+	apiv1.Control_Merge_FullMethodName:      {op: token.OpSignal, check: as((*asked).merge)},
+	apiv1.Control_Remove_FullMethodName:     {op: token.OpRemove, check: as((*asked).remove)},
+	apiv1.Control_Attach_FullMethodName:     {op: token.OpAttach, check: as((*asked).attach)},
+	apiv1.Control_Logs_FullMethodName:       {op: token.OpLogs},
 
 	apiv1.Control_ImageImport_FullMethodName:  {op: token.OpImage, check: as((*asked).imageImport)},
 	apiv1.Control_ImageList_FullMethodName:    {op: token.OpImage},
@@ -62,6 +66,9 @@ var methods = map[string]method{
 	apiv1.Control_ImageRemove_FullMethodName:  {op: token.OpImage},
 	apiv1.Control_DomainList_FullMethodName:   {op: token.OpDomain},
 	apiv1.Control_DomainStop_FullMethodName:   {op: token.OpDomain},
+
+	apiv1.Control_DomainCheckpoint_FullMethodName: {op: token.OpDomain, check: (*asked).checkpoints},
+	apiv1.Control_DomainRestore_FullMethodName:    {op: token.OpDomain, check: (*asked).checkpoints},
 
 	apiv1.Control_CapList_FullMethodName:      {op: token.OpInspect, check: as((*asked).capList), shown: shown((*asked).capabilities)},
 	apiv1.Control_CapGrant_FullMethodName:     {op: token.OpGrant, check: as((*asked).capGrant)},
@@ -83,6 +90,11 @@ var methods = map[string]method{
 	apiv1.Scheduling_SchedSet_FullMethodName:   {op: token.OpGrant, check: as((*asked).schedSet)},
 	apiv1.Scheduling_Hint_FullMethodName:       {op: token.OpInspect, check: as((*asked).hint)},
 	apiv1.Scheduling_SchedTrace_FullMethodName: {op: token.OpDebug},
+
+	apiv1.VirtualMemory_VMShow_FullMethodName:      {op: token.OpInspect},
+	apiv1.VirtualMemory_VMSet_FullMethodName:       {op: token.OpPause},
+	apiv1.VirtualMemory_VMSetSwap_FullMethodName:   {op: token.OpGrant, check: as((*asked).vmSetSwap)},
+	apiv1.VirtualMemory_VMHibernate_FullMethodName: {op: token.OpPause},
 
 	apiv1.Control_AuditQuery_FullMethodName:  {op: token.OpAudit},
 	apiv1.Control_AuditVerify_FullMethodName: {op: token.OpAudit},
@@ -108,6 +120,7 @@ var methods = map[string]method{
 	apiv1.Alerts_AlertList_FullMethodName:           {op: token.OpDaemon},
 	apiv1.Hooks_HookList_FullMethodName:             {op: token.OpDaemon},
 	apiv1.Clock_TimeStatus_FullMethodName:           {op: token.OpDaemon},
+	apiv1.Clock_AgentClock_FullMethodName:           {op: token.OpInspect, check: as((*asked).agentClock)},
 	// Servers may mind being asked often.
 	apiv1.Clock_TimeSync_FullMethodName: {op: token.OpDaemon, check: operatorOnly},
 	// Whoever silences an alert keeps it from holding agents in bounds.
@@ -116,6 +129,19 @@ var methods = map[string]method{
 	// What the file says may run programs on the host.
 	apiv1.Configuration_ConfigReload_FullMethodName: {op: token.OpDaemon, check: operatorOnly},
 
+	// A template is an agent that stands still.
+	apiv1.Templates_TemplateCreate_FullMethodName: {op: token.OpSpawn, check: as((*asked).templateCreate)},
+	apiv1.Templates_TemplateList_FullMethodName:   {op: token.OpList, check: (*asked).aboutHost, shown: shown((*asked).templates)},
+	apiv1.Templates_TemplateRemove_FullMethodName: {op: token.OpRemove, check: as((*asked).templateRemove)},
+
+	// Patterns of agents do not say what of semantic memory is meant.
+	apiv1.Memory_MemoryPut_FullMethodName:        {op: token.OpGrant, check: operatorOnly},
+	apiv1.Memory_MemoryGet_FullMethodName:        {op: token.OpInspect, check: operatorOnly},
+	apiv1.Memory_MemorySearch_FullMethodName:     {op: token.OpInspect, check: operatorOnly},
+	apiv1.Memory_MemoryList_FullMethodName:       {op: token.OpInspect, check: operatorOnly},
+	apiv1.Memory_MemoryRemove_FullMethodName:     {op: token.OpRevoke, check: operatorOnly},
+	apiv1.Memory_MemoryNamespaces_FullMethodName: {op: token.OpInspect, check: operatorOnly},
+	apiv1.Memory_MemoryStats_FullMethodName:      {op: token.OpInspect, check: operatorOnly},
 	// Patterns of agents do not say which regions are meant.
 	apiv1.Fabric_RegionCreate_FullMethodName:   {op: token.OpGrant, check: operatorOnly},
 	apiv1.Fabric_RegionList_FullMethodName:     {op: token.OpInspect, check: operatorOnly},
@@ -129,6 +155,8 @@ var methods = map[string]method{
 	apiv1.Fabric_RegionFork_FullMethodName:     {op: token.OpGrant, check: operatorOnly},
 	apiv1.Fabric_RegionDiff_FullMethodName:     {op: token.OpInspect, check: operatorOnly},
 	apiv1.Fabric_RegionDrop_FullMethodName:     {op: token.OpGrant, check: operatorOnly},
+	apiv1.Fabric_RegionOpen_FullMethodName:     {op: token.OpGrant, check: operatorOnly},
+	apiv1.Fabric_RegionCommit_FullMethodName:   {op: token.OpGrant, check: operatorOnly},
 
 	apiv1.Control_TokenKey_FullMethodName:    {op: token.OpToken},
 	apiv1.Control_TokenCheck_FullMethodName:  {op: token.OpToken},
@@ -201,7 +229,7 @@ func (a *asked) may(op string, ref *string) error {
 
 // subject is what the patterns of tokens are compared with.
 func (r *record) subject() *token.Agent {
-	return &token.Agent{ID: r.id, Name: r.name, Labels: r.spec.GetLabels(), Tokens: r.tokens}
+	return &token.Agent{ID: r.id, Name: r.name, Labels: r.spec().GetLabels(), Tokens: r.tokens}
 }
 
 // sees says whether the bearer may do something to an agent, without a trace.
@@ -222,11 +250,20 @@ func (a *asked) shutdown(m *apiv1.ShutdownRequest) error {
 // spawn examines what an agent is to be, and all that it is to be given. How
 // many may live is asked when its place is taken.
 func (a *asked) spawn(m *apiv1.SpawnRequest) error {
+	if m.GetFrom() != "" { // It gets to know what the template knows.
+		if err := a.may(token.OpPause, &m.From); err != nil {
+			return err
+		}
+		a.agent = ""
+	}
 	a.subject = &token.Agent{Name: m.GetName(), Labels: m.GetLabels(), Tokens: a.b.IDs}
 	if err := a.b.AllowSpawn(m.GetName(), m.GetLabels(), func(token.ID) int { return 0 }); err != nil {
 		return err
 	}
 	if err := a.resolve(m.GetGrants()); err != nil {
+		return err
+	}
+	if err := boundMemory(m); err != nil {
 		return err
 	}
 	limits := limitsOf(m)
@@ -243,7 +280,28 @@ func (a *asked) spawn(m *apiv1.SpawnRequest) error {
 		return err
 	}
 	all := slices.Concat(own, given)
+	if m.GetOwnClock() != nil {
+		if err := a.b.AllowGrants(ownClockSpec); err != nil {
+			return err
+		}
+	}
 	return a.b.AllowGrants(slices.DeleteFunc(slices.Clone(all), a.byDefault(all))...)
+}
+
+// templateCreate takes what the spawn takes, or the copy.
+func (a *asked) templateCreate(m *apiv1.TemplateCreateRequest) error {
+	if m.GetSpec() != nil {
+		m.Spec.Name = m.GetName()
+		return a.spawn(m.GetSpec())
+	}
+	return a.may(token.OpPause, &m.Agent)
+}
+
+func (a *asked) templateRemove(m *apiv1.TemplateRemoveRequest) error {
+	if err := a.may(token.OpSignal, &m.Template); err != nil {
+		return err
+	}
+	return a.may(token.OpRemove, &m.Template)
 }
 
 // resolve puts the IDs of agents in the place of names in grants. One that is
@@ -293,7 +351,7 @@ func withinDefault(def capability.Spec, all []capability.Spec) bool {
 		if s.Object.Class != def.Object.Class {
 			continue
 		}
-		if !def.Rights.Has(s.Rights) || !def.Object.Contains(s.Object) || s.Limits.Weight != 0 || s.Limits.Priority != 0 || s.Limits.Reserve != 0 {
+		if !def.Rights.Has(s.Rights) || !def.Object.Contains(s.Object) || s.Limits.Weight != 0 || s.Limits.Priority != 0 || s.Limits.Reserve != 0 || s.Limits.Swap != 0 {
 			return false
 		}
 		for _, k := range []capability.Kind{capability.KindBytes, capability.KindCount, capability.KindMilliCPU,
@@ -363,6 +421,15 @@ func (a *asked) attach(m *apiv1.AttachRequest) error {
 		}
 	}
 	return errdefs.New(errdefs.InvalidArgument, "the first message of an attachment is spawn, exec or target")
+}
+
+// checkpoints are files of the host, and what is restored from one has whatever
+// authority it says.
+func (a *asked) checkpoints(m proto.Message) error {
+	if err := a.aboutHost(m); err != nil {
+		return err
+	}
+	return a.b.AllowGrants(capability.Spec{Object: capability.Object{Class: abi.ClassFS, Name: "/"}, Rights: abi.ClassFS.All()})
 }
 
 // imageImport reads the host's files with the daemon's authority, wherever the
@@ -495,6 +562,10 @@ func (a *asked) capRevoke(m *apiv1.CapRevokeRequest) error {
 // agents leaves those that the token extends to.
 func (a *asked) agents(m *apiv1.ListResponse) {
 	m.Agents = slices.DeleteFunc(m.GetAgents(), func(g *apiv1.Agent) bool { return !a.sees(token.OpList, g.GetId()) })
+}
+
+func (a *asked) templates(m *apiv1.TemplateListResponse) {
+	m.Templates = slices.DeleteFunc(m.GetTemplates(), func(t *apiv1.Template) bool { return !a.sees(token.OpList, t.GetId()) })
 }
 
 func (a *asked) capabilities(m *apiv1.CapListResponse) {

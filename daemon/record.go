@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,18 +25,22 @@ type record struct {
 	// process is the PID of the kernel process that an earlier daemon gave the
 	// agent to, 0 if it did not say so; immutable.
 	process int32
+	// heardOf says that the kernel process had the agent under an earlier daemon;
+	// immutable.
+	heardOf bool
 
 	id      string
 	name    string
 	created time.Time
-	domName string              // immutable
-	spec    *apiv1.SpawnRequest // immutable
-	tokens  []token.ID          // immutable: of the blocks of the token it was spawned with
-	done    chan struct{}       // closed when the state is final
-	settled chan struct{}       // closed after that, when the files and the name say so too
-	from    string              // the agent that it is a copy of, or ""
-	wish    *wish               // immutable: to be started again; nil for an agent that is not
-	saving  *sync.Mutex         // immutable: held while the file is written, so that what is newer wins
+	domName string                             // immutable
+	specs   atomic.Pointer[apiv1.SpawnRequest] // read by spec; changed by an upgrade
+	tokens  []token.ID                         // immutable: of the blocks of the token it was spawned with
+	done    chan struct{}                      // closed when the state is final
+	settled chan struct{}                      // closed after that, when the files and the name say so too
+	from    string                             // the agent that it is a copy of, or ""
+	special bool                               // nothing can be given to it any more
+	wish    *wish                              // immutable: to be started again; nil for an agent that is not
+	saving  *sync.Mutex                        // immutable: held while the file is written, so that what is newer wins
 
 	mu sync.Mutex
 	// Nil when the domain is gone.
@@ -44,10 +49,14 @@ type record struct {
 	exit   *apiv1.Exit // +checklocks:mu
 	ended  time.Time   // +checklocks:mu
 	// Of the image.
-	digest string             // +checklocks:mu
-	execs  map[int32]*further // +checklocks:mu
+	digest string // +checklocks:mu
+	// What it may become, while that is not decided.
+	upgrading *upgrading         // +checklocks:mu
+	execs     map[int32]*further // +checklocks:mu
 	// Clients that wait for the end.
 	heard int // +checklocks:mu
+	// Why it did not become a template, once it has ended.
+	notWarm error // +checklocks:mu
 }
 
 // further is a further process in the agent.
@@ -57,12 +66,18 @@ type further struct {
 }
 
 func newRecord(id string, spec *apiv1.SpawnRequest, domain string, now time.Time) *record {
-	return &record{
-		id: id, name: spec.GetName(), created: now, spec: spec,
+	r := &record{
+		id: id, name: spec.GetName(), created: now,
 		done: make(chan struct{}), settled: make(chan struct{}), domName: domain, saving: new(sync.Mutex),
 		state: abi.StateStarting, execs: make(map[int32]*further),
 	}
+	r.specs.Store(spec)
+	return r
 }
+
+// spec is what the agent was spawned with, or is by its last upgrade. Nobody changes
+// it.
+func (r *record) spec() *apiv1.SpawnRequest { return r.specs.Load() }
 
 func (r *record) final() bool {
 	r.mu.Lock()
@@ -165,9 +180,9 @@ func (r *record) proto() *apiv1.Agent {
 	defer r.mu.Unlock()
 	a := &apiv1.Agent{
 		Id: r.id, Name: r.name, Domain: r.domName, State: string(r.state),
-		Image: imageName(r.spec), Argv: r.spec.GetProcess().GetArgv(),
-		CreatedUnixNano: r.created.UnixNano(), Labels: r.spec.GetLabels(),
-		Exit: r.exit, Restarts: r.wish.proto(), ClonedFrom: r.from,
+		Image: imageName(r.spec()), Argv: argvFrom(r.spec()), Template: r.spec().GetFrom(),
+		CreatedUnixNano: r.created.UnixNano(), Labels: r.spec().GetLabels(),
+		Exit: r.exit, Restarts: r.wish.proto(), ClonedFrom: r.from, Specialized: r.special,
 	}
 	if !r.ended.IsZero() {
 		a.EndedUnixNano = r.ended.UnixNano()
@@ -207,6 +222,24 @@ func (d *System) create(r *record) error {
 func (d *System) save(r *record) error {
 	r.saving.Lock()
 	defer r.saving.Unlock()
+	return d.replace(r)
+}
+
+// saveKnown is save, unless the agent was removed meanwhile or has a new record.
+func (d *System) saveKnown(r *record) error {
+	r.saving.Lock()
+	defer r.saving.Unlock()
+	d.mu.Lock()
+	known := d.agents[r.id] == r
+	d.mu.Unlock()
+	if !known {
+		return nil
+	}
+	return d.replace(r)
+}
+
+// replace is save, with r.saving held.
+func (d *System) replace(r *record) error {
 	raw, err := d.encode(r)
 	if err != nil {
 		return err
@@ -221,9 +254,12 @@ func (d *System) save(r *record) error {
 }
 
 func (d *System) encode(r *record) ([]byte, error) {
-	m := &apiv1.InspectResponse{Agent: r.proto(), Spec: r.spec, Tokens: r.tokenNames()}
+	m := &apiv1.InspectResponse{Agent: r.proto(), Spec: r.spec(), Tokens: r.tokenNames()}
 	r.mu.Lock()
 	m.ImageDigest = r.digest
+	if u := r.upgrading; u != nil && !r.state.Final() {
+		m.Upgrade = &apiv1.PendingUpgrade{Token: u.token, ImageDigest: u.digest, Spec: u.spec}
+	}
 	dom := r.domain
 	r.mu.Unlock()
 	if dom != nil {
@@ -306,8 +342,9 @@ func (d *System) fromProto(m *apiv1.InspectResponse) *record {
 	a := m.GetAgent()
 	r := newRecord(a.GetId(), m.GetSpec(), a.GetDomain(), time.Unix(0, a.GetCreatedUnixNano()))
 	r.name = a.GetName()
+	r.special = a.GetSpecialized()
 	if r.from = a.GetClonedFrom(); r.from == "" { // A copy cannot be started again.
-		r.wish = d.newWish(r.spec, a.GetRestarts())
+		r.wish = d.newWish(r.spec(), a.GetRestarts())
 	}
 	for _, t := range m.GetTokens() {
 		if id, err := token.ParseID(t); err == nil {
@@ -315,7 +352,11 @@ func (d *System) fromProto(m *apiv1.InspectResponse) *record {
 		}
 	}
 	r.process = m.GetDomain().GetPid()
+	if u := m.GetUpgrade(); u != nil {
+		r.upgrading = &upgrading{token: u.GetToken(), digest: u.GetImageDigest(), spec: u.GetSpec()} // +checklocksignore: nobody else knows r yet.
+	}
 	r.digest = m.GetImageDigest() // +checklocksignore: nobody else knows r yet.
+	r.heardOf = a.GetState() != string(abi.StateStarting) || r.wish.begunBefore()
 	if s := abi.State(a.GetState()); s.Final() {
 		r.finish(s, a.GetExit(), time.Unix(0, a.GetEndedUnixNano()))
 		close(r.settled)
@@ -329,6 +370,10 @@ func imageName(spec *apiv1.SpawnRequest) string {
 		return n
 	}
 	return "host"
+}
+
+func cloneInspect(m *apiv1.InspectResponse) *apiv1.InspectResponse {
+	return proto.Clone(m).(*apiv1.InspectResponse)
 }
 
 func cloneSpec(spec *apiv1.SpawnRequest) *apiv1.SpawnRequest {

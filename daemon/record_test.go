@@ -46,7 +46,7 @@ func TestRecordsOutliveTheDaemon(t *testing.T) {
 		if got == nil {
 			r.Fatal("the record is gone")
 		}
-		if !proto.Equal(got.proto(), rec.proto()) || !proto.Equal(got.spec, spec) || got.digest != rec.digest {
+		if !proto.Equal(got.proto(), rec.proto()) || !proto.Equal(got.spec(), spec) || got.digest != rec.digest {
 			r.Fatalf("saved %v, loaded %v", rec.proto(), got.proto())
 		}
 		select {

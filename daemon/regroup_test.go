@@ -82,3 +82,34 @@ func TestSelfGrants(t *testing.T) {
 		}
 	}
 }
+
+// TestBoundMemory: limits that are asked for bound what is granted beside them.
+func TestBoundMemory(t *testing.T) {
+	for name, test := range map[string]struct {
+		given        []string
+		memory, swap uint64
+		want         []string
+		fails        bool
+	}{
+		"nothing asked":    {[]string{"mem:self:map"}, 0, 0, []string{"mem:self:map"}, false},
+		"nothing granted":  {[]string{"net:loopback"}, 64 << 20, 1 << 30, []string{"net:loopback"}, false},
+		"without bytes":    {[]string{"net:loopback", "mem:self:map"}, 64 << 20, 0, []string{"net:loopback", "mem:self:map,bytes=64M"}, false},
+		"with more":        {[]string{"mem:self,bytes=1G,count=9"}, 64 << 20, 0, []string{"mem:self,bytes=64M,count=9"}, false},
+		"with less":        {[]string{"mem:self,bytes=16M"}, 64 << 20, 0, []string{"mem:self,bytes=16M"}, false},
+		"two that fit":     {[]string{"mem:self,bytes=16M", "mem:self:map,bytes=48M"}, 64 << 20, 0, []string{"mem:self,bytes=16M", "mem:self:map,bytes=48M"}, false},
+		"two that do not":  {[]string{"mem:self,bytes=17M", "mem:self:map,bytes=48M"}, 64 << 20, 0, nil, true},
+		"one has no limit": {[]string{"mem:self,bytes=17M", "mem:self:map"}, 64 << 20, 0, nil, true},
+		"swap":             {[]string{"mem:self:map,bytes=17M"}, 0, 1 << 30, []string{"mem:self:map,bytes=17M,swap=1G"}, false},
+		"the same swap":    {[]string{"mem:self:map,bytes=17M,swap=1G"}, 0, 1 << 30, []string{"mem:self:map,bytes=17M,swap=1G"}, false},
+		"other swap":       {[]string{"mem:self:map,bytes=17M,swap=2G"}, 0, 1 << 30, nil, true},
+	} {
+		req := &apiv1.SpawnRequest{Grants: slices.Clone(test.given), Limits: &apiv1.Limits{MemoryBytes: test.memory, SwapBytes: test.swap}}
+		err := boundMemory(req)
+		if (err != nil) != test.fails || err == nil && !slices.Equal(req.Grants, test.want) {
+			t.Errorf("%s: %q, %v", name, req.Grants, err)
+		}
+		if err == nil && boundMemory(req) != nil {
+			t.Errorf("%s: not a second time", name)
+		}
+	}
+}

@@ -74,7 +74,8 @@ func mayRestart(req *apiv1.SpawnRequest) bool {
 	faults, _ := trap.ParseFaults(req.GetOnFault()) // They were looked at.
 	violations, _ := trap.ParseViolations(req.GetOnViolation())
 	dog, _ := trap.ParseWatchdog(req.GetWatchdog().GetOnExpiry())
-	return faults.Restarts() || violations.Restarts() || dog.Restarts()
+	oom, _ := trap.ParseOOM(req.GetOnOom())
+	return faults.Restarts() || violations.Restarts() || dog.Restarts() || oom.Restarts()
 }
 
 // checkWatchdog refuses what makes no watchdog.
@@ -170,6 +171,17 @@ func (w *wish) begun() {
 		w.count++
 	}
 	w.next, w.again, w.err = time.Time{}, false, ""
+}
+
+// begunBefore reports whether the agent has been started again at least once: then
+// somebody has been told of it, whatever its kernel process knows.
+func (w *wish) begunBefore() bool {
+	if w == nil {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.count > 0
 }
 
 // outlives reports whether the agent is to be started again when it was lost
@@ -342,7 +354,7 @@ func (d *System) tryRestart(old *record) *record {
 
 // renew returns the record of the same agent, to be started again.
 func (r *record) renew() *record {
-	next := newRecord(r.id, r.spec, r.domName, r.created)
+	next := newRecord(r.id, r.spec(), r.domName, r.created)
 	next.tokens, next.wish, next.saving = r.tokens, r.wish, r.saving
 	return next
 }
@@ -404,7 +416,7 @@ func (d *System) endWish(ref, why string) bool {
 	if r, err = d.find(ref); err != nil { // Perhaps a new one.
 		return false
 	}
-	if err := d.save(r); err != nil {
+	if err := d.saveKnown(r); err != nil {
 		d.log.Error("saving record", "agent", r.id, "err", err)
 	}
 	d.health.Remove(agentComponent(r))

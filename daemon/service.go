@@ -92,6 +92,9 @@ func (d *System) List(ctx context.Context, req *apiv1.ListRequest) (*apiv1.ListR
 			continue
 		}
 		addStatus(a, live[r.id])
+		if !req.GetAll() && a.GetState() == string(abi.StateTemplate) {
+			continue // It does not run.
+		}
 		resp.Agents = append(resp.Agents, a)
 	}
 	sort.Slice(resp.Agents, func(i, j int) bool { return resp.Agents[i].GetCreatedUnixNano() < resp.Agents[j].GetCreatedUnixNano() })
@@ -114,7 +117,7 @@ func (d *System) Inspect(ctx context.Context, req *apiv1.InspectRequest) (*apiv1
 	if err != nil {
 		return nil, err
 	}
-	resp := &apiv1.InspectResponse{Agent: r.proto(), Spec: r.spec, LogPath: d.logPath(r.id), Tokens: r.tokenNames()}
+	resp := &apiv1.InspectResponse{Agent: r.proto(), Spec: r.spec(), LogPath: d.logPath(r.id), Tokens: r.tokenNames()}
 	r.mu.Lock()
 	resp.ImageDigest = r.digest
 	r.mu.Unlock()
@@ -125,6 +128,7 @@ func (d *System) Inspect(ctx context.Context, req *apiv1.InspectRequest) (*apiv1
 	var st control.AgentStatus
 	if err := dom.call(ctx, control.MethodInspect, control.AgentRequest{ID: r.id}, &st); err == nil {
 		addStatus(resp.Agent, st)
+		resp.Clock = clockProto(st.Clock)
 		for _, p := range st.Processes {
 			resp.Processes = append(resp.Processes, &apiv1.AgentProcess{
 				Pid: p.PID, Ppid: p.PPID, Name: p.Name, Threads: p.Threads, Argv: p.Argv, State: p.State,
@@ -181,6 +185,10 @@ func (d *System) Signal(ctx context.Context, req *apiv1.SignalRequest) (_ *apiv1
 	r, dom, err := d.findRunning(req.GetAgent())
 	if err != nil {
 		return nil, err
+	}
+	if r.isTemplate() {
+		return nil, errdefs.New(errdefs.WrongState, "it is a template, which gets no signals", errdefs.Op("signal"), errdefs.Resource("%s", r.label()),
+			errdefs.Fix("end it with `aiosctl template rm %s`", r.label()))
 	}
 	return &apiv1.SignalResponse{}, dom.call(ctx, control.MethodSignal, control.SignalRequest{
 		ID: r.id, ExecID: req.GetExecId(), Signal: req.GetSignal(), All: req.GetAll(),
@@ -297,6 +305,10 @@ func (dom *domain) proto(ctx context.Context) *apiv1.Domain {
 	p := &apiv1.Domain{
 		Name: dom.name, Pid: int32(info.PID), Platform: hello.Platform, State: "running",
 		StartedUnixNano: info.Started.UnixNano(), Isolated: info.Isolated,
+	}
+	p.CheckpointEveryNanos = int64(info.CheckpointEvery)
+	if at := dom.rounds.lastDone(); !at.IsZero() {
+		p.CheckpointedUnixNano = at.UnixNano()
 	}
 	for _, b := range hello.Boxes {
 		p.Boxes = append(p.Boxes, &apiv1.BoxReport{Box: b.Name, Ok: b.OK, Reason: b.Reason, Effect: b.Effect})

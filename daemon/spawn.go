@@ -57,6 +57,14 @@ func (d *System) spawn(ctx context.Context, req *apiv1.SpawnRequest, stream *os.
 		domName = defaultDomain
 	}
 	req = cloneSpec(req)
+	if req.GetFrom() != "" {
+		if domName, err = d.takeAfter(req); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := boundMemory(req); err != nil {
+		return nil, nil, err
+	}
 	req.Limits = limitsOf(req)
 	r := newRecord(id, req, domName, d.clock.Now())
 	r.wish = d.newWish(req, nil)
@@ -102,7 +110,7 @@ func (d *System) begin(ctx context.Context, r *record, l launching) (warnings []
 			alone()
 		}
 	}()
-	req := r.spec
+	req := r.spec()
 	call, err := d.askHooks(ctx, lifecycle.Spawn, r, func(op *lifecycle.Operation) {
 		op.Again, op.Caller.Name, op.Correlation = l.op != "", l.actor.Name, l.actor.Correlation
 	})
@@ -110,7 +118,12 @@ func (d *System) begin(ctx context.Context, r *record, l launching) (warnings []
 		return nil, err
 	}
 	defer func() { call.Done(err) }()
-	dom, warnings, err := d.domainFor(ctx, r.domName, req)
+	var dom *domain
+	if req.GetFrom() == "" {
+		dom, warnings, err = d.domainFor(ctx, r.domName, req)
+	} else {
+		dom, err = d.templateDomain(req, r.domName)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -133,6 +146,7 @@ func (d *System) begin(ctx context.Context, r *record, l launching) (warnings []
 	r.mu.Lock()
 	r.domain, r.digest = dom, digest
 	r.mu.Unlock()
+	r.wish.begun() // First: a daemon that is killed leaves a record of which start it was.
 	if err := l.write(r); err != nil {
 		return nil, err
 	}
@@ -140,7 +154,6 @@ func (d *System) begin(ctx context.Context, r *record, l launching) (warnings []
 	if l.stream != nil {
 		files = append(files, l.stream)
 	}
-	r.wish.begun()
 	if err := dom.call(ctx, control.MethodSpawn, krq, nil, files...); err != nil {
 		switch errdefs.CodeOf(err) {
 		case errdefs.Cancelled, errdefs.DomainDied:
@@ -149,17 +162,26 @@ func (d *System) begin(ctx context.Context, r *record, l launching) (warnings []
 		}
 		return nil, errdefs.Wrap(err, errdefs.Internal, "spawn agent", errdefs.Resource("%s", r.name))
 	}
+	d.begun(r)
+	dom.regroup()
+	d.record(audit.Entry{
+		Op: orElse(l.op, "spawn"), Domain: r.domName, Actor: krq.Actor.Name, Agent: r.id, Target: r.name,
+		Reason: strings.TrimSpace(req.GetProfile() + " " + fromOf(req) + strings.Join(krq.Process.Argv, " ")), Correlation: krq.Actor.Correlation,
+	})
+	return warnings, nil
+}
+
+// begun notes that the kernel process has the agent. The next daemon must not take
+// it for one that never came to be.
+func (d *System) begun(r *record) {
 	r.mu.Lock()
 	if r.state == abi.StateStarting {
 		r.state = abi.StateRunning
 	}
 	r.mu.Unlock()
-	dom.regroup()
-	d.record(audit.Entry{
-		Op: orElse(l.op, "spawn"), Domain: r.domName, Actor: krq.Actor.Name, Agent: r.id, Target: r.name,
-		Reason: strings.TrimSpace(req.GetProfile() + " " + strings.Join(krq.Process.Argv, " ")), Correlation: krq.Actor.Correlation,
-	})
-	return warnings, nil
+	if err := d.saveKnown(r); err != nil {
+		d.log.Error("saving record", "agent", r.id, "err", err)
+	}
 }
 
 // newLog makes the log of a new agent.
@@ -220,8 +242,14 @@ func checkSpawn(req *apiv1.SpawnRequest) error {
 			return errdefs.Wrap(err, errdefs.InvalidArgument, "spawn agent")
 		}
 	}
+	if err := checkClock(req.GetOwnClock()); err != nil {
+		return err
+	}
 	if mem := req.GetLimits().GetMemoryBytes(); mem != 0 && mem < leastMemory {
 		return bad(fmt.Sprintf("no program runs in %d bytes of memory", mem), "give at least 1M; a number without a unit is bytes")
+	}
+	if err := checkSwap("spawn agent", req.GetLimits().GetSwapBytes()); err != nil {
+		return err
 	}
 	if err := checkProcess(req.GetProcess()); err != nil {
 		return err
@@ -237,10 +265,16 @@ func checkSpawn(req *apiv1.SpawnRequest) error {
 	if _, err := trap.ParseViolations(req.GetOnViolation()); err != nil {
 		return errdefs.Wrap(err, errdefs.InvalidArgument, "read the policy on violations")
 	}
+	if _, err := trap.ParseOOM(req.GetOnOom()); err != nil {
+		return errdefs.Wrap(err, errdefs.InvalidArgument, "read what is done when memory runs out")
+	}
 	if err := checkWatchdog(req.GetWatchdog()); err != nil {
 		return err
 	}
 	if err := checkRestart(req); err != nil {
+		return err
+	}
+	if err := checkTemplate(req); err != nil {
 		return err
 	}
 	for _, m := range req.GetMounts() {
@@ -282,7 +316,7 @@ func (d *System) reserve(b *bearer, r *record) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if b != nil { // Here, so that two at once do not both get the last place.
-		if err := b.AllowSpawn(r.name, r.spec.GetLabels(), d.alive); err != nil {
+		if err := b.AllowSpawn(r.name, r.spec().GetLabels(), d.alive); err != nil {
 			return err
 		}
 	}
@@ -348,12 +382,17 @@ func (dom *domain) prepare(ctx context.Context, id string, req *apiv1.SpawnReque
 	if k.Hostname == "" {
 		k.Hostname = orElse(req.GetName(), id)
 	}
-	k.OnFault, k.OnViolation = req.GetOnFault(), req.GetOnViolation()
+	k.OnFault, k.OnViolation, k.OnOOM = req.GetOnFault(), req.GetOnViolation(), req.GetOnOom()
 	k.Watchdog, k.OnWatchdog = req.GetWatchdog().GetTimeoutNanos(), req.GetWatchdog().GetOnExpiry()
 	k.DiskBytes, k.Seccomp = req.GetLimits().GetDiskBytes(), req.GetSeccomp()
+	k.Clock = ownClock(req.GetOwnClock())
 	var err error
 	if k.Grants, err = dom.grantsOf(ctx, req); err != nil {
 		return k, "", err
+	}
+	k.Template = warmUp(req.GetTemplate())
+	if req.GetFrom() != "" {
+		return dom.fromTemplate(k, req)
 	}
 	dom.startMu.Lock()
 	defer dom.startMu.Unlock()
@@ -508,32 +547,44 @@ func (dom *domain) serve(ctx context.Context, key string, dir hostDir, readonly,
 	if dom.mounts[key] {
 		return key, nil
 	}
-	root, err := dir.open()
+	ours, err := dom.startGofer(key, dir, readonly, image)
 	if err != nil {
 		return "", err
 	}
-	defer root.Close()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return "", errdefs.Wrap(err, errdefs.HostIO, "connect a gofer")
-	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "gofer"), os.NewFile(uintptr(fds[1]), "gofer")
 	defer ours.Close()
-	cmd, done, err := dom.d.goferCommand(dom.name, root, theirs, readonly, image)
-	if err != nil {
-		theirs.Close()
-		return "", err
-	}
-	defer done()
-	err = cmd.Start()
-	theirs.Close() // Or the kernel process would wait for a gofer that has died.
-	if err != nil {
-		return "", errdefs.Wrap(err, errdefs.HostIO, "start a gofer")
-	}
-	go dom.awaitGofer(cmd, key, dir, image) // It ends when the kernel process closes the connection.
 	if err := dom.mount(ctx, control.MountRequest{Key: key, Kind: control.KindGofer, ReadOnly: readonly}, ours); err != nil {
 		return key, err
 	}
 	dom.mendCut(goferComponent(dom, dir))
 	return key, nil
+}
+
+// startGofer starts a gofer for dir and returns the end of its connection that is
+// for the kernel process.
+func (dom *domain) startGofer(key string, dir hostDir, readonly, image bool) (*os.File, error) {
+	root, err := dir.open()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, errdefs.Wrap(err, errdefs.HostIO, "connect a gofer")
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "gofer"), os.NewFile(uintptr(fds[1]), "gofer")
+	cmd, done, err := dom.d.goferCommand(dom.name, root, theirs, readonly, image)
+	if err != nil {
+		theirs.Close()
+		ours.Close()
+		return nil, err
+	}
+	defer done()
+	err = cmd.Start()
+	theirs.Close() // Or the kernel process would wait for a gofer that has died.
+	if err != nil {
+		ours.Close()
+		return nil, errdefs.Wrap(err, errdefs.HostIO, "start a gofer")
+	}
+	go dom.awaitGofer(cmd, key, dir, image) // It ends when the kernel process closes the connection.
+	return ours, nil
 }

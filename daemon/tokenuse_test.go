@@ -194,7 +194,7 @@ func TestCallsEndWithTheirToken(t *testing.T) {
 				if !strings.HasSuffix(got, " "+string(tc.code)) {
 					t.Errorf("%s: %s, want %s", name, got, tc.code)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(patience):
 				t.Fatalf("%s: a call goes on", name)
 			}
 		}
