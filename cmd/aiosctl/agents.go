@@ -147,6 +147,7 @@ func (a *app) printInspect(r *apiv1.InspectResponse) error {
 	f.add("ID", g.GetId())
 	f.add("Name", g.GetName())
 	f.add("State", a.stateOf(g))
+	f.add("Template", g.GetTemplate())
 	f.add("Reason", g.GetExit().GetReason())
 	f.add("Command", commandLine(g.GetArgv(), false))
 	f.add("Created", a.when(g.GetCreatedUnixNano()))
@@ -154,6 +155,7 @@ func (a *app) printInspect(r *apiv1.InspectResponse) error {
 	f.add("Image", strings.TrimSpace(g.GetImage()+" "+r.GetImageDigest()))
 	f.add("Hostname", s.GetHostname())
 	f.add("Time zone", s.GetTimeZone())
+	f.add("Clock", clockText(r.GetClock()))
 	f.add("User", p.GetUser())
 	f.add("Directory", p.GetCwd())
 	f.add("Terminal", yes(p.GetTty()))
@@ -167,6 +169,9 @@ func (a *app) printInspect(r *apiv1.InspectResponse) error {
 	}
 	l, final := s.GetLimits(), abi.State(g.GetState()).Final()
 	f.add("Memory", used(final, size(g.GetMemoryBytes()), l.GetMemoryBytes(), size))
+	if n := l.GetSwapBytes(); n > 0 {
+		f.add("Swap", "at most "+size(n))
+	}
 	f.add("Processes", used(final, strconv.Itoa(int(g.GetProcesses())), uint64(l.GetProcesses()), decimal))
 	f.add("Domain", g.GetDomain())
 	if d != nil {

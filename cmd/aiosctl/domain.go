@@ -15,12 +15,12 @@ func (a *app) domainCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "domain COMMAND",
 		RunE:  group,
-		Short: "List and stop domains",
+		Short: "List, stop, save and restore domains",
 		Long: `A domain is one kernel process and the agents in it: the boundary of trust and of
 faults. Domains start with their first agent.`,
 		Example: "  aiosctl domain ls\n  aiosctl domain stop team-a",
 	}
-	cmd.AddCommand(a.domainListCmd(), a.domainStopCmd())
+	cmd.AddCommand(a.domainListCmd(), a.domainStopCmd(), a.domainCheckpointCmd(), a.domainHibernateCmd(), a.domainRestoreCmd())
 	return cmd
 }
 

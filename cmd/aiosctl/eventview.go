@@ -86,7 +86,7 @@ func payloadWords(m protoreflect.Message) []string {
 }
 
 // durations are fields of nanoseconds.
-var durations = []string{"took", "lifetime", "delay", "interval", "lasted", "held", "late", "timeout", "retry_in", "paused_for", "cpu_time", "offset", "step", "jitter"}
+var durations = []string{"took", "lifetime", "delay", "interval", "lasted", "held", "late", "timeout", "retry_in", "paused_for", "cpu_time", "offset", "was_offset", "monotonic", "step", "jitter"}
 
 // roughly rounds a duration to three digits or so.
 func roughly(d time.Duration) string {

@@ -28,7 +28,8 @@ by DOMAIN/NAME where several domains have one of that name.`,
 		RunE: group,
 	}
 	cmd.AddCommand(a.fabricCreateCmd(), a.fabricLsCmd(), a.fabricShowCmd(), a.fabricShareCmd(), a.fabricRevokeCmd(), a.fabricRmCmd(), a.fabricSealCmd(),
-		a.fabricSnapshotCmd(), a.fabricRollbackCmd(), a.fabricForkCmd(), a.fabricDiffCmd(), a.fabricDropCmd())
+		a.fabricSnapshotCmd(), a.fabricRollbackCmd(), a.fabricForkCmd(), a.fabricDiffCmd(), a.fabricDropCmd(),
+		a.fabricOpenCmd(), a.fabricCommitCmd())
 	return cmd
 }
 
@@ -37,6 +38,7 @@ type regionFlags struct {
 	owner  string
 	labels []string
 	fixed  bool
+	zeros  bool
 	keep   uint32
 }
 
@@ -45,6 +47,7 @@ func (f *regionFlags) register(a *app, cmd *cobra.Command) {
 	fs.StringVar(&f.owner, "owner", "", "charge it to `AGENT`, which gets every right and with whose end it ends; without, it is the domain's")
 	fs.StringArrayVar(&f.labels, "label", nil, "`LABEL` that says what it holds, such as origin=crawler; secret keeps it from agents with network")
 	fs.BoolVar(&f.fixed, "fixed", false, "have it mapped at the same address in every agent")
+	fs.BoolVar(&f.zeros, "zeros", false, "have who loses the right to it read zeros where it was, instead of SIGBUS")
 	fs.Uint32Var(&f.keep, "keep", 0, "keep `N` versions, and forget the oldest when there are more")
 	a.completeFlag(cmd, "owner", a.runningAgents)
 }
@@ -52,6 +55,7 @@ func (f *regionFlags) register(a *app, cmd *cobra.Command) {
 func (a *app) fabricCreateCmd() *cobra.Command {
 	var f regionFlags
 	var text, domain, output string
+	var persistent bool
 	cmd := &cobra.Command{
 		Use:   "create [flags] --size SIZE NAME",
 		Short: "Make a region",
@@ -77,6 +81,7 @@ it can have the owner's memory used up, and gets every right to it.`,
 			return a.with(cmd, func(ctx context.Context, c *client.Client) error {
 				resp, err := c.RegionCreate(ctx, &apiv1.RegionCreateRequest{
 					Name: args[0], Owner: f.owner, Domain: domain, Size: n, Labels: f.labels, Fixed: f.fixed, Keep: f.keep,
+					Persistent: persistent, Zeros: f.zeros,
 				})
 				if err != nil {
 					return a.suggest(ctx, c, err, f.owner)
@@ -87,6 +92,7 @@ it can have the owner's memory used up, and gets every right to it.`,
 	}
 	f.register(a, cmd)
 	cmd.Flags().StringVar(&text, "size", "", "`SIZE` of it, such as 64M")
+	cmd.Flags().BoolVar(&persistent, "persistent", false, "keep what is committed of it in a file of the daemon's")
 	cmd.Flags().StringVar(&domain, "domain", "", "`DOMAIN` that it is in, if no agent owns it (default \"default\")")
 	a.completeFlag(cmd, "domain", a.domainNames)
 	outputFlag(cmd, &output, "json")
@@ -134,11 +140,25 @@ func (a *app) regionTable(regions []*apiv1.Region) error {
 			state = strings.TrimPrefix(state+",sealed", ",")
 		}
 		rows = append(rows, []string{
-			r.GetName(), r.GetDomain(), orElse(orElse(r.GetOwnerName(), r.GetOwner()), "-"), size(r.GetSize()), size(r.GetResident()), size(r.GetMapped()),
-			strconv.Itoa(int(r.GetVersions())), shortDuration(time.Duration(r.GetAgeNano())), dash(state), orElse(r.GetRights(), "-"),
+			r.GetName(), dash(r.GetDomain()), orElse(orElse(r.GetOwnerName(), r.GetOwner()), "-"), size(r.GetSize()), size(r.GetResident()), size(r.GetMapped()),
+			strconv.Itoa(int(r.GetVersions())), shortDuration(time.Duration(r.GetAgeNano())), kept(r), dash(state), orElse(r.GetRights(), "-"),
 		})
 	}
-	return a.table([]string{"REGION", "DOMAIN", "OWNER", "SIZE", "RESIDENT", "MAPPED", "VERSIONS", "AGE", "LABELS", "RIGHTS"}, rows)
+	return a.table([]string{"REGION", "DOMAIN", "OWNER", "SIZE", "RESIDENT", "MAPPED", "VERSIONS", "AGE", "COMMITTED", "LABELS", "RIGHTS"}, rows)
+}
+
+// kept says what is on disk of a region: the last version, and how much may differ
+// from it now.
+func kept(r *apiv1.Region) string {
+	switch {
+	case !r.GetPersistent():
+		return "-"
+	case r.GetBroken() != "":
+		return "broken"
+	case r.GetDirty() > 0:
+		return fmt.Sprintf("%d + %s", r.GetCommitted(), size(r.GetDirty()))
+	}
+	return strconv.FormatUint(r.GetCommitted(), 10)
 }
 
 func (a *app) showRegion(r *apiv1.Region, asJSON bool) error {
@@ -153,11 +173,16 @@ func regionRows(r *apiv1.Region) [][]string {
 	if r.GetAddress() != 0 {
 		address = fmt.Sprintf("%#x", r.GetAddress())
 	}
+	name := r.GetDomain() + "/" + r.GetName()
+	if r.GetDomain() == "" {
+		name = r.GetName() + " (no domain has it open)"
+	}
 	return [][]string{
-		{"region", r.GetDomain() + "/" + r.GetName()}, {"owner", orElse(orElse(r.GetOwnerName(), r.GetOwner()), "the domain")},
+		{"region", name}, {"owner", orElse(orElse(r.GetOwnerName(), r.GetOwner()), "the domain")},
 		{"size", size(r.GetSize())}, {"resident", size(r.GetResident())}, {"charged", size(r.GetCharged())}, {"mapped", size(r.GetMapped())},
 		{"address", address}, {"labels", dash(strings.Join(r.GetLabels(), ","))}, {"forked from", dash(r.GetLineage())},
 		{"digest", dash(r.GetDigest())}, {"versions", strconv.Itoa(int(r.GetVersions()))}, {"age", shortDuration(time.Duration(r.GetAgeNano()))},
+		{"committed", orElse(r.GetBroken(), kept(r))}, {"members", fmt.Sprintf("%d, of whom %d wait", r.GetMembers(), r.GetWaiters())},
 	}
 }
 
@@ -179,7 +204,9 @@ func (a *app) fabricShowCmd() *cobra.Command {
 					return err
 				}
 				if asJSON {
-					return a.printJSON(regionShowView{viewRegion(resp.GetRegion()), views(resp.GetVersions(), viewVersion), views(resp.GetCapabilities(), viewCap)})
+					return a.printJSON(regionShowView{
+						viewRegion(resp.GetRegion()), views(resp.GetVersions(), viewVersion), views(resp.GetStored(), viewStored), views(resp.GetCapabilities(), viewCap),
+					})
 				}
 				return a.printRegion(resp)
 			})
@@ -201,6 +228,17 @@ func (a *app) printRegion(resp *apiv1.RegionShowResponse) error {
 			rows = append(rows, []string{strconv.Itoa(int(v.GetNumber())), shortDuration(time.Duration(v.GetAgeNano())), size(v.GetCharged()), dash(v.GetComment())})
 		}
 		if err := a.table([]string{"VERSION", "AGE", "CHARGED", "COMMENT"}, rows); err != nil {
+			return err
+		}
+	}
+	if vs := resp.GetStored(); len(vs) > 0 {
+		fmt.Fprintln(a.stdout)
+		var rows [][]string
+		for _, v := range vs {
+			at := time.Unix(0, v.GetTimeUnixNano()).UTC().Format(time.DateTime)
+			rows = append(rows, []string{strconv.FormatUint(v.GetNumber(), 10), at, size(v.GetBytes()), dash(v.GetComment())})
+		}
+		if err := a.table([]string{"COMMITTED", "AT (UTC)", "HOLDS", "COMMENT"}, rows); err != nil {
 			return err
 		}
 	}
@@ -238,6 +276,26 @@ type regionView struct {
 	Mapped    uint64   `json:"mapped"`
 	Versions  uint32   `json:"version_count"`
 	Rights    string   `json:"rights,omitempty"`
+
+	Members    uint32 `json:"members"`
+	Waiters    uint32 `json:"waiters"`
+	Persistent bool   `json:"persistent"`
+	Committed  uint64 `json:"committed,omitempty"`
+	Dirty      uint64 `json:"dirty,omitempty"`
+	Zeros      bool   `json:"zeros,omitempty"`
+	Broken     string `json:"broken,omitempty"`
+}
+
+// storedView is a version in the file of a region.
+type storedView struct {
+	Number       uint64 `json:"number"`
+	Comment      string `json:"comment,omitempty"`
+	TimeUnixNano int64  `json:"time_unix_nano"`
+	Bytes        uint64 `json:"bytes"`
+}
+
+func viewStored(v *apiv1.RegionStored) storedView {
+	return storedView{v.GetNumber(), v.GetComment(), v.GetTimeUnixNano(), v.GetBytes()}
 }
 
 type versionOfView struct {
@@ -250,6 +308,7 @@ type versionOfView struct {
 type regionShowView struct {
 	regionView
 	Versions     []versionOfView `json:"versions"`
+	Stored       []storedView    `json:"stored"`
 	Capabilities []capView       `json:"capabilities"`
 }
 
@@ -257,6 +316,7 @@ func viewRegion(r *apiv1.Region) regionView {
 	return regionView{
 		r.GetName(), r.GetDomain(), r.GetOwner(), r.GetOwnerName(), r.GetSize(), r.GetAddress(), orEmpty(r.GetLabels()), r.GetKeep(), r.GetLineage(),
 		r.GetDigest(), r.GetAgeNano(), r.GetResident(), r.GetCharged(), r.GetMapped(), r.GetVersions(), r.GetRights(),
+		r.GetMembers(), r.GetWaiters(), r.GetPersistent(), r.GetCommitted(), r.GetDirty(), r.GetZeros(), r.GetBroken(),
 	}
 }
 

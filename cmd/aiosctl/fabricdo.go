@@ -58,12 +58,17 @@ agent's memory, and from that of agents that had them of it: who touches them ge
 }
 
 func (a *app) fabricRmCmd() *cobra.Command {
-	return a.regionDo("rm REGION", "Remove a region, for all", "Rm ends a region: its pages are gone from every agent, and its owner is charged no more.",
-		"  aiosctl fabric rm table", exactly(1, "the region"),
+	var stored bool
+	cmd := a.regionDo("rm [flags] REGION", "Remove a region, for all",
+		`Rm ends a region: its pages are gone from every agent, and its owner is charged no more. What was committed
+of a persistent one stays, to be opened again; with --stored it goes, too.`,
+		"  aiosctl fabric rm table\n  aiosctl fabric rm --stored table", exactly(1, "the region"),
 		func(ctx context.Context, c *client.Client, args []string) error {
-			_, err := c.RegionRemove(ctx, &apiv1.RegionRemoveRequest{Region: args[0]})
+			_, err := c.RegionRemove(ctx, &apiv1.RegionRemoveRequest{Region: args[0], Stored: stored})
 			return err
 		})
+	cmd.Flags().BoolVar(&stored, "stored", false, "remove what was committed of a persistent one, too")
+	return cmd
 }
 
 func (a *app) fabricSealCmd() *cobra.Command {
@@ -131,7 +136,7 @@ func (a *app) fabricForkCmd() *cobra.Command {
 				return err
 			}
 			resp, err := c.RegionFork(ctx, &apiv1.RegionForkRequest{Region: args[0], Version: n, As: &apiv1.RegionCreateRequest{
-				Name: args[2], Owner: f.owner, Labels: f.labels, Fixed: f.fixed, Keep: f.keep,
+				Name: args[2], Owner: f.owner, Labels: f.labels, Fixed: f.fixed, Keep: f.keep, Zeros: f.zeros,
 			}})
 			if err != nil {
 				return a.suggest(ctx, c, err, f.owner)

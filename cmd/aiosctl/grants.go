@@ -27,6 +27,7 @@ type grantFlags struct {
 	seccomp string
 	faults  []string
 	violate []string
+	oom     string
 	dog     time.Duration
 	onDog   string
 	quiet   bool
@@ -36,11 +37,12 @@ func (f *grantFlags) register(a *app, cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringArrayVar(&f.grants, "grant", nil, "give `CLASS:OBJECT[:RIGHTS][,KEY=VALUE]…`, such as fs:/data:ro or net:loopback")
 	fs.StringVar(&f.profile, "profile", "", "give what the `PROFILE` bundles, and say so: see `aiosctl profile ls` (default none)")
-	fs.StringSliceVar(&f.limits, "limit", nil, "bound `RESOURCE=AMOUNT`: memory=256M, pids=64, cpu=0.5, disk=1G, bps=10M, ops=100")
+	fs.StringSliceVar(&f.limits, "limit", nil, "bound `RESOURCE=AMOUNT`: memory=256M, swap=512M, pids=64, cpu=0.5, disk=1G, bps=10M, ops=100")
 	fs.StringSliceVar(&f.cpu, "cpu", nil, "share the CPUs by `KEY=VALUE`: "+cpuKeys)
 	fs.StringVar(&f.seccomp, "seccomp", "", "apply the seccomp profile in `FILE`, in the form of OCI, to the agent")
 	fs.StringArrayVar(&f.faults, "on-fault", nil, "do `[EXCEPTION=]ACTION[,COUNT/TIME:ACTION]` when the agent faults: "+actionNames(trap.OnFault)+" (default deliver)")
 	fs.StringArrayVar(&f.violate, "on-violation", nil, "do `[KIND=]ACTION[,COUNT/TIME:ACTION]` when it tries what it may not: "+actionNames(trap.OnViolation)+" (default deny)")
+	fs.StringVar(&f.oom, "on-oom", "", "do `ACTION[,COUNT/TIME:ACTION]` when it runs out of memory: "+actionNames(trap.OnOOM)+" (default kill-agent)")
 	fs.DurationVar(&f.dog, "watchdog", 0, "expect the agent to write to /aios/self/watchdog every `TIME`, such as 30s (default only if it asks for that itself)")
 	fs.StringVar(&f.onDog, "on-watchdog", "", "do `ACTION[,COUNT/TIME:ACTION]` when it does not: "+actionNames(trap.OnWatchdog)+" (default kill-agent)")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "do not print what a profile gives")
@@ -61,6 +63,7 @@ func (f *grantFlags) fill(a *app, r *apiv1.SpawnRequest) error {
 		r.OnFault, r.OnViolation = p.OnFault, p.OnViolation
 	}
 	r.OnFault, r.OnViolation = append(r.OnFault, f.faults...), append(r.OnViolation, f.violate...)
+	r.OnOom = f.oom
 	if f.dog != 0 || f.onDog != "" {
 		r.Watchdog = &apiv1.WatchdogPolicy{TimeoutNanos: int64(f.dog), OnExpiry: f.onDog}
 	}
@@ -114,7 +117,7 @@ func (a *app) printProfile(p profile.Profile) {
 func parseLimit(l *apiv1.Limits, s string) error {
 	name, value, _ := strings.Cut(s, "=")
 	switch name {
-	case "memory", "disk", "bps":
+	case "memory", "swap", "disk", "bps":
 		n, err := parseSize("--limit", value)
 		if err != nil {
 			return invalid("--limit", s, "not a size", "write a number with a unit, such as "+name+"=256M")
@@ -122,6 +125,8 @@ func parseLimit(l *apiv1.Limits, s string) error {
 		switch name {
 		case "memory":
 			l.MemoryBytes = n
+		case "swap":
+			l.SwapBytes = n
 		case "disk":
 			l.DiskBytes = n
 		case "bps":
@@ -144,7 +149,7 @@ func parseLimit(l *apiv1.Limits, s string) error {
 		}
 		l.MilliCpu = uint64(math.Round(n * 1000))
 	default:
-		return invalid("--limit", s, "no such resource", "use memory, pids, cpu, disk, bps or ops, as in --limit memory=256M,pids=64")
+		return invalid("--limit", s, "no such resource", "use memory, swap, pids, cpu, disk, bps or ops, as in --limit memory=256M,pids=64")
 	}
 	return nil
 }

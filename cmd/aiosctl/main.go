@@ -170,7 +170,7 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 	root.AddGroup(
 		&cobra.Group{ID: "agents", Title: "Agents:"},
 		&cobra.Group{ID: "authority", Title: "Authority:"},
-		&cobra.Group{ID: "objects", Title: "Images, domains and regions:"},
+		&cobra.Group{ID: "objects", Title: "Images, domains and memory:"},
 		&cobra.Group{ID: "debugging", Title: "Debugging:"},
 		&cobra.Group{ID: "system", Title: "System:"},
 	)
@@ -181,9 +181,9 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 		}
 	}
 	add("agents", a.runCmd(), a.spawnCmd(), a.psCmd(), a.inspectCmd(), a.logsCmd(), a.execCmd(), a.attachCmd(),
-		a.waitCmd(), a.killCmd(), a.pauseCmd(), a.resumeCmd(), a.cloneCmd(), a.rmCmd(), a.statsCmd(), a.topCmd(), a.schedCmd(), a.hintCmd())
+		a.waitCmd(), a.killCmd(), a.pauseCmd(), a.resumeCmd(), a.cloneCmd(), a.specializeCmd(), a.splitCmd(), a.upgradeCmd(), a.mergeCmd(), a.templateCmd(), a.rmCmd(), a.statsCmd(), a.vmCmd(), a.hibernateCmd(), a.topCmd(), a.schedCmd(), a.hintCmd(), a.clockCmd())
 	add("authority", a.capCmd(), a.profileCmd(), a.auditCmd(), a.tokenCmd())
-	add("objects", a.imageCmd(), a.domainCmd(), a.fabricCmd())
+	add("objects", a.imageCmd(), a.domainCmd(), a.fabricCmd(), a.memoryCmd())
 	add("debugging", a.eventsCmd(), a.sinkCmd(), a.alertCmd(), a.hookCmd(), a.klogCmd(), a.irqCmd(), a.crashCmd(), a.debugCmd())
 	add("system", a.healthCmd(), a.timeCmd(), a.doctorCmd(), a.cpusCmd(), a.errorsCmd(), a.daemonCmd(), a.versionCmd(), a.completionCmd())
 	root.SetHelpCommandGroupID("system")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -21,15 +22,16 @@ type agentFlags struct {
 	process processFlags
 	grants  grantFlags
 
-	name, domain, image, hostname, tz string
-	isolated                          bool
-	mounts, labels                    []string
-	restart                           string
-	memory                            string
-	pids                              uint32
-	platform                          string
-	strict                            bool
-	remove, keep                      bool
+	name, domain, image, hostname, tz, clock string
+	from                                     string
+	isolated                                 bool
+	mounts, labels                           []string
+	restart                                  string
+	memory                                   string
+	pids                                     uint32
+	platform                                 string
+	strict                                   bool
+	remove, keep                             bool
 }
 
 func (f *agentFlags) register(a *app, cmd *cobra.Command) {
@@ -39,8 +41,10 @@ func (f *agentFlags) register(a *app, cmd *cobra.Command) {
 	fs.StringVar(&f.domain, "domain", "", "run in the domain `NAME`, together with the agents there")
 	fs.BoolVar(&f.isolated, "isolated", false, "run in a domain of its own, which ends with the agent")
 	fs.StringVar(&f.image, "image", "", "root file system: an `IMAGE`'s name (default \"host\": this host's programs, without its secrets)")
+	fs.StringVar(&f.from, "from", "", "begin as a copy of `TEMPLATE`; PROGRAM and ARGs are arguments for it: see `aiosctl template`")
 	fs.StringVar(&f.hostname, "hostname", "", "host `NAME` inside (default: the agent's name, else its ID)")
 	fs.StringVar(&f.tz, "tz", "", "time `ZONE` inside, such as Europe/Berlin (default: the image's)")
+	fs.StringVar(&f.clock, "clock", "", "clocks of its own: `KEYS` are offset=36h to the host's or wall=2030-01-01T00:00:00Z, and monotonic=10m")
 	fs.StringArrayVar(&f.mounts, "mount", nil, "grant a host directory at another path: `SRC:DST[:ro|rw]` (default ro)")
 	fs.StringVar(&f.memory, "memory", "", "the same as --limit memory=`SIZE`")
 	fs.Uint32Var(&f.pids, "pids", 0, "the same as --limit pids=`N`")
@@ -54,12 +58,13 @@ func (f *agentFlags) register(a *app, cmd *cobra.Command) {
 	f.grants.register(a, cmd)
 	a.completeFlag(cmd, "image", a.imageNames)
 	a.completeFlag(cmd, "domain", a.domainNames)
+	a.completeFlag(cmd, "from", a.templateNames)
 	_ = cmd.RegisterFlagCompletionFunc("platform", cobra.FixedCompletions([]string{"auto", "systrap", "ptrace", "kvm"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // program demands one, unless the image may name it.
 func (f *agentFlags) program(cmd *cobra.Command, args []string) error {
-	if f.image != "" {
+	if f.image != "" || f.from != "" {
 		return nil
 	}
 	return atLeast(1, "the program to run")(cmd, args)
@@ -93,9 +98,12 @@ func (f *agentFlags) request(a *app, argv []string, joined bool) (*apiv1.SpawnRe
 		return nil, err
 	}
 	r := &apiv1.SpawnRequest{
-		Name: f.name, Domain: f.domain, Isolated: f.isolated, Image: f.image, Hostname: f.hostname, TimeZone: f.tz,
+		Name: f.name, Domain: f.domain, Isolated: f.isolated, Image: f.image, Hostname: f.hostname, TimeZone: f.tz, From: f.from,
 		Process: p, Labels: labels, Platform: f.platform, Strict: f.strict,
 		Remove: f.remove || joined && !f.keep,
+	}
+	if r.OwnClock, err = parseOwnClock("--clock", f.clock); err != nil {
+		return nil, err
 	}
 	if r.Restart, err = parseRestart(f.restart); err != nil {
 		return nil, err
@@ -207,21 +215,22 @@ when the program cannot be executed; 127 when it does not exist.`,
   aiosctl run -t -- bash
   echo hello | aiosctl run -- tr a-z A-Z
   aiosctl run --grant fs:.:rw -w $PWD --limit memory=512M,pids=64,cpu=1.5 -- make test
-  aiosctl run --image alpine --isolated -- sh -c 'id; hostname'`,
+  aiosctl run --image alpine --isolated -- sh -c 'id; hostname'
+  aiosctl run --from py -e LANG=C -- first second`,
 		Args: f.program,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if detach {
 				if !cmd.Flags().Changed("interactive") {
 					f.process.interactive = false
 				}
-				return a.spawn(cmd, &f, args)
+				return a.spawn(cmd, &f, args, 1)
 			}
 			req, err := f.request(a, args, true)
 			if err != nil {
 				return err
 			}
 			return a.join(cmd, &apiv1.AttachRequest{Msg: &apiv1.AttachRequest_Spawn{Spawn: req}},
-				joinOptions{typed: f.image, stdin: f.process.interactive, signals: true, own: true})
+				joinOptions{typed: cmp.Or(f.from, f.image), stdin: f.process.interactive, signals: true, own: true})
 		},
 	}
 	f.register(a, cmd)
@@ -232,6 +241,7 @@ when the program cannot be executed; 127 when it does not exist.`,
 
 func (a *app) spawnCmd() *cobra.Command {
 	var f agentFlags
+	var count uint32
 	cmd := &cobra.Command{
 		Use:   "spawn [flags] [--] [PROGRAM [ARG…]]",
 		Short: "Start an agent and print its ID",
@@ -241,26 +251,41 @@ kept for ` + "`aiosctl logs`" + `, and ` + "`aiosctl attach`" + ` joins it.`,
   aiosctl spawn -t -i --name shell -- bash
   id=$(aiosctl spawn -- sleep 60); aiosctl wait $id`,
 		Args: f.program,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.spawn(cmd, &f, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.spawn(cmd, &f, args, count) },
 	}
 	f.register(a, cmd)
+	cmd.Flags().Uint32VarP(&count, "count", "n", 1, "start so many agents, at most 64; with --name, NAME-1, NAME-2 and so on")
 	cmd.Flags().BoolVarP(&f.process.interactive, "interactive", "i", false, "keep standard input open for clients that attach")
 	return cmd
 }
 
-func (a *app) spawn(cmd *cobra.Command, f *agentFlags, argv []string) error {
+// maxSpawned is how many agents one command starts at most.
+const maxSpawned = 64
+
+// spawn starts count agents, one after the other, until one cannot be started.
+func (a *app) spawn(cmd *cobra.Command, f *agentFlags, argv []string, count uint32) error {
+	if count < 1 || count > maxSpawned {
+		return usage(cmd, fmt.Sprintf("%d agents are none, or more than %d", count, maxSpawned))
+	}
 	req, err := f.request(a, argv, false)
 	if err != nil {
 		return err
 	}
 	return a.with(cmd, func(ctx context.Context, c *client.Client) error {
-		resp, err := c.Spawn(ctx, req)
-		if err != nil {
-			return a.suggest(ctx, c, err, f.image)
+		for i := range count {
+			if count > 1 && f.name != "" {
+				req.Name = fmt.Sprintf("%s-%d", f.name, i+1)
+			}
+			resp, err := c.Spawn(ctx, req)
+			if err != nil {
+				return a.suggest(ctx, c, err, cmp.Or(f.from, f.image))
+			}
+			a.warn(resp.GetWarnings())
+			if _, err := fmt.Fprintln(a.stdout, resp.GetId()); err != nil {
+				return err
+			}
 		}
-		a.warn(resp.GetWarnings())
-		_, err = fmt.Fprintln(a.stdout, resp.GetId())
-		return err
+		return nil
 	})
 }
 

@@ -20,6 +20,8 @@ func (a *app) suggest(ctx context.Context, c *client.Client, err error, typed st
 		l, list = a.imageNames, "aiosctl image ls"
 	case errdefs.DomainNotFound:
 		l, list = a.domainNames, "aiosctl domain ls"
+	case errdefs.TemplateNotFound:
+		l, list = a.templateNames, "aiosctl template ls"
 	default:
 		return err
 	}

@@ -93,7 +93,8 @@ func (a *app) timeCmd() *cobra.Command {
 		Short: "Show AIOS's clock, and the time servers that it follows",
 		Long: `Time shows the clock by which AIOS stamps events, audit records, logs and agents: how far it is ahead
 of the host's, and what the time servers say that the configuration file names. Without any it is the
-host's clock. The host's clock is never set, and programs in agents see the host's; see docs/time.md.
+host's clock. The host's clock is never set, and programs in agents see the host's,
+or a clock of their own; see docs/time.md.
 
 OFFSET is what is to be added to the host's clock, DELAY how long the answer was under way, ERROR how
 wrong it may be, JITTER how far the latest answers differ.`,

@@ -34,6 +34,8 @@ type agentView struct {
 	MemoryBytes uint64            `json:"memory_bytes"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	ClonedFrom  string            `json:"cloned_from,omitempty"`
+	Template    string            `json:"template,omitempty"`
+	Specialized bool              `json:"specialized,omitempty"`
 }
 
 type processView struct {
@@ -64,8 +66,15 @@ type specView struct {
 	Remove      bool        `json:"remove"`
 	Platform    string      `json:"platform,omitempty"`
 	MemoryLimit uint64      `json:"memory_limit_bytes,omitempty"`
+	SwapLimit   uint64      `json:"swap_limit_bytes,omitempty"`
 	PidsLimit   uint32      `json:"pids_limit,omitempty"`
 	Mounts      []mountView `json:"mounts,omitempty"`
+}
+
+// ownClockView is how far ahead of the host's an agent's clocks are.
+type ownClockView struct {
+	Offset    int64 `json:"offset_ns"`
+	Monotonic int64 `json:"monotonic_ns"`
 }
 
 type inspectView struct {
@@ -73,6 +82,7 @@ type inspectView struct {
 	Spec        specView      `json:"spec"`
 	Processes   []processView `json:"process_list"`
 	DomainInfo  *domainView   `json:"domain_info,omitempty"`
+	Clock       *ownClockView `json:"clock,omitempty"` // as it is now
 	LogPath     string        `json:"log_path,omitempty"`
 	ImageDigest string        `json:"image_digest,omitempty"`
 	Tokens      []string      `json:"tokens,omitempty"` // IDs: of the token it was spawned with, and of those that was made from
@@ -95,6 +105,8 @@ type domainView struct {
 	MemoryBytes      uint64     `json:"memory_bytes"`
 	AgentMemoryBytes uint64     `json:"agent_memory_bytes"`
 	Isolated         bool       `json:"isolated"`
+	CheckpointEvery  string     `json:"checkpoint_every,omitempty"`
+	Checkpointed     *time.Time `json:"checkpointed,omitempty"`
 	Owner            string     `json:"owner,omitempty"`
 	Boxes            []boxView  `json:"boxes,omitempty"`
 }
@@ -181,7 +193,7 @@ func viewAgent(a *apiv1.Agent) agentView {
 		ID: a.GetId(), Name: a.GetName(), Domain: a.GetDomain(), State: a.GetState(), Image: a.GetImage(),
 		Argv: orEmpty(a.GetArgv()), Created: viewTime(a.GetCreatedUnixNano()), Ended: viewTime(a.GetEndedUnixNano()),
 		Exit: viewExit(a.GetExit()), Processes: a.GetProcesses(), MemoryBytes: a.GetMemoryBytes(), Labels: a.GetLabels(),
-		ClonedFrom: a.GetClonedFrom(),
+		ClonedFrom: a.GetClonedFrom(), Template: a.GetTemplate(), Specialized: a.GetSpecialized(),
 	}
 }
 
@@ -193,8 +205,11 @@ func viewInspect(r *apiv1.InspectResponse) inspectView {
 		Spec: specView{
 			Hostname: s.GetHostname(), TimeZone: s.GetTimeZone(), Env: p.GetEnv(), Cwd: p.GetCwd(), User: p.GetUser(), TTY: p.GetTty(), Stdin: p.GetStdin(),
 			Isolated: s.GetIsolated(), Strict: s.GetStrict(), Remove: s.GetRemove(), Platform: s.GetPlatform(),
-			MemoryLimit: s.GetLimits().GetMemoryBytes(), PidsLimit: s.GetLimits().GetProcesses(),
+			MemoryLimit: s.GetLimits().GetMemoryBytes(), SwapLimit: s.GetLimits().GetSwapBytes(), PidsLimit: s.GetLimits().GetProcesses(),
 		},
+	}
+	if c := r.GetClock(); c != nil {
+		v.Clock = &ownClockView{c.GetOffsetNano(), c.GetMonotonicNano()}
 	}
 	for _, m := range s.GetMounts() {
 		v.Spec.Mounts = append(v.Spec.Mounts, mountView{m.GetSource(), m.GetTarget(), m.GetWritable()})
@@ -213,7 +228,10 @@ func viewDomain(d *apiv1.Domain) domainView {
 	v := domainView{
 		Name: d.GetName(), PID: d.GetPid(), Platform: d.GetPlatform(), State: d.GetState(), Agents: d.GetAgents(),
 		Started: viewTime(d.GetStartedUnixNano()), MemoryBytes: d.GetMemoryBytes(), AgentMemoryBytes: d.GetAgentMemoryBytes(),
-		Isolated: d.GetIsolated(), Owner: d.GetOwner(),
+		Isolated: d.GetIsolated(), Owner: d.GetOwner(), Checkpointed: viewTime(d.GetCheckpointedUnixNano()),
+	}
+	if n := d.GetCheckpointEveryNanos(); n > 0 {
+		v.CheckpointEvery = time.Duration(n).String()
 	}
 	for _, b := range d.GetBoxes() {
 		v.Boxes = append(v.Boxes, boxView{b.GetBox(), b.GetOk(), b.GetReason(), b.GetEffect()})

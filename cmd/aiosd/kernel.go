@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"sync/atomic"
 	"syscall"
 
 	"gvisor.dev/gvisor/pkg/fd"
@@ -17,6 +18,7 @@ import (
 	"aios.dev/aios/host/box"
 	"aios.dev/aios/host/box/filter"
 	"aios.dev/aios/ktime"
+	"aios.dev/aios/platform"
 	"aios.dev/aios/platform/drivers"
 	"aios.dev/aios/sentry"
 )
@@ -33,11 +35,11 @@ func kernelMain() error {
 	if err := control.WriteJSON(status, control.NewBootStatus(k.boxes, nil)); err != nil {
 		return err
 	}
-	return k.server.Serve(k.listener)
+	return k.server.Load().Serve(k.listener)
 }
 
 type kernelProcess struct {
-	server   *control.Server
+	server   atomic.Pointer[control.Server] // nil while it boots
 	listener *net.UnixListener
 	boxes    []control.Box
 }
@@ -52,38 +54,46 @@ func bootKernel() (*kernelProcess, error) {
 	if err != nil {
 		return nil, err
 	}
+	var machine *sentry.Machine
+	var reports []box.Report
+	if cfg.SpareFD != 0 {
+		if cfg, machine, reports, err = becomeSomething(cfg); err != nil {
+			return nil, err
+		}
+	}
 	wall := ktime.NewDisciplined(ktime.Real)
 	wall.Steer(cfg.Clock.Now, cfg.Clock.Then)
 	logs, err := openLog(cfg, wall)
 	if err != nil {
 		return nil, err
 	}
-	reports, err := box.Apply(box.Options{Keep: keptFiles(cfg), Root: cfg.RootFD})
-	if err != nil {
-		return nil, err
+	if machine == nil {
+		if reports, err = box.Apply(box.Options{Keep: keptFiles(cfg), Root: cfg.RootFD}); err != nil {
+			return nil, err
+		}
 	}
 	l, listenFD, err := inheritedListener()
 	if err != nil {
 		return nil, err
 	}
-	driver, err := drivers.All().Lookup(cfg.Platform)
+	driver, device, err := platformOf(cfg)
 	if err != nil {
 		return nil, err
-	}
-	var device *fd.FD
-	if cfg.DeviceFD != 0 {
-		device = fd.New(cfg.DeviceFD)
 	}
 	p := &kernelProcess{listener: l}
 	chaos, clock := os.Getenv(abi.ChaosEnv) == "1", ktime.Clock(wall)
 	if chaos {
 		clock = ktime.NewJumping(clock)
 	}
-	k, err := sentry.Boot(sentry.Config{
-		Domain: cfg.Domain, Driver: driver, Device: device, Log: logs,
+	boot := sentry.Boot
+	if cfg.Restore != nil {
+		boot = sentry.Prepare
+	}
+	k, err := boot(sentry.Config{
+		Domain: cfg.Domain, Driver: driver, Device: device, Machine: machine, Log: logs,
 		CPUs: cfg.CPUs.Len(), Topology: &cfg.CPUs, MemoryBytes: cfg.MemoryBytes, Alone: cfg.Alone, ImagesOnly: cfg.ImagesOnly,
-		OnExit:  func(e control.ExitEvent) { p.server.Push(control.EventExit, e) },
-		Push:    func(event string, body any) int { return p.server.Push(event, body) },
+		OnExit:  func(e control.ExitEvent) { p.push(control.EventExit, e) },
+		Push:    p.push,
 		OnLimit: p.limits(clock),
 		Chaos:   chaos, Clock: clock, Steer: wall.Steer,
 	})
@@ -100,18 +110,40 @@ func bootKernel() (*kernelProcess, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Restore != nil { // What it says is looked at in the box.
+		if err := k.Restore(restored(cfg.Restore)); err != nil {
+			return nil, err
+		}
+	}
 	p.boxes = slices.Concat(cfg.Boxes, wireReports(append(reports, sealed)))
 	if cfg.Strict {
 		if err := refused(p.boxes); err != nil {
 			return nil, err
 		}
 	}
-	p.server = control.NewServer(func() control.HelloReply {
+	p.server.Store(control.NewServer(func() control.HelloReply {
 		h := k.Hello()
 		h.Boxes = p.boxes
 		return h
-	}, k.Handlers(func() { os.Exit(0) }))
+	}, k.Handlers(func() { os.Exit(0) })))
 	return p, nil
+}
+
+// platformOf returns the driver of the platform, and the device that it was handed.
+func platformOf(cfg control.KernelConfig) (platform.Driver, *fd.FD, error) {
+	driver, err := drivers.All().Lookup(cfg.Platform)
+	if err != nil || cfg.DeviceFD == 0 {
+		return driver, nil, err
+	}
+	return driver, fd.New(cfg.DeviceFD), nil
+}
+
+// push tells whoever is connected, and returns to how many.
+func (p *kernelProcess) push(event string, body any) int {
+	if s := p.server.Load(); s != nil {
+		return s.Push(event, body)
+	}
+	return 0
 }
 
 // signalQueue is how many signals of the host wait to be counted; more are not.
@@ -127,7 +159,7 @@ func (p *kernelProcess) limits(clock ktime.Clock) func(string, account.Crossing)
 	queue := make(chan control.LimitEvent, limitQueue)
 	go func() {
 		for e := range queue {
-			p.server.Push(control.EventLimit, e)
+			p.push(control.EventLimit, e)
 		}
 	}()
 	return func(agent string, c account.Crossing) {
@@ -144,10 +176,44 @@ func (p *kernelProcess) limits(clock ktime.Clock) func(string, account.Crossing)
 // keptFiles are the descriptors that the process was started with and needs.
 func keptFiles(cfg control.KernelConfig) []int {
 	keep := []int{1, 2, control.KernelListenFD, control.KernelStatusFD}
-	if cfg.DeviceFD != 0 {
-		keep = append(keep, cfg.DeviceFD)
+	for _, fd := range []int{cfg.DeviceFD, cfg.SpareFD} {
+		if fd != 0 {
+			keep = append(keep, fd)
+		}
+	}
+	if r := cfg.Restore; r != nil {
+		keep = append(append(keep, r.StateFD, r.MemoryFD), r.PackFDs...)
+		for _, m := range r.Mounts {
+			keep = append(keep, m.FD)
+		}
+		for _, l := range r.Logs {
+			keep = append(keep, l.FD)
+		}
+		for _, x := range r.Regions {
+			keep = append(keep, x.FD)
+		}
 	}
 	return keep
+}
+
+// restored opens what a domain is restored from.
+func restored(r *control.RestoreConfig) sentry.Restored {
+	from := sentry.Restored{
+		State: os.NewFile(uintptr(r.StateFD), "state"), Memory: os.NewFile(uintptr(r.MemoryFD), "memory"), Logs: make(map[string]sentry.RestoredFile), Regions: make(map[string]*os.File), Revoked: r.Revoked, Restricted: r.Restricted, Ended: r.Ended, Features: r.Features, ForceFiles: r.ForceFiles,
+	}
+	for _, fd := range r.PackFDs {
+		from.Packs = append(from.Packs, os.NewFile(uintptr(fd), "pages"))
+	}
+	for _, m := range r.Mounts {
+		from.Mounts = append(from.Mounts, sentry.RestoredMount{MountRequest: m.MountRequest, File: os.NewFile(uintptr(m.FD), m.Key)})
+	}
+	for _, x := range r.Regions {
+		from.Regions[x.Name] = os.NewFile(uintptr(x.FD), "region")
+	}
+	for _, l := range r.Logs {
+		from.Logs[l.ID] = sentry.RestoredFile{File: os.NewFile(uintptr(l.FD), "log"), Bytes: l.Bytes}
+	}
+	return from
 }
 
 // seal installs the seccomp filter.

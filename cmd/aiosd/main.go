@@ -4,6 +4,7 @@
 //	aiosd check    examines a configuration file
 //	aiosd kernel   the kernel process of one domain, started by the daemon
 //	aiosd gofer    serves one host directory to a kernel process, likewise
+//	aiosd semanticd  semantic memory, likewise
 //	aiosd version  prints the version
 //
 // The command only wires: what a process does is in daemon/, sentry/ and
@@ -44,6 +45,8 @@ func main() {
 		err = kernelMain()
 	case "gofer":
 		err = goferMain()
+	case "semanticd":
+		err = semanticMain()
 	case "version", "--version":
 		fmt.Println("aiosd", abi.Version)
 	case "help", "--help", "-h":
