@@ -2,7 +2,8 @@
 // one interleaved run, and prints one table of medians with ratios.
 //
 // An experiment fills rows of the table: spawn, sustain, density, cold, work,
-// files, gate, grant, tree, hog, bus, faults, restart.
+// files, gate, grant, tree, hog, clone, merge, checkpoint, fabric, template, bus, semantic, faults,
+// swap, restart.
 // Contenders (aios, and each peer that is installed) take turns within every
 // round, so that a change of the host's load touches all of them alike. A peer
 // that is missing or fails is named under the table and left out; nothing is
@@ -53,8 +54,14 @@ var experiments = []struct {
 	{"wake", (*harness).wake},
 	{"deadline", (*harness).deadline},
 	{"clone", (*harness).clone},
+	{"checkpoint", (*harness).checkpoint},
+	{"merge", (*harness).merge},
+	{"fabric", (*harness).fabric},
+	{"template", (*harness).template},
 	{"bus", (*harness).bus},
+	{"semantic", (*harness).semantic},
 	{"faults", (*harness).faults},
+	{"swap", (*harness).swap},
 	{"restart", (*harness).restart},
 }
 

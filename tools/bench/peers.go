@@ -73,6 +73,8 @@ type box struct {
 	memory int64
 	// cpu is its quota in CPUs, 0 for none.
 	cpu float64
+	// weight is what it gets of contended CPUs, as agents have it; 0 for the default.
+	weight int
 	// group tells its cgroup from those of others that run at the same time.
 	group string
 }
@@ -130,10 +132,16 @@ var environment = []string{"PATH=/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8"}
 
 type object = map[string]any
 
+// What an agent and a cgroup of the host have if nothing else is said.
+const (
+	defaultWeight = 100
+	defaultShares = 1024
+)
+
 // bundle writes an OCI bundle once for each kind of box, and returns its
 // directory.
 func (p *peer) bundle(b box) (string, error) {
-	key := fmt.Sprint(b.root.dir, b.argv, b.dir, b.memory, b.cpu, b.group)
+	key := fmt.Sprint(b.root.dir, b.argv, b.dir, b.memory, b.cpu, b.weight, b.group)
 	if dir, ok := p.bundles[key]; ok {
 		return dir, nil
 	}
@@ -174,6 +182,9 @@ func (p *peer) spec(b box) object {
 	}
 	if b.cpu > 0 {
 		linux["resources"] = object{"cpu": object{"quota": int64(b.cpu * 1e5), "period": 100000}}
+	}
+	if b.weight > 0 {
+		linux["resources"] = object{"cpu": object{"shares": b.weight * defaultShares / defaultWeight}}
 	}
 	mounts := []object{
 		mount("/proc", "proc"),

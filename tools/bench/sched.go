@@ -55,6 +55,9 @@ func (h *harness) homes() ([]home, error) {
 				if quota, ok := strings.CutPrefix(cpu, "cpu="); ok {
 					b.cpu, _ = strconv.ParseFloat(quota, 64)
 				}
+				if weight, ok := strings.CutPrefix(cpu, "weight="); ok {
+					b.weight, _ = strconv.Atoi(weight)
+				}
 				return p.converse(ctx, b)
 			}, func(context.Context) ([]int, error) { return []int{os.Getpid()}, nil }})
 		}
@@ -129,10 +132,10 @@ func numbers(lines []string) (out []float64, sum float64, err error) {
 // share has agents of random weights compute, and then half of them sleep now
 // and then.
 func (h *harness) share() error {
-	if _, err := h.toolsRoot(); err != nil || h.aios == nil {
+	homes, err := h.homes()
+	if err != nil {
 		return err
 	}
-	in := h.agentHome(h.platform)
 	for _, c := range []struct {
 		label string
 		doze  bool
@@ -141,48 +144,59 @@ func (h *harness) share() error {
 		{fmt.Sprintf("%d agents of random weights compute for %v: the furthest from its share", sharers, shareWindow), false, 2},
 		{"the same, half of them asleep now and then: of those that compute, the furthest from its share", true, 4},
 	} {
-		round := uint64(0)
-		got := h.compare(max(3, h.rounds/8), []contender{{aios, func(ctx context.Context) (map[string]float64, error) {
-			round++
-			r := rand.New(rand.NewPCG(round, 1))
-			var parts []part
-			var weights []float64
-			total := 0.0
-			for i := range sharers {
-				w := 50 + r.IntN(450)
-				p := part{fmt.Sprintf("weight=%d", w), []string{"spin", "1"}}
-				if c.doze && i%2 == 1 {
-					p.argv = []string{"doze", fmt.Sprint(i + 1)}
-				} else {
-					weights, total = append(weights, float64(w)), total+float64(w)
-				}
-				parts = append(parts, p)
-			}
-			lines, err := together(ctx, in, shareWindow, parts, nil)
-			if err != nil {
-				return nil, err
-			}
-			var spun []string
-			for i, l := range lines {
-				if !c.doze || i%2 == 0 {
-					spun = append(spun, l)
-				}
-			}
-			did, sum, err := numbers(spun)
-			if err != nil {
-				return nil, err
-			}
-			worst := 0.0
-			for i, w := range weights {
-				worst = max(worst, math.Abs(did[i]/sum/(w/total)-1))
-			}
-			return map[string]float64{"worst": 100 * worst}, nil
-		}}})
+		var contenders []contender
+		for _, in := range homes {
+			round := uint64(0)
+			contenders = append(contenders, contender{in.name, func(ctx context.Context) (map[string]float64, error) {
+				round++ // The same weights for everybody.
+				worst, err := furthest(ctx, in, rand.New(rand.NewPCG(round, 1)), c.doze)
+				return map[string]float64{"worst": 100 * worst}, err
+			}})
+		}
+		got := h.compare(max(3, h.rounds/8), contenders)
 		row := medians(c.label, "%", got["worst"])
 		row.Goal = &goal{Limit: c.limit}
 		h.table.add(row)
 	}
 	return nil
+}
+
+// furthest has programs of random weights compute, half of them only now and then
+// if they doze, and returns how far from its share, as a part of that, the
+// furthest of those was that computed all the time.
+func furthest(ctx context.Context, in home, r *rand.Rand, doze bool) (float64, error) {
+	var parts []part
+	var weights []float64
+	total := 0.0
+	for i := range sharers {
+		w := 50 + r.IntN(450)
+		p := part{fmt.Sprintf("weight=%d", w), []string{"spin", "1"}}
+		if doze && i%2 == 1 {
+			p.argv = []string{"doze", fmt.Sprint(i + 1)}
+		} else {
+			weights, total = append(weights, float64(w)), total+float64(w)
+		}
+		parts = append(parts, p)
+	}
+	lines, err := together(ctx, in, shareWindow, parts, nil)
+	if err != nil {
+		return 0, err
+	}
+	var spun []string
+	for i, l := range lines {
+		if !doze || i%2 == 0 {
+			spun = append(spun, l)
+		}
+	}
+	did, sum, err := numbers(spun)
+	if err != nil {
+		return 0, err
+	}
+	worst := 0.0
+	for i, w := range weights {
+		worst = max(worst, math.Abs(did[i]/sum/(w/total)-1))
+	}
+	return worst, nil
 }
 
 // quota has a quarter of a CPU used by one thread and by several, and measures on
@@ -391,6 +405,13 @@ func (h *harness) schedOverhead() error {
 		if v, ok := m.median("SchedInAgent/"+what, "extra-%"); ok {
 			h.table.add(row{Figure: "in one agent, beyond a kernel without the scheduler: " + what, Unit: "%", Values: ours(v), Goal: &goal{Limit: 3}})
 		}
+	}
+	m, err = goBenchmarks(h.ctx, sentryPackage, "^BenchmarkMakeInAgent$", fmt.Sprint(max(6, h.rounds/4), "x"), 1)
+	if err != nil {
+		return err
+	}
+	if v, ok := m.median("MakeInAgent", "extra-%"); ok {
+		h.table.add(row{Figure: "in one agent, beyond a kernel without the scheduler: make -j2 of a C project", Unit: "%", Values: ours(v), Goal: &goal{Limit: 3}})
 	}
 	return nil
 }

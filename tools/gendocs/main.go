@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"aios.dev/aios/abi"
 )
 
 // part is a generated part of a page.
@@ -23,6 +25,7 @@ type part struct {
 var parts = []part{
 	{"errors.md", "error codes", errorCodes},
 	{"hooks.md", "operations of hooks", hookOperations},
+	{"fabric.md", "ioctls of regions", abi.RegionReference},
 }
 
 func main() {

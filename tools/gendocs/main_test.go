@@ -26,9 +26,10 @@ func TestPagesAreFilledAndChecked(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	others := "<!-- generated: operations of hooks -->\n<!-- end -->\n"
-	if err := os.WriteFile(filepath.Join(dir, "hooks.md"), []byte(others), 0o644); err != nil {
-		t.Fatal(err)
+	for page, name := range map[string]string{"hooks.md": "operations of hooks", "fabric.md": "ioctls of regions"} {
+		if err := os.WriteFile(filepath.Join(dir, page), []byte("<!-- generated: "+name+" -->\n<!-- end -->\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	const head, tail = "# Head\n\n<!-- generated: other -->\nkept\n<!-- end -->\n", "\n\ntail\n"
 	const frame = head + "<!-- generated: error codes -->\nobsolete words\n<!-- end -->" + tail
