@@ -43,9 +43,10 @@ func must(t testing.TB, err error) {
 }
 
 // eventually polls until ok, which also says what it saw, and fails the test
-// when that takes longer than limit.
+// when that takes longer than limit, and no less than patience.
 func eventually(t testing.TB, what string, limit time.Duration, ok func() (bool, string)) {
 	t.Helper()
+	limit = max(limit, patience)
 	end := time.Now().Add(limit)
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		done, saw := ok()

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -294,10 +295,24 @@ func (in *install) causeOfAgents(t *testing.T, f *follower) {
 	in.ok(t, "fabric", "rollback", "table", "1")
 	in.ok(t, "fabric", "seal", "table")
 	in.ok(t, "fabric", "rm", "table")
+	in.ok(t, "cap", "grant", "busy", "semantic:*")
+	in.ok(t, "exec", "busy", "--", "python3", "-c", memoryClient+`
+m.ask("put", namespace="n", id="x", text="cat")
+m.ask("search", text="cat")
+m.ask("delete", namespace="n", ids=["x"])`)
 	in.ok(t, "pause", "busy")
 	in.ok(t, "resume", "busy")
+	in.ok(t, "clock", "set", "busy", "offset=1h")
 	in.ok(t, "clone", "busy", "--name", "busy-copy")
-	in.ok(t, "kill", "busy-copy")
+	in.ok(t, "merge", "busy-copy")
+	in.ok(t, "template", "create", "busy-template", "--", "cat")
+	in.ok(t, "rm", "-f", strings.TrimSpace(string(in.ok(t, "specialize", "busy"))))
+	in.ok(t, "upgrade", in.spawn(t, "--", "sleep", "1000"), "--image", "host", "--timeout", "100ms")
+	pair := in.spawn(t, "--", "sh", "-c", "sleep 1000 & wait; sleep 1000")
+	eventually(t, "its second process leaves", 20*time.Second, func() (bool, string) {
+		r := in.run(t, "split", pair, "--pid", "2")
+		return r.status == 0, r.String()
+	})
 	in.ok(t, "kill", "busy")
 	in.spawn(t, "--name", "again", "--restart", "on-failure:1", "--", "sh", "-c", "exit 3")
 	in.published(t, "agent.restart")
@@ -311,6 +326,22 @@ except OSError: pass`)
 	in.published(t, "net.refused")
 	in.spawn(t, "--limit", "memory=64M", "--", "python3", "-c", "x = [b\"x\" * (1 << 20) for _ in range(5000)]")
 	in.published(t, "memory.oom")
+	in.spawn(t, "--name", "sleeps", "--", "sleep", "1000")
+	eventually(t, "it is idle", patience, func() (bool, string) {
+		r := in.run(t, "hibernate", "sleeps")
+		return r.status == 0, r.String()
+	})
+	in.published(t, "memory.hibernate")
+	in.spawn(t, "--name", "swaps", "--limit", "memory=64M", "--", "python3", "-c", `
+import time
+x = []
+while True:
+    time.sleep(0.05)
+    if len(x) < 80: x.append(b"x" * (1 << 20))`)
+	in.ok(t, "vm", "set", "swaps", "swap=256M")
+	in.published(t, "memory.swap")
+	in.ok(t, "rm", "-f", "swaps")
+	in.ok(t, "rm", "-f", "sleeps")
 	in.spawn(t, "--name", "spins", "--limit", "cpu=0.1", "--", "python3", "-c", "while True: pass")
 	in.spawnDebuggee(t)
 	in.gdbScript(t, "target remote | aiosctl debug debuggee --gdb -", "detach")
@@ -359,6 +390,13 @@ func (in *install) causeOfFaults(t *testing.T) {
 	in.published(t, "agent.quarantine")
 	in.published(t, "alert.fire")
 	in.published(t, "alert.resolve")
+	in.spawn(t, "--name", "sleeper", "--domain", "winter", "--", "sleep", "1000")
+	in.ok(t, "domain", "hibernate", "winter")
+	in.published(t, "domain.checkpoint")
+	in.ok(t, "domain", "restore", "winter")
+	in.published(t, "domain.restore")
+	in.ok(t, "domain", "stop", "-f", "winter")
+
 	run("opcode", "--domain", "doomed", "--on-fault", "kill-domain")
 	in.published(t, "fault.triple")
 	in.published(t, "domain.crash")
@@ -396,18 +434,41 @@ func (in *install) causeOfKernel(t *testing.T, f *follower) {
 	must(t, syscall.Kill(pid, syscall.SIGCONT))
 	in.published(t, "kernel.lockup")
 
-	// More happens than there is room for while nobody takes it away.
+	in.causeOfLoss(t)
+}
+
+// causeOfLoss has more happen than there is room for while nobody takes it away.
+// The kernel process tries to send for five seconds, and then keeps what it can.
+func (in *install) causeOfLoss(t *testing.T) {
+	t.Helper()
+	dir := in.share(t, nil)
+	written := func() int {
+		raw, _ := os.ReadFile(filepath.Join(dir, "thousands"))
+		return len(raw)
+	}
 	deep := "/tmp" + strings.Repeat("/"+strings.Repeat("x", 250), 15) // Events are large.
-	in.spawn(t, "--name", "writer", "--", "sh", "-c", "mkdir -p "+deep+"; while :; do dd if=/dev/zero of="+deep+"/x bs=1 count=100000; done")
+	in.spawn(t, "--name", "writer", "--mount", dir+":/p:rw", "--", "sh", "-c",
+		"mkdir -p "+deep+"; while :; do dd if=/dev/zero of="+deep+"/x bs=1 count=1000; echo >>/p/thousands; done")
 	serve := in.process(t, "serve")
-	must(t, syscall.Kill(serve, syscall.SIGSTOP))
 	defer syscall.Kill(serve, syscall.SIGCONT)
-	time.Sleep(6 * time.Second)
-	must(t, syscall.Kill(serve, syscall.SIGCONT))
-	// It was cut off, and is back.
-	in.countsOn(t, "runs")
+	lost := false
+	for round := 0; !lost; round++ {
+		if round == 4 {
+			t.Fatal("nothing was lost")
+		}
+		must(t, syscall.Kill(serve, syscall.SIGSTOP))
+		began, before := time.Now(), written()
+		eventually(t, "enough is written", 2*time.Minute, func() (bool, string) {
+			n := written() - before
+			return n >= 12 && time.Since(began) > 5500*time.Millisecond, fmt.Sprint(n)
+		})
+		must(t, syscall.Kill(serve, syscall.SIGCONT))
+		in.countsOn(t, "runs") // It was cut off, and is back.
+		for end := time.Now().Add(3 * time.Second); !lost && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+			lost = len(in.past(t, "bus.lost")) > 0
+		}
+	}
 	in.ok(t, "rm", "-f", "writer")
-	in.published(t, "bus.lost")
 }
 
 // causeOfDaemon brings about what the daemon says of itself. The daemon that it

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -69,6 +71,9 @@ func (in *install) end(t *testing.T) {
 		t.Errorf("left behind: %s", what)
 	}
 	in.killAll()
+	// What a daemon and its domains left that were killed alike: there is no next
+	// daemon here to remove it.
+	cgroups = append(cgroups, in.ownGroups()...)
 	for _, dir := range cgroups { // Or they would stay on the host for ever.
 		os.Remove(dir)
 		os.Remove(filepath.Dir(dir))
@@ -232,6 +237,20 @@ func (in *install) cgroups() []string {
 	return out
 }
 
+// ownGroups returns the host cgroups of the installation's domains that there
+// are, and then those that hold them.
+func (in *install) ownGroups() (out []string) {
+	h := fnv.New32a()
+	h.Write([]byte(in.state))
+	for _, below := range []string{"/*", ""} {
+		for _, of := range []string{"/sys/fs/cgroup/*", "/sys/fs/cgroup"} {
+			found, _ := filepath.Glob(fmt.Sprintf("%s/aios-%08x%s", of, h.Sum32(), below))
+			out = append(out, slices.DeleteFunc(found, func(path string) bool { return !isDir(path) })...)
+		}
+	}
+	return out
+}
+
 // cgroupsOf returns the directories of a process's cgroups.
 func cgroupsOf(pid string) []string {
 	raw, _ := os.ReadFile("/proc/" + pid + "/cgroup")
@@ -328,6 +347,7 @@ type agentInfo struct {
 	ID        string `json:"id"`
 	Name      string `json:"name"`
 	Domain    string `json:"domain"`
+	Image     string `json:"image"`
 	State     string `json:"state"`
 	Processes int    `json:"processes"`
 	Memory    uint64 `json:"memory_bytes"`

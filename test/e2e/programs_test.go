@@ -244,7 +244,7 @@ func TestStressInClasses(t *testing.T) {
 		for _, cpu := range []string{"weight=200", "class=idle,weight=50", "deadline=10ms/50ms", "quota=0.5,period=20ms", "cpus=0"} {
 			wg.Go(func() {
 				r := in.agent(t, "--cpu", cpu, "--", "stress-ng", "--timeout", "3", "--verify", "--temp-path", "/tmp",
-					"--cpu", "1", "--switch", "1", "--mutex", "1", "--yield", "1", "--nanosleep", "1")
+					"--cpu", "1", "--switch", "1", "--mutex", "1", "--schedpolicy", "1", "--yield", "1", "--nanosleep", "1")
 				if all := string(r.stdout) + string(r.stderr); r.status != 0 || !strings.Contains(all, "successful run completed") {
 					t.Errorf("%s: %s", cpu, r)
 				}
@@ -270,5 +270,49 @@ nproc >/dev/null; df / >/dev/null; free >/dev/null; ps ax >/dev/null; top -b -n 
 		if got := in.sh(t, script); got != want {
 			t.Errorf("%q\nwant %q", got, want)
 		}
+	})
+}
+
+const systemV = `
+import ctypes, os
+c = ctypes.CDLL(None, use_errno=True)
+class Buf(ctypes.Structure): _fields_ = [("num", ctypes.c_ushort), ("op", ctypes.c_short), ("flg", ctypes.c_short)]
+def ok(n):
+    assert n >= 0, os.strerror(ctypes.get_errno())
+    return n
+def op(n): ok(c.semop(sem, ctypes.byref(Buf(0, n, 0)), 1))
+GETPID, GETVAL, SETVAL, RMID = 11, 12, 16, 0
+sem = ok(c.semget(0, 1, 0o600))
+ok(c.semctl(sem, 0, SETVAL, 1))
+op(-1)
+if (child := os.fork()) == 0:
+    op(-1) # Waits.
+    os._exit(7)
+op(1)
+print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), "value", c.semctl(sem, 0, GETVAL), "last", c.semctl(sem, 0, GETPID) > 0)
+ok(c.semctl(sem, 0, RMID))
+shm = ok(c.shmget(0, 8192, 0o600))
+c.shmat.restype = ctypes.c_void_p
+at = c.shmat(shm, None, 0)
+if (child := os.fork()) == 0:
+    ctypes.memmove(at, b"shared", 6)
+    os._exit(0)
+os.waitpid(child, 0)
+print(ctypes.string_at(at, 6))
+ok(c.shmctl(shm, RMID, None))
+q = ok(c.msgget(0, 0o600))
+class Msg(ctypes.Structure): _fields_ = [("type", ctypes.c_long), ("text", ctypes.c_char * 8)]
+ok(c.msgsnd(q, ctypes.byref(Msg(3, b"queued")), 8, 0))
+m = Msg()
+ok(c.msgrcv(q, ctypes.byref(m), 8, 3, 0))
+print(m.text)
+ok(c.msgctl(q, RMID, None))
+`
+
+// TestSystemV uses semaphores, shared memory and message queues of System V.
+func TestSystemV(t *testing.T) {
+	need(t, "python3")
+	onEach(t, func(t *testing.T, in *install) {
+		in.prints(t, []string{"python3", "-c", systemV}, "child 7 value 0 last", "b'shared'", "b'queued'")
 	})
 }

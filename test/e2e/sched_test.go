@@ -398,9 +398,17 @@ func TestSchedTrace(t *testing.T) {
 		if on["plain"] == 0 || on["others"] == 0 || on["wicked"] != 0 {
 			t.Errorf("of one agent: %v", on)
 		}
-		r := in.run(t, "sched", "trace", "--limit", "20", "--for", "500ms")
-		if f, _, _ := read(r.stdout); r.status != 0 || f.OtherData.Dropped == 0 || !strings.Contains(string(r.stderr), "found no room") {
-			t.Errorf("%s %+v", r.stderr, f.OtherData)
+		// Longer, until more has happened than there is room for.
+		for long := 500 * time.Millisecond; ; long *= 2 {
+			r := in.run(t, "sched", "trace", "--limit", "20", "--for", long.String())
+			f, _, _ := read(r.stdout)
+			if r.status == 0 && f.OtherData.Dropped > 0 && strings.Contains(string(r.stderr), "found no room") {
+				break
+			}
+			if r.status != 0 || f.OtherData.Dropped > 0 || long > 10*time.Second {
+				t.Errorf("%s %+v", r.stderr, f.OtherData)
+				break
+			}
 		}
 		at := in.listen(t)
 		text, _ := in.issue(t, "--op", "debug", "--agent", "plain")

@@ -20,6 +20,22 @@ func TestStorm(t *testing.T) {
 	onEach(t, func(t *testing.T, in *install) {
 		in.spawn(t, "--name", "witness", "--", "sh", "-c", counter)
 		daemon, kernel := in.process(t, "serve"), in.process(t, "kernel", "default")
+		// Whoever runs an agent waits while it is paused, and the one who paused
+		// it may be through with its steps.
+		over, resumed := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(resumed)
+			for {
+				select {
+				case <-over:
+					return
+				case <-time.After(5 * time.Second):
+				}
+				for i := range 3 {
+					in.tryCommand("resume", fmt.Sprintf("agent-%d", i))
+				}
+			}
+		}()
 		var wg sync.WaitGroup
 		for worker := range 6 {
 			wg.Add(1)
@@ -59,6 +75,8 @@ func TestStorm(t *testing.T) {
 			}()
 		}
 		wg.Wait()
+		close(over)
+		<-resumed
 		if d, k := in.process(t, "serve"), in.process(t, "kernel", "default"); d != daemon || k != kernel {
 			t.Errorf("daemon %d, then %d; kernel %d, then %d", daemon, d, kernel, k)
 		}

@@ -1,0 +1,36 @@
+# Signals, interval timers, a wake-up descriptor, selectors, condition variables.
+import os, select, selectors, signal, socket, threading, time
+ticks, got = [0], []
+signal.signal(signal.SIGALRM, lambda *_: ticks.__setitem__(0, ticks[0] + 1))
+signal.signal(signal.SIGUSR1, lambda *_: got.append('usr1'))
+r, w = socket.socketpair(); r.setblocking(False); w.setblocking(False)
+signal.set_wakeup_fd(w.fileno())
+signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+sel = selectors.DefaultSelector(); sel.register(r, selectors.EVENT_READ)
+pairs = [socket.socketpair() for _ in range(8)]
+for i, (a, b) in enumerate(pairs): sel.register(a, selectors.EVENT_READ, i)
+def send():
+    for k in range(20):
+        for _, b in pairs: b.send(b'%d,' % k)
+        time.sleep(0.005)
+    for _, b in pairs: b.close()
+threading.Thread(target=send).start()
+seen, open_ = [b''] * 8, 8
+while open_:
+    for key, _ in sel.select():
+        if key.data is None: r.recv(4096); continue
+        data = key.fileobj.recv(100)
+        if data: seen[key.data] += data
+        else: sel.unregister(key.fileobj); open_ -= 1
+while ticks[0] < 25: signal.pause()
+signal.setitimer(signal.ITIMER_REAL, 0)
+os.kill(os.getpid(), signal.SIGUSR1)
+cond, turn, order = threading.Condition(), [0], []
+def player(n):
+    for _ in range(30):
+        with cond:
+            cond.wait_for(lambda: turn[0] % 3 == n)
+            order.append(n); turn[0] += 1; cond.notify_all()
+ps = [threading.Thread(target=player, args=(n,)) for n in range(3)]
+[p.start() for p in ps]; [p.join() for p in ps]
+print(len(set(seen)), seen[0], got, order == [0, 1, 2] * 30, flush=True)
