@@ -34,6 +34,7 @@ type fileCopier struct {
 	holder   map[*vfs.FileDescription]*twin
 	endings  []func() // at the end
 	sockets  socketCopier
+	remains  map[*vfs.FileDescription]*remains // of sockets that get no more
 }
 
 // fileID is what tells files apart.
@@ -51,6 +52,7 @@ func newFileCopier(c *copying) *fileCopier {
 		c: c, ctx: c.ctx, from: c.src.ns.mnt.Root(c.ctx), to: c.dst.ns.mnt.Root(c.ctx),
 		files: make(map[*vfs.FileDescription]*vfs.FileDescription), pipes: make(map[*pipe.Pipe]*pipeEnds),
 		deleted: make(map[fileID]string), holder: make(map[*vfs.FileDescription]*twin),
+		remains: make(map[*vfs.FileDescription]*remains),
 	}
 }
 
@@ -70,6 +72,11 @@ func (f *fileCopier) release() {
 			if end != nil {
 				end.DecRef(f.ctx)
 			}
+		}
+	}
+	for _, r := range f.remains {
+		for _, m := range r.all {
+			m.control.Release(f.ctx)
 		}
 	}
 	f.from.DecRef(f.ctx)
@@ -112,6 +119,9 @@ func (f *fileCopier) tables() error {
 			}
 			return true
 		})
+	}
+	if err := f.renewals(); err != nil {
+		return err
 	}
 	if err := f.connections(); err != nil {
 		return err

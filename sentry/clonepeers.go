@@ -32,15 +32,20 @@ func (f *fileCopier) peer(old *vfs.FileDescription, s *unix.Socket) (*vfs.FileDe
 // not tell which its other end is, but whether that one wants to be told who sends:
 // it is so if it follows when that changes.
 func joined(a, b *unix.Socket) bool {
-	o, is := b.Endpoint().SocketOptions(), a.ConnectedPasscred()
+	return follows(b, a.ConnectedPasscred)
+}
+
+// follows reports whether an answer follows when a socket wants to be told who sends.
+func follows(s *unix.Socket, answer func() bool) bool {
+	o, is := s.Endpoint().SocketOptions(), answer()
 	was := o.GetPassCred()
 	defer o.SetPassCred(was)
 	o.SetPassCred(!was)
-	if a.ConnectedPasscred() == is {
+	if answer() == is {
 		return false
 	}
 	o.SetPassCred(was)
-	return a.ConnectedPasscred() == is
+	return answer() == is
 }
 
 func namesOf(s *unix.Socket) (local, remote string) {
@@ -51,6 +56,13 @@ func namesOf(s *unix.Socket) (local, remote string) {
 		remote = a.Addr
 	}
 	return local, remote
+}
+
+// foreign reports whether a connection is through a directory that the agent was
+// granted.
+func (f *fileCopier) foreign(s *unix.Socket) bool {
+	local, remote := namesOf(s)
+	return f.granted(local) || f.granted(remote)
 }
 
 // granted reports whether a name is in a directory that the agent was granted.

@@ -66,6 +66,9 @@ const socketRoom = 4 << 20
 
 // drain takes everything out of an endpoint.
 func (f *fileCopier) drain(ep transport.Endpoint) (all []queued) {
+	if last := ep.LastError(); last != nil { // That would be told instead of the end.
+		defer ep.SocketOptions().SetLastError(last)
+	}
 	buf := make([]byte, socketRoom)
 	for {
 		// One by one, or files of one would come with what was sent before it.
@@ -249,18 +252,20 @@ func (f *fileCopier) pair(old *vfs.FileDescription, s *unix.Socket, stype linux.
 		if s.Readiness(waiter.EventHUp)&waiter.EventHUp == 0 {
 			return a, nil // The copy finds that the other has gone.
 		}
-		return a, f.leftOver(s.Endpoint(), ep2(b), t)
+		return a, f.leftOver(old, a, b, t)
 	}
 	f.files[old], f.files[peer] = a, b
 	ps := peer.Impl().(*unix.Socket)
 	f.options(ps, b.Impl().(socket.Socket), t, unixOptions)
 	b.SetStatusFlags(f.ctx, f.c.s.creds, peer.StatusFlags())
 	for _, way := range []struct {
-		reader   *unix.Socket
-		old, new transport.Endpoint // of the sender
-	}{{s, ps.Endpoint(), ep2(b)}, {ps, s.Endpoint(), ep2(a)}} {
+		reader    *unix.Socket
+		file, own *vfs.FileDescription // of the reader
+		sender    *vfs.FileDescription
+		old, new  transport.Endpoint // of the sender
+	}{{s, old, a, b, ps.Endpoint(), ep2(b)}, {ps, peer, b, a, s.Endpoint(), ep2(a)}} {
 		if way.reader.Readiness(waiter.EventRdHUp)&waiter.EventRdHUp != 0 { // Nothing can be put back.
-			if err := f.leftOver(way.reader.Endpoint(), way.new, t); err != nil {
+			if err := f.leftOver(way.file, way.own, way.sender, t); err != nil {
 				return nil, err
 			}
 			way.new.Shutdown(tcpip.ShutdownWrite)
@@ -295,29 +300,38 @@ func (f *fileCopier) pair(old *vfs.FileDescription, s *unix.Socket, stype linux.
 	return a, nil
 }
 
-// leftOver copies what waits in an endpoint whose peer sends no more.
-func (f *fileCopier) leftOver(ep, from transport.Endpoint, t *kernel.Task) error {
-	size, err := ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption)
-	if err != nil || size == 0 {
-		return nil
+// leftOver copies what waits in old, whose peer sends no more, to file by way of from.
+func (f *fileCopier) leftOver(old, file, from *vfs.FileDescription, t *kernel.Task) error {
+	ep := ep2(old)
+	r := f.remains[old]
+	if r == nil {
+		size, _ := ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption)
+		buf := make([]byte, max(size, 1))
+		out, notify, serr := ep.RecvMsg(f.ctx, [][]byte{buf}, transport.RecvArgs{Creds: true, NumRights: 1 << 10, Peek: true})
+		if notify != nil {
+			notify()
+		}
+		r = &remains{reset: serr == syserr.ErrConnectionReset}
+		if serr == nil {
+			defer out.Control.Release(f.ctx)
+			if out.RecvLen != int64(size) {
+				return f.busy("a socket whose other end is shut down holds several messages, and is held by more than the agent's processes")
+			}
+			r.all = []queued{{data: buf[:size], control: out.Control}}
+		}
 	}
-	buf := make([]byte, socketRoom)
-	out, notify, serr := ep.RecvMsg(f.ctx, [][]byte{buf}, transport.RecvArgs{Creds: true, NumRights: 1 << 10, Peek: true})
-	if notify != nil {
-		notify()
+	var own []queued
+	for _, m := range r.all {
+		o, err := f.mine(m, t)
+		if err != nil {
+			return err
+		}
+		own = append(own, o)
 	}
-	if serr != nil {
-		return nil
+	if r.reset { // So it is if not all was read at the other end.
+		f.endings = append([]func(){func() { ep2(file).SendMsg(f.ctx, [][]byte{{0}}, transport.ControlMessages{}, nil) }}, f.endings...)
 	}
-	defer out.Control.Release(f.ctx)
-	if out.RecvLen != int64(size) {
-		return f.busy("a socket whose other end is shut down holds several messages")
-	}
-	own, err2 := f.mine(queued{data: buf[:size], control: out.Control}, t)
-	if err2 != nil {
-		return err2
-	}
-	return f.refill(from, []queued{own})
+	return f.refill(ep2(from), own)
 }
 
 // copyInet copies a socket of another family.
