@@ -39,7 +39,7 @@ func doom(t *kernel.Task) { t.SendSignal(kernel.SignalInfoPriv(linux.SIGKILL)) }
 
 // blank returns the image of a task that is not to run.
 func (c *copying) blank() (*kernel.TaskImage, error) {
-	return c.s.pause.task.TaskImage().Fork(c.ctx, c.s.k, true)
+	return c.s.pause.image.Fork(c.ctx, c.s.k, true)
 }
 
 // tasks makes every task of the copy, none of which runs yet, under the same

@@ -21,6 +21,14 @@ import (
 // that gVisor allows only a task to make.
 type pauseTask struct {
 	task *kernel.Task
+	// image is what the task was before it ran: its own changes while it runs.
+	image *kernel.TaskImage
+}
+
+// newPauseTask returns t, which does not run yet, as the first process.
+func (s *Kernel) newPauseTask(t *kernel.Task) (*pauseTask, error) {
+	img, err := t.TaskImage().Fork(t, s.k, true)
+	return &pauseTask{task: t, image: img}, errdefs.Wrap(err, errdefs.Internal, "note the first process")
 }
 
 // Where the program is, and how long what is before its code is.
@@ -96,7 +104,9 @@ func (s *Kernel) startPause() error {
 	if err != nil {
 		return err
 	}
-	s.pause = &pauseTask{task: tg.Leader()}
+	if s.pause, err = s.newPauseTask(tg.Leader()); err != nil {
+		return err
+	}
 	return s.k.Start()
 }
 

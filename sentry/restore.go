@@ -247,7 +247,10 @@ func (s *Kernel) adoptKernel(d *savedDomain, rec *domainRecord) error {
 	if err := s.useClockPage(rec.ClockPage); err != nil {
 		return err
 	}
-	s.pause = &pauseTask{task: d.pause}
+	var err error
+	if s.pause, err = s.newPauseTask(d.pause); err != nil {
+		return err
+	}
 	s.views.minor, s.views.cgroup, s.views.cgroupRoot = rec.ViewMinor, d.cgroup, d.cgroupRoot
 	s.views.ino.Store(rec.ViewIno)
 	s.sysfs, s.sysRoot, s.emptyFS, s.emptyRoot = d.sysfs, d.sysRoot, d.empty, d.emptyRoot

@@ -173,7 +173,7 @@ const keeperName = "init"
 
 // keeper makes the first process of the copy.
 func (c *copying) keeper(g *twinGroup) (*kernel.Task, error) {
-	img, err := c.s.pause.task.TaskImage().Fork(c.ctx, c.s.k, false)
+	img, err := c.s.pause.image.Fork(c.ctx, c.s.k, false)
 	if err != nil {
 		return nil, errdefs.Wrap(err, errdefs.Internal, "make a first process")
 	}

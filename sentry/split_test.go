@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"pgregory.net/rapid"
 
 	"aios.dev/aios/abi"
@@ -213,6 +214,30 @@ func TestSplitCutsPipes(t *testing.T) {
 	eventually(t, func() bool { return c.run("test -e /over") == "[0]" })
 	s.do("touch /end")
 	s.expect("broken\n")
+}
+
+// The kernel's first process, of which that of a new agent is made, runs meanwhile.
+func TestSplitWhileTheKernelWorks(t *testing.T) {
+	s := counter(t)
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-end:
+				return
+			default:
+				theKernel.onPause(func(*kernel.Task) error { return nil })
+			}
+		}
+	}()
+	c := s.split(s.number("/pid"))
+	close(end)
+	<-ended
+	c.do("touch /stop")
+	if e := c.wait(); e.Code != 5 {
+		t.Errorf("it ended with %+v", e)
+	}
 }
 
 // What was split can be copied, and split again.
