@@ -103,7 +103,9 @@ func (a *attachment) write(p []byte) bool {
 	var ready chan struct{}
 	for len(p) > 0 {
 		a.c.s.still.RLock()
+		a.c.typing.RLock()
 		n, err := in.Write(ctx, usermem.BytesIOSequence(p), vfs.WriteOptions{})
+		a.c.typing.RUnlock()
 		a.c.s.still.RUnlock()
 		p = p[n:]
 		if err == nil || len(p) == 0 {

@@ -293,6 +293,9 @@ func (c *copying) make(req control.SpawnRequest, rest uint64) error {
 	}
 	c.files = newFileCopier(c)
 	defer c.files.release()
+	if err := c.terminals(); err != nil {
+		return err
+	}
 	if err := c.consoles(); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package sentry
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -227,9 +228,49 @@ func TestCloneOfThePaused(t *testing.T) {
 	}
 }
 
+// A copy has a terminal of its own, with its size, the half of a line that was typed,
+// the group in the foreground and what is stopped; nobody is at it until somebody
+// attaches.
+func TestCloneOfATerminal(t *testing.T) {
+	s := spawn(t, []string{"sh", "-i"}, withTTY, size(33, 111))
+	s.send("stty -echo; echo re''ady\n")
+	s.expect("ready")
+	s.send("sleep 1001\n")
+	inForeground(t, s, "[sleep 1001]")
+	s.send("\x1a")
+	s.expect("Stopped")
+	s.send("cat\n")
+	eventually(t, func() bool { return len(inspect(t, s.id).Processes) == 3 })
+	s.send("first\nsec")
+	s.expect("first")
+	c := s.clone(1)[0]
+	d := c.clone(1)[0]
+	for i, x := range []*spawned{s, c.mustAttach(true), d.mustAttach(true)} {
+		x.send(fmt.Sprintf("ond %d\n", i))
+		x.expect(fmt.Sprintf("second %d\r\n", i))
+		if err := x.stream.Write(control.FrameResize, control.EncodeResize(uint16(40+i), 120)); err != nil {
+			t.Fatal(err)
+		}
+		x.send("\x03")
+		x.send("stty size; tty; kill %1; fg; echo en''ded $?\n")
+		x.expect(fmt.Sprintf("%d 120\r\n/dev/pts/0\r\n", 40+i))
+		x.expect("ended 143")
+		x.send("exit 7\n")
+	}
+	for _, x := range []*spawned{s, c, d} {
+		if e := x.wait(); e.Code != 7 {
+			t.Errorf("it ended with %+v", e)
+		}
+	}
+	if got := c.logged(); !strings.Contains(got, "second 1\r\n") || strings.Contains(got, "ready") {
+		t.Errorf("the copy's log has %q", got)
+	}
+}
+
 // What cannot be carried over is refused, and the original goes on.
 func TestCloneRefused(t *testing.T) {
-	s := spawn(t, []string{"sh", "-i"}, withTTY)
+	s := spawn(t, sh("mkdir /gone; cd /gone; rmdir /gone; echo ready; exec sh -i"), withTTY)
+	s.expect("ready")
 	_, err := s.tryClone(2)
 	wantCode(t, err, errdefs.Unsupported)
 	s.send("echo still $((40+2))\n")

@@ -16,8 +16,7 @@ func unixDup(fd int) (int, error) { return unix.FcntlInt(uintptr(fd), unix.F_DUP
 // to have no input finds the end of it.
 func (c *copying) console(old *console, id int32) (*console, error) {
 	if old.tty {
-		return nil, errdefs.New(errdefs.Unsupported, "a process of the agent has a terminal", errdefs.Op("clone"), errdefs.Resource("%s", c.src.id),
-			errdefs.Fix("start the agent without --tty"))
+		return c.terminalOf(old)
 	}
 	old.mu.Lock()
 	in := old.in
@@ -52,6 +51,22 @@ func (c *copying) console(old *console, id int32) (*console, error) {
 	}
 	for i, o := range old.outs {
 		c.files.pipes[o.pipe()] = &pipeEnds{w: get(int32(i + 1))}
+	}
+	return con, nil
+}
+
+// terminalOf makes the console of a process that has a terminal. Nobody is at it.
+func (c *copying) terminalOf(old *console) (*console, error) {
+	x := c.files.terminals[old.outs[0].fd]
+	if x == nil {
+		return nil, errdefs.New(errdefs.Internal, "a terminal is not known", errdefs.Op("clone"))
+	}
+	x.own.IncRef()
+	con := &console{s: c.s, a: c.dst, log: c.dst.log, irq: c.dst.irq, tty: true, done: make(chan struct{}), in: x.own}
+	con.outs = []*output{{c: con, fd: x.own, kind: old.outs[0].kind}}
+	if err := con.watch(); err != nil {
+		con.release(c.ctx)
+		return nil, err
 	}
 	return con, nil
 }

@@ -35,6 +35,9 @@ type fileCopier struct {
 	endings  []func() // at the end
 	sockets  socketCopier
 	remains  map[*vfs.FileDescription]*remains // of sockets that get no more
+
+	terminals map[*vfs.FileDescription]*terminal // by their ends in the original
+	byNumber  map[uint32]*terminal
 }
 
 // fileID is what tells files apart.
@@ -52,7 +55,7 @@ func newFileCopier(c *copying) *fileCopier {
 		c: c, ctx: c.ctx, from: c.src.ns.mnt.Root(c.ctx), to: c.dst.ns.mnt.Root(c.ctx),
 		files: make(map[*vfs.FileDescription]*vfs.FileDescription), pipes: make(map[*pipe.Pipe]*pipeEnds),
 		deleted: make(map[fileID]string), holder: make(map[*vfs.FileDescription]*twin),
-		remains: make(map[*vfs.FileDescription]*remains),
+		remains: make(map[*vfs.FileDescription]*remains), terminals: make(map[*vfs.FileDescription]*terminal), byNumber: make(map[uint32]*terminal),
 	}
 }
 
@@ -69,6 +72,13 @@ func (f *fileCopier) release() {
 	}
 	for _, p := range f.pipes {
 		for _, end := range []*vfs.FileDescription{p.r, p.w} {
+			if end != nil {
+				end.DecRef(f.ctx)
+			}
+		}
+	}
+	for _, x := range f.byNumber {
+		for _, end := range []*vfs.FileDescription{x.anchor, x.own} { // Without a master it hangs up.
 			if end != nil {
 				end.DecRef(f.ctx)
 			}
@@ -202,6 +212,9 @@ func (f *fileCopier) copyFile(old *vfs.FileDescription) (*vfs.FileDescription, e
 		return f.copyPIDFD(old, target)
 	}
 	if file, ok, err := f.sockets.copy(f, old); ok || err != nil {
+		return file, err
+	}
+	if file, ok, err := f.copyTerminal(old); ok || err != nil {
 		return file, err
 	}
 	if old.Mount() == f.c.s.k.ShmMount() {

@@ -92,7 +92,7 @@ func (c *copying) idle(tg *kernel.ThreadGroup, container string, parent *kernel.
 	t, err := c.newTask(&kernel.TaskConfig{
 		ThreadGroup: tg, TaskImage: img, Parent: parent, FSContext: kernel.NewFSContext(root, root, 0o022),
 		FDTable: c.s.k.NewFDTable(), Credentials: c.s.creds, ContainerID: container, AllowedCPUMask: c.s.cpuMask(""),
-	})
+	}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -100,8 +100,9 @@ func (c *copying) idle(tg *kernel.ThreadGroup, container string, parent *kernel.
 	return t, nil
 }
 
-// newTask completes cfg with what all tasks of the copy have.
-func (c *copying) newTask(cfg *kernel.TaskConfig) (*kernel.Task, error) {
+// newTask completes cfg with what all tasks of the copy have. A process inherits the
+// controlling terminal of from, if there is one.
+func (c *copying) newTask(cfg *kernel.TaskConfig, from *kernel.Task) (*kernel.Task, error) {
 	ns := c.dst.ns
 	ns.mnt.IncRef()
 	ns.uts.IncRef()
@@ -112,7 +113,11 @@ func (c *copying) newTask(cfg *kernel.TaskConfig) (*kernel.Task, error) {
 	cgroups.IncRef()
 	cfg.Kernel, cfg.NetworkNamespace, cfg.UTSNamespace, cfg.IPCNamespace, cfg.MountNamespace = c.s.k, ns.net, ns.uts, ns.ipc, ns.mnt
 	cfg.CgroupNamespace, cfg.UserCounters = cgroups, c.s.k.GetUserCounters(cfg.Credentials.RealKUID)
-	t, err := c.s.k.TaskSet().NewTask(c.ctx, cfg)
+	ctx := c.ctx
+	if from != nil {
+		ctx = asTask{ctx, from}
+	}
+	t, err := c.s.k.TaskSet().NewTask(ctx, cfg)
 	return t, errdefs.Wrap(err, errdefs.Internal, "create task")
 }
 
@@ -178,7 +183,10 @@ func (c *copying) process(g *twinGroup) error {
 func (c *copying) leads(g *twinGroup, parent *kernel.Task) error {
 	for _, p := range c.f.all() {
 		if p.new == parent.ThreadGroup() && kernel.ThreadID(p.sid) == p.leader.tid && p.sid == g.sid {
-			return c.begin(p)
+			if err := c.begin(p); err != nil {
+				return err
+			}
+			return c.control(p)
 		}
 	}
 	return nil
@@ -212,6 +220,9 @@ func (c *copying) sessions() error {
 			if err := c.begin(g); err != nil {
 				return err
 			}
+			if err := c.control(g); err != nil {
+				return err
+			}
 		}
 	}
 	for _, g := range all {
@@ -231,6 +242,7 @@ func (c *copying) sessions() error {
 			}
 		}
 	}
+	c.foregrounds()
 	return nil
 }
 
@@ -256,11 +268,15 @@ func (c *copying) living(tw *twin, parent *kernel.Task) (*kernel.Task, error) {
 		img.MemoryManager.DecUsers(c.ctx)
 		return nil, err
 	}
+	var from *kernel.Task
+	if tw.lead && parent != nil {
+		from = c.heir(tw.group)
+	}
 	t, err := c.newTask(&kernel.TaskConfig{
 		ThreadGroup: tw.group.new, TaskImage: img, Parent: parent, SignalMask: tw.mask(c.src), FSContext: dir, FDTable: c.table(fds),
 		Credentials: creds, NoNewPrivs: old.GetNoNewPrivs(), Niceness: old.Niceness(), AllowedCPUMask: c.cpus(old),
 		ContainerID: c.dst.id, Personality: old.Personality(),
-	})
+	}, from)
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,9 @@ type console struct {
 	tty  bool
 	done chan struct{} // closed when the process has ended
 
+	// typing is held for reading while something is typed at the terminal.
+	typing sync.RWMutex
+
 	mu      sync.Mutex
 	streams []*attachment // +checklocks:mu
 	// Whose input the process reads, or nil.
@@ -178,15 +181,23 @@ func (s *Kernel) newConsole(ctx context.Context, ns *namespaces, fds *kernel.FDT
 		c.release(ctx)
 		return nil, errdefs.Wrap(err, errdefs.Internal, "open standard files")
 	}
+	if err := c.watch(); err != nil {
+		c.release(ctx)
+		return nil, err
+	}
+	return c, nil
+}
+
+// watch has what is written be passed on.
+func (c *console) watch() error {
 	for _, o := range c.outs {
 		o.work = c.irq.NewThread(irq.Console, o.drain)
 		o.wait.Init(o, waiter.ReadableEvents)
 		if err := o.fd.EventRegister(&o.wait); err != nil {
-			c.release(ctx)
-			return nil, errdefs.Wrap(err, errdefs.Internal, "watch standard output")
+			return errdefs.Wrap(err, errdefs.Internal, "watch standard output")
 		}
 	}
-	return c, nil
+	return nil
 }
 
 func (c *console) openPipes(ctx context.Context, ns *namespaces, fds *kernel.FDTable, stdin bool) error {

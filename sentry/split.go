@@ -190,7 +190,7 @@ func (c *copying) keeper(g *twinGroup) (*kernel.Task, error) {
 	t, err := c.newTask(&kernel.TaskConfig{
 		ThreadGroup: g.new, TaskImage: img, FSContext: kernel.NewFSContext(root, root, 0o022), FDTable: c.s.k.NewFDTable(),
 		Credentials: c.f.head.old.Credentials(), ContainerID: c.dst.id, AllowedCPUMask: c.s.cpuMask(c.dst.id),
-	})
+	}, nil)
 	if err == nil {
 		c.made = append(c.made, t)
 	}

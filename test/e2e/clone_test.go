@@ -44,6 +44,7 @@ var cloneCorpus = []struct {
 	{"server of node", "node", []string{"node", "/p/server.js"}},
 	{"inotify", "python3", []string{"python3", "/p/inotify.py"}},
 	{"datagrams", "python3", []string{"python3", "/p/datagrams.py"}},
+	{"terminals", "python3", []string{"python3", "/p/terminals.py"}},
 }
 
 // Programs are caught at random moments, AIOS_INSTANTS of them: original and copy
