@@ -9,7 +9,7 @@ import (
 func TestBuffersCount(t *testing.T) {
 	s := inMemoryImage(t, sh("dd if=/dev/zero bs=64K count=1 2>/dev/null | sleep 1000 & cat"), withStdin)
 	a := limited(t, s)
-	eventually(t, func() bool { bytes, _ := a.buffered(); return bytes == 64<<10 })
+	eventually(t, func() bool { bytes, files := a.buffered(); return bytes == 64<<10 && files >= 4 })
 	if bytes, files := a.buffered(); bytes != 64<<10 || files < 4 {
 		t.Errorf("%d bytes in %d descriptors", bytes, files)
 	}

@@ -26,9 +26,9 @@ import (
 // what the agent's policy says (oom.go):
 //
 //   - By its own tasks, when they have done what could have used up half of the
-//     room below the limit: each page fault can take a huge page, each read or
-//     write its length. The task that looks does not grow meanwhile, and the
-//     nearer the limit, the sooner the next look.
+//     room below the limit: each page fault can take a huge page, each read, write
+//     or short mapping its length. The task that looks does not grow meanwhile, and
+//     the nearer the limit, the sooner the next look.
 //   - By the watch, from time to time, sooner while the kernel's memory grows
 //     fast: for memory that is taken in other ways.
 //
@@ -68,6 +68,9 @@ type memoryAccount struct {
 const (
 	// faultBytes is the most that a page fault makes resident.
 	faultBytes = hostarch.HugePageSize
+	// eagerBytes is how long a mapping of anonymous memory may be whose pages
+	// gVisor has ready before they are touched: then there is no fault to count.
+	eagerBytes = hostarch.HugePageSize
 	// lookRoom is the least room that calls for a look, in bytes.
 	lookRoom = 256 << 10
 	// A look that took a while is not repeated for lookRatio times as long,
@@ -231,6 +234,9 @@ func (g accountGuard) MayMap(t *kernel.Task, bytes uint64) bool {
 		return false
 	}
 	limit := g.a.memoryLimit()
+	if bytes <= eagerBytes {
+		g.a.grow(int64(bytes))
+	}
 	if bytes <= mapFloor || bytes <= limit {
 		if bytes/2 > uint64(g.a.account.memory.room.Load()) {
 			g.a.s.watch.hurry(g.a)

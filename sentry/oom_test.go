@@ -24,7 +24,7 @@ func TestHogs(t *testing.T) {
 		margin = 16 << 20
 	)
 	neighbour := inMemoryImage(t, []string{"cat"}, withStdin)
-	for _, how := range strings.Fields(`touch threads forks copies sparse read pread readv preadv getrandom populate populate-at-once lock brk
+	for _, how := range strings.Fields(`touch malloc threads forks copies sparse read pread readv preadv getrandom populate populate-at-once lock brk
 		shm upper memfd fallocate sendfile shared pipes stream-pairs datagram-pairs tcp udp tasks`) {
 		t.Run(how, func(t *testing.T) {
 			s := inMemoryImage(t, []string{"hog", how}, memory(limit), tasks(400))

@@ -51,10 +51,15 @@ const (
 	ageMost = 5 * time.Second
 	// reclaimRetry is for how long nothing is tried that did not help.
 	reclaimRetry = 2 * time.Second
-	// reclaimTries is how often it may not help.
+	// reclaimTries is how often in a row it may not help, that is, free less than
+	// reclaimLeast bytes.
 	reclaimTries = 4
-	// reclaimStop bounds how long an agent may take to stand still.
+	reclaimLeast = 1 << 20
+	// reclaimStop bounds how long an agent may take to stand still, and others that
+	// change it, to be done.
 	reclaimStop = 200 * time.Millisecond
+	// reclaimPatience is for how long it may come to nothing for such a reason alone.
+	reclaimPatience = 10 * time.Second
 )
 
 // reclaimFrom is with how much of its limit an agent is too near to it, and
@@ -89,8 +94,9 @@ func (a *Agent) reclaims(used, limit uint64) bool {
 
 // reclaim puts pages away until a has room again.
 func (a *Agent) reclaim(sw *agentSwap) {
-	r := &sw.reclaim
+	r, clock := &sw.reclaim, a.s.cfg.Clock
 	defer r.busy.Store(false)
+	worked := clock.Now()
 	for tries := 0; ; {
 		limit := a.memoryLimit()
 		before := a.usedNow()
@@ -98,24 +104,33 @@ func (a *Agent) reclaim(sw *agentSwap) {
 			return
 		}
 		r.learn(sw)
-		if a.s.cfg.Clock.Since(r.taken) >= r.age {
+		if clock.Since(r.taken) >= r.age {
 			a.putAwayOld(sw, sw.round.Load(), reclaimTo(limit))
 		}
 		if a.usedNow() <= reclaimTo(limit) {
 			return
 		}
-		err := a.reclaimOnce(sw, limit)
+		freed, err := a.reclaimOnce(sw, limit)
 		after := a.usedNow()
 		if u := sw.store.Usage(); err == nil && after < before {
 			a.s.emit(a, event.MemorySwap, &eventv1.MemorySwap{
 				Before: before, After: after, Limit: limit, WorkingSet: r.workingSet.Load(), File: u.File, FileLimit: u.FileLimit,
 			})
 		}
+		late := errdefs.CodeOf(err) == errdefs.Timeout
+		if !late {
+			worked = clock.Now()
+		}
 		switch {
-		case err != nil && errdefs.CodeOf(err) != errdefs.Timeout:
+		case late && clock.Since(worked) < reclaimPatience:
+			// A busy host, or somebody who has it in hand, is no reason to end it.
+			nap(clock, 5*time.Millisecond)
+		case err != nil:
 			tries = reclaimTries
-		case err != nil || after > limit || after+1<<20 > before && after > reclaimFrom(limit):
+		case freed < reclaimLeast && after > reclaimFrom(limit):
 			tries++
+		default:
+			tries = 0 // That it has more again is its own doing.
 		}
 		if tries >= reclaimTries {
 			r.until.Store(a.s.uptimeNS() + int64(reclaimRetry))
@@ -139,24 +154,26 @@ func (r *reclaimer) learn(sw *agentSwap) {
 	r.outs, r.ins = outs, ins
 }
 
-// reclaimOnce looks for pages that a does not use and puts them away. While it is over
-// its limit it stands still.
-func (a *Agent) reclaimOnce(sw *agentSwap, limit uint64) error {
+// reclaimOnce looks for pages that a does not use and puts them away, and returns how
+// many bytes that freed. While it is over its limit it stands still, and so it does not
+// grow, whoever else has it in hand.
+func (a *Agent) reclaimOnce(sw *agentSwap, limit uint64) (freed int64, err error) {
 	shortly := sw.reclaim.awaitShort()
 	if a.usedNow() > limit {
 		defer a.stalled(&a.pressure.memory)()
-		return a.heldStill(func() error {
-			h := a.halt(nil)
-			defer h.release()
+		h := a.halt(nil)
+		defer h.release()
+		err = a.heldStill(reclaimStop, func() error {
 			if err := a.takeAll(sw); err != nil {
 				return err
 			}
-			a.putAwayOld(sw, sw.round.Load(), reclaimTo(limit))
+			freed = a.putAwayOld(sw, sw.round.Load(), reclaimTo(limit))
 			return nil
 		})
+		return freed, err
 	}
-	if err := a.heldStill(func() error { return a.takeAll(sw) }); err != nil {
-		return err
+	if err := a.heldStill(0, func() error { return a.takeAll(sw) }); err != nil {
+		return 0, err
 	}
 	if a.usedNow() <= limit {
 		timer := make(chan struct{})
@@ -168,8 +185,7 @@ func (a *Agent) reclaimOnce(sw *agentSwap, limit uint64) error {
 		}
 	}
 	a.dropStale(sw)
-	a.putAwayOld(sw, sw.round.Load(), reclaimTo(limit))
-	return nil
+	return a.putAwayOld(sw, sw.round.Load(), reclaimTo(limit)), nil
 }
 
 // awaitShort returns what is closed when the agent is over its limit.
@@ -188,14 +204,19 @@ func (a *Agent) usedNow() uint64 {
 	return a.countLocked()
 }
 
-// heldStill calls f while nobody else stops the agent, or changes what it consists of.
+// heldStill calls f while nobody else stops the agent, or changes what it consists of;
+// it waits so long for those who do.
 //
 // +checklocksignore: the analysis does not know TryLock.
-func (a *Agent) heldStill(f func() error) error {
+func (a *Agent) heldStill(wait time.Duration, f func() error) error {
 	a.s.still.RLock()
 	defer a.s.still.RUnlock()
-	if !a.lifeMu.TryLock() {
-		nap(a.s.cfg.Clock, 5*time.Millisecond)
+	clock := a.s.cfg.Clock
+	for began := clock.Now(); !a.lifeMu.TryLock(); {
+		nap(clock, min(5*time.Millisecond, max(wait/40, time.Millisecond)))
+		if clock.Since(began) < wait {
+			continue
+		}
 		return errdefs.New(errdefs.Timeout, "the agent is being changed", errdefs.Op("swap out"), errdefs.Resource("%s", a.id))
 	}
 	defer a.lifeMu.Unlock()
@@ -220,7 +241,7 @@ func (a *Agent) takeAll(sw *agentSwap) error {
 // of what was taken it has touched.
 func (a *Agent) dropStale(sw *agentSwap) {
 	var touched uint64
-	a.heldStill(func() error { // It is done the next time.
+	a.heldStill(0, func() error { // It is done the next time.
 		h := a.halt(nil)
 		defer h.release()
 		if len(h.await(a.s.cfg.Clock, a.s.cfg.Clock.Now().Add(reclaimStop))) > 0 {
@@ -253,29 +274,28 @@ func (a *Agent) dropStale(sw *agentSwap) {
 }
 
 // putAwayOld puts pages away that were not touched since round, the oldest first,
-// until the agent has no more than so many bytes.
-func (a *Agent) putAwayOld(sw *agentSwap, round uint32, to uint64) {
+// until the agent has no more than so many bytes, and returns how many that freed.
+func (a *Agent) putAwayOld(sw *agentSwap, round uint32, to uint64) (freed int64) {
 	used := a.usedNow()
 	if used <= to {
-		return
+		return 0
 	}
 	pages := a.swapPages()
 	pages = slices.DeleteFunc(pages, func(p *swapPage) bool { return p.home == sw && p.touched.Load() >= round })
 	slices.SortStableFunc(pages, func(p, q *swapPage) int { return cmp.Compare(p.touched.Load(), q.touched.Load()) })
 	file := sw.store.HasFile()
-	need := int64(used - to)
 	for _, p := range pages {
-		if need <= 0 {
-			return
+		if freed >= int64(used-to) {
+			return freed
 		}
 		away, err := p.putAway()
 		if err != nil {
-			return
+			return freed
 		}
 		if away {
-			need -= hostarch.PageSize
+			freed += hostarch.PageSize
 			if !file {
-				need += int64(p.size())
+				freed -= int64(p.size())
 			}
 		}
 		if file {
@@ -286,6 +306,7 @@ func (a *Agent) putAwayOld(sw *agentSwap, round uint32, to uint64) {
 			}
 		}
 	}
+	return freed
 }
 
 // size is how many bytes the page takes in memory where it is put away.

@@ -3,6 +3,7 @@ package sentry
 import (
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -220,6 +221,33 @@ func TestReclaimFork(t *testing.T) {
 	s.does("medium", "fork", "check")
 	if sw := s.a.swap.Load(); sw.outs.Load() == 0 || sw.ins.Load() == 0 || s.a.oom.times.Load() > 0 {
 		t.Errorf("%d out, %d in, %d times out of memory", sw.outs.Load(), sw.ins.Load(), s.a.oom.times.Load())
+	}
+}
+
+// TestReclaimBesideOthers: who has the agent in hand most of the time keeps pages
+// from being put away, which is no reason to end it.
+func TestReclaimBesideOthers(t *testing.T) {
+	s := newSwapper(t, memory(64<<20))
+	s.swapTo(256 << 20)
+	done := make(chan struct{})
+	var others sync.WaitGroup
+	others.Go(func() {
+		for {
+			s.a.lifeMu.Lock()
+			time.Sleep(50 * time.Millisecond)
+			s.a.lifeMu.Unlock()
+			select {
+			case <-done:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	})
+	defer others.Wait()
+	defer close(done)
+	s.does("big", "check")
+	if n := s.a.oom.times.Load(); n > 0 {
+		t.Errorf("%d times out of memory", n)
 	}
 }
 

@@ -215,6 +215,7 @@ int main(int argc, char **argv) {
 	memset(block, 1, sizeof block);
 	if (!strcmp(how, "touch")) touch(0);
 	else if (!strcmp(how, "threads")) threads();
+	else if (!strcmp(how, "malloc")) for (;;) memset(area(sizeof block, 0), 1, sizeof block);
 	else if (!strcmp(how, "forks")) forks();
 	else if (!strcmp(how, "copies")) copies();
 	else if (!strcmp(how, "read")) reads(0, 0);
