@@ -125,6 +125,7 @@ func untilStopped(what string) string {
 // falls silent. What is done is undone when it is over, also by a daemon that was
 // not there when it began; and neighbours do not notice.
 func TestAlerts(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	need(t, "python3")
 	hook, hooked := in.hook(t, "page", "")
@@ -276,6 +277,7 @@ while True:
 // TestAlertSilence: what is silenced counts, and is neither told nor acted on, now
 // and under the next daemon; when the silence ends it is.
 func TestAlertSilence(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	hook, hooked := in.hook(t, "page", "")
 	in.config(t, `version: 1
@@ -341,6 +343,7 @@ alerts:
 // for one that is gone is undone, also if it went while there was no daemon; and a
 // file that makes no sense changes nothing.
 func TestAlertReload(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	rule := func(name, cpu string) string {
 		return `
@@ -418,6 +421,7 @@ func TestAlertReload(t *testing.T) {
 // TestAlertPause: an agent that several alerts keep paused goes on when the last is
 // over, and one that somebody resumed meanwhile is theirs, whatever they do next.
 func TestAlertPause(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	file := func(rules ...string) {
 		text := "version: 1\nalerts: []\n"

@@ -125,7 +125,7 @@ func TestGrantUseRevoke(t *testing.T) {
 // TestDelegation hands authority to neighbours, here and in another domain,
 // and takes it all back at its root.
 func TestDelegation(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := in.share(t, map[string][]byte{"in/report": []byte("q3\n"), "secret": []byte("no\n")})
 		if err := os.Symlink("../secret", filepath.Join(dir, "in/link")); err != nil {
 			t.Fatal(err)
@@ -185,7 +185,7 @@ func TestDelegation(t *testing.T) {
 
 // TestLeases lets authority end by itself, and prolongs it.
 func TestLeases(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := in.share(t, map[string][]byte{"f": []byte("x\n")})
 		in.spawn(t, "--name", "a", "--grant", "fs:"+dir+":ro,at=/d,lease=3s", "--", "sleep", "1000")
 		in.ok(t, "exec", "a", "--", "cat", "/d/f")
@@ -210,7 +210,7 @@ func TestLeases(t *testing.T) {
 
 // TestAttenuate narrows what is in use.
 func TestAttenuate(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := in.share(t, nil)
 		in.spawn(t, "--name", "a", "--grant", "fs:"+dir+":rw,at=/d", "--limit", "pids=50,memory=600M", "--", "sh", "-c",
 			"exec 3>>/d/log; while echo tick >&3; do sleep 0.05; done; echo lost; cat /d/log | head -n 1; sleep 1000")
@@ -248,7 +248,7 @@ for f, what in (lambda: s.recv(1), "recv"), (lambda: l.accept(), "accept"):
 try: socket.socket()
 except OSError as e: print("socket", e.errno, flush=True)
 `
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		if r := in.agent(t, "--", "python3", "-c", "import socket\ntry: socket.socket()\nexcept OSError as e: print(e.errno)\nsocket.socket(socket.AF_UNIX)"); string(r.stdout) != "13\n" {
 			t.Errorf("%s", r)
 		}
@@ -279,7 +279,7 @@ lent.revoke()
 print("revoked", flush=True)
 input()
 `
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := in.share(t, map[string][]byte{"f": []byte("x\n")})
 		in.spawn(t, "--name", "taker", "--", "sleep", "1000")
 		in.spawn(t, "--name", "other", "--domain", "far", "--", "sleep", "1000")
@@ -315,7 +315,7 @@ input()
 
 // TestAgentCapability steers one agent from another.
 func TestAgentCapability(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.spawn(t, "--name", "worker", "--", "sleep", "1000")
 		boss := in.spawn(t, "--name", "boss", "--grant", "agent:worker:signal+inspect", "--", "sleep", "1000")
 		c := in.capOf(t, "boss", "agent:")
@@ -368,7 +368,7 @@ func TestSeccompProfile(t *testing.T) {
 
 // TestAuditSurvives kills the daemon while records flow, and edits the trail.
 func TestAuditSurvives(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.spawn(t, "--name", "a", "--", "sh", "-c", "while :; do mount -t tmpfs none /mnt 2>/dev/null; sleep 0.01; done")
 		for range 4 {
 			time.Sleep(300 * time.Millisecond)
@@ -410,7 +410,7 @@ func TestAuditSurvives(t *testing.T) {
 
 // TestLimitsBind checks --limit, and what an agent sees of it.
 func TestLimitsBind(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		r := in.agent(t, "--limit", "memory=96M,pids=20,cpu=0.5", "--", "sh", "-c",
 			"nproc; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /sys/fs/cgroup/cpu.max; grep MemTotal /proc/meminfo; grep -c ^processor /proc/cpuinfo")
 		if string(r.stdout) != "1\n100663296\n20\n50000 100000\nMemTotal:          98304 kB\n1\n" {
@@ -440,7 +440,7 @@ func TestLimitsBind(t *testing.T) {
 // TestDeadDomain kills one of two domains between which something was
 // delegated: neither half outlives the other.
 func TestDeadDomain(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := in.share(t, map[string][]byte{"f": []byte("x\n")})
 		in.spawn(t, "--name", "giver", "--domain", "one", "--grant", "fs:"+dir+":rw,quota=1M,at=/d", "--", "sleep", "1000")
 		in.spawn(t, "--name", "taker", "--domain", "two", "--", "sleep", "1000")
@@ -480,7 +480,7 @@ func TestDeadDomain(t *testing.T) {
 // TestNoWayOutThroughAnotherDomain has an agent hand on a link that it has made
 // below what it was given, to one whose domain opens the directory anew.
 func TestNoWayOutThroughAnotherDomain(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		work := in.share(t, map[string][]byte{"in/f": []byte("inside\n")})
 		outside := in.share(t, map[string][]byte{"secret": []byte("outside\n")})
 		must(t, os.Symlink(outside, filepath.Join(work, "out")))

@@ -108,7 +108,7 @@ func TestDomainHibernates(t *testing.T) {
 // What was taken back or made less after a checkpoint was made does not come back with
 // it.
 func TestRevokedStaysRevoked(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.spawn(t, "--name", "holder", "--grant", "net:loopback", "--", "sleep", "1000")
 		dir := filepath.Join(t.TempDir(), "saved")
 		in.ok(t, "domain", "checkpoint", "default", "--to", dir)
@@ -132,6 +132,7 @@ func TestRevokedStaysRevoked(t *testing.T) {
 
 // Every part of a checkpoint is refused by its name when it is not what was written.
 func TestDamagedCheckpoint(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	in.spawn(t, "--name", "counts", "--", "sh", "-c", "i=0; while :; do echo n$i.; i=$((i+1)); sleep 0.05; done")
 	in.numbered(t, "counts", 3)
@@ -226,7 +227,7 @@ func TestDamagedCheckpoint(t *testing.T) {
 // their place, and as long as the grant says.
 func TestDirectoriesGoOn(t *testing.T) {
 	need(t, "python3")
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := t.TempDir()
 		in.spawn(t, "--name", "files", "--mount", dir+":/data:rw", "--", "python3", "-c", `
 import fcntl, mmap, os, time
@@ -289,6 +290,7 @@ while True:
 // A program that listens to events goes on listening; and the second checkpoint in a
 // directory writes little.
 func TestListenersGoOn(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	in.spawn(t, "--name", "listens", "--", "sh", "-c", "while read -r line; do echo heard; done </aios/events")
 	heard := func() int { return strings.Count(string(in.ok(t, "logs", "listens")), "heard") }

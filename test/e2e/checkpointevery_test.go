@@ -60,7 +60,7 @@ func TestDomainGoesOnFromItsCheckpoint(t *testing.T) {
 // What an agent goes on to write to a directory of the host after a checkpoint was made
 // is no reason not to go on from it when the kernel process dies.
 func TestGoesOnWithChangedFiles(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := t.TempDir()
 		in.spawn(t, "--name", "writes", "--mount", dir+":/data:rw", "--", "sh", "-c", "i=0; while :; do echo n$i. >&3; echo n$i.; i=$((i+1)); sleep 0.02; done 3>>/data/log")
 		in.numbered(t, "writes", 5)

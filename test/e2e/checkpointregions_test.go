@@ -27,7 +27,7 @@ type regionFacts struct {
 // lock or waits for one; and what is kept of persistent ones counts on.
 func TestRegionsGoOn(t *testing.T) {
 	need(t, "python3")
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		spawn := func(name, arg string) {
 			in.spawn(t, "--name", name, "--", "python3", "-c", checkpointProgram(t, "regions.py"), arg)
 		}

@@ -21,6 +21,7 @@ func (in *install) config(t testing.TB, text string) string {
 // TestConfiguration: a bad file is refused with its place, before a daemon
 // starts and while one runs; a good one counts at once.
 func TestConfiguration(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	path := in.config(t, "version: 1\njurnal: {age: 1d}\n")
 	refused := func(args ...string) {

@@ -185,7 +185,7 @@ func TestCPUsChange(t *testing.T) {
 	if len(allowed) == 1 {
 		t.Skip("this host has one CPU")
 	}
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.spawn(t, "--name", "web", "--", "sleep", "1000")
 		pid := in.process(t, "kernel", "default")
 		last := allowed[len(allowed)-1]
@@ -247,7 +247,7 @@ if command -v java >/dev/null; then java -XshowSettings:system -version 2>&1 | s
 // a quota and without.
 func TestProgramsCountCPUs(t *testing.T) {
 	_, allowed := allowedCPUs(t)
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := in.share(t, map[string][]byte{"ncpu.go": []byte("package main\n\nimport \"runtime\"\n\nfunc main() { println(runtime.NumCPU()) }\n")})
 		build := exec.Command("go", "build", "-o", filepath.Join(dir, "ncpu"), filepath.Join(dir, "ncpu.go"))
 		build.Env = append(build.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
@@ -279,7 +279,7 @@ func TestProgramsCountCPUs(t *testing.T) {
 // TestLoad has an agent spin, and one sleep: what uptime and top say in each is
 // its own.
 func TestLoad(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.spawn(t, "--name", "busy", "--", "sh", "-c", "while :; do :; done")
 		in.spawn(t, "--name", "quiet", "--", "sleep", "1000")
 		load := func(agent string) float64 {

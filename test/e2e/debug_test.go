@@ -238,7 +238,7 @@ func TestGDBProcesses(t *testing.T) {
 // breakpoint.
 func TestGDBKilled(t *testing.T) {
 	need(t, "gcc", "gdb")
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.spawnDebuggee(t)
 		c, address := in.serveGDB(t, "--gdb", ":0")
 		g := in.interactiveGDB(t, address)
@@ -287,7 +287,7 @@ func TestGDBKilled(t *testing.T) {
 // TestGDBRefusals has those debug who may not, and what cannot be debugged.
 func TestGDBRefusals(t *testing.T) {
 	need(t, "gcc", "gdb")
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.spawnDebuggee(t)
 		in.spawn(t, "--name", "neighbour", "--", "sleep", "1000")
 		for _, c := range []struct{ args, want string }{

@@ -90,7 +90,7 @@ func TestDumpInGDB(t *testing.T) {
 
 // TestBundle dumps a kernel process that runs, and one that was killed.
 func TestBundle(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		id := in.spawn(t, "--name", "sleeper", "--", "sleep", "1000")
 		eventually(t, "the journal has the spawn", 10*time.Second, func() (bool, string) {
 			got := string(in.ok(t, "events", "--since", "1h", "--topic", "agent.spawn"))

@@ -129,7 +129,7 @@ func (f *follower) wait(t testing.TB, topic string, match func(eventLine) bool) 
 
 // TestEvents causes every kind of event that the kernel makes, and sees it.
 func TestEvents(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		need(t, "python3")
 		in.ok(t, "daemon", "start")
 		f := in.follow(t, "--topic", "*")
@@ -327,6 +327,7 @@ func TestEventsOfTheDaemon(t *testing.T) {
 
 // TestEventRefusals is what a subscriber who asks for nonsense is told.
 func TestEventRefusals(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	for _, c := range []struct{ args, want string }{
 		{"--topic agnt.exit", "no event has this topic"},

@@ -115,6 +115,7 @@ var insideDoors = map[string]string{"file": "python3 /d/file.py", "python": "pyt
 // be published, and looks for it at every door.
 func TestEveryEvent(t *testing.T) {
 	need(t, "python3", "gcc", "gdb")
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	in.env = append(in.env, abi.ChaosEnv+"=1")
 	d := &doors{seen: make(map[string]map[string]bool)}

@@ -104,7 +104,7 @@ func TestFabricOutlivesMembers(t *testing.T) {
 func TestFabricFromPython(t *testing.T) {
 	need(t, "python3")
 	flags := regionProgram(t)
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.spawn(t, "--", "sleep", "1000")
 		if r := in.run(t, "fabric", "create", "--size", "1M", "r"); r.status != 0 {
 			t.Fatal(r)
@@ -147,7 +147,7 @@ with open("/aios/fabric/table", "r+b") as f:
     for at in (0, 3000000): f.seek(at); f.write(sys.argv[1].encode().ljust(8))`
 	const read = `f = open("/aios/fabric/table", "rb")
 for at in (0, 3000000): f.seek(at); print(f.read(8).decode().strip("\0 "), end=" ")`
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.spawn(t, "--name", "w0", "--", "sleep", "1000")
 		in.ok(t, "fabric", "create", "--persistent", "--owner", "w0", "--size", "4M", "--label", "draft", "--keep", "3", "table")
 		in.noWith(t, "kept", "fabric", "create", "--persistent", "--size", "4M", "table")
@@ -247,7 +247,7 @@ func (in *install) show(t *testing.T) string {
 func TestCloneSharesRegion(t *testing.T) {
 	need(t, "python3")
 	flags := regionProgram(t)
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.spawn(t, append(append([]string{"--name", "one"}, flags...), "--", "python3", "/p/twin.py")...)
 		in.ok(t, "fabric", "create", "--owner", "one", "--size", "1M", "table")
 		eventually(t, "it has the region", 20*time.Second, func() (bool, string) {

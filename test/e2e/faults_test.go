@@ -236,6 +236,7 @@ func TestPanics(t *testing.T) {
 
 // TestNoChaos: what injects failures does nothing where nobody asked for it.
 func TestNoChaos(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	dir := in.program(t, "chaos")
 	if r := in.run(t, "run", "--mount", dir+":/f", "--", "/f/chaos", "39", "1"); r.status != 0 || string(r.stdout) != "returned\n" {

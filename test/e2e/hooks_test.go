@@ -106,7 +106,7 @@ func (in *install) noWith(t testing.TB, why string, args ...string) {
 // TestHooks: a hook is told of all that is done to an agent, and one refuses what
 // it does not like: nothing of that happens.
 func TestHooks(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		listen, told := in.listener(t, "listen", "")
 		in.config(t, `version: 1
 hooks:
@@ -208,7 +208,7 @@ exit 0`)+`]}
 // TestHooksThatFail: one that hangs, is killed or is not there refuses, or does
 // not count, as the configuration says; and a reload mends it.
 func TestHooksThatFail(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		hang := in.script(t, "hang", "exec sleep 1000")
 		conf := func(command, policy string) string {
 			return "version: 1\nhooks:\n  - {name: h, on: [spawn], before: true, command: [" + command + "], timeout: 300ms, on_failure: " + policy + "}\n"
@@ -261,7 +261,7 @@ func TestHooksThatFail(t *testing.T) {
 // TestDaemonDiesWhileHooksRun: of the agent that was asked about there is nothing,
 // and the program ends with the daemon.
 func TestDaemonDiesWhileHooksRun(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		pid := filepath.Join(in.dir, "pid")
 		in.config(t, `version: 1
 hooks:

@@ -226,7 +226,7 @@ func sendFiles(t *testing.T, socket, data string) {
 
 // TestDiskFull gives the state directory a file system of its own that it fills.
 func TestDiskFull(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		if r := in.hostSh(t, "unshare -m true"); r.status != 0 {
 			t.Skipf("mount namespaces are not permitted: %s", r)
 		}

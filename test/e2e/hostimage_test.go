@@ -11,7 +11,7 @@ import (
 // TestHostImageHasNoSecrets looks at everything that an agent can see beside
 // the host's programs.
 func TestHostImageHasNoSecrets(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		// Of these directories nothing of the host is there.
 		got := in.sh(t, "find /home /root /var /run /srv /opt /mnt /media /boot /tmp ! -type d ! -type l 2>&1; true")
 		if got != "" {
@@ -77,7 +77,7 @@ func unreadable(dir string) string {
 }
 
 func TestRootIsCopyOnWrite(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		const marker = "aios-e2e-marker"
 		const change = `set -e
 echo changed > /usr/bin/` + marker + `
@@ -124,7 +124,7 @@ mkdir d && chmod 0 d && su nobody -s /bin/sh -c 'ls /tmp/d' 2>/dev/null || echo 
 }
 
 func TestImage(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		need(t, "busybox")
 		dir := filepath.Join(in.dir, "rootfs")
 		must(t, os.MkdirAll(filepath.Join(dir, "bin"), 0o755))

@@ -74,7 +74,7 @@ while True:
 // TestInterrupts has programs cause interrupts, changes what becomes of them, and
 // lets a real storm rage.
 func TestInterrupts(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		need(t, "python3")
 		in.spawn(t, "--name", "quiet", "--", "sleep", "1000")
 		in.spawn(t, "--name", "busy", "--grant", "net:loopback", "--", "sleep", "1000")

@@ -11,7 +11,7 @@ import (
 // TestKernelLog follows the log of a domain, and reads it when the kernel
 // process was killed.
 func TestKernelLog(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		id := in.spawn(t, "--name", "one", "--domain", "logged", "--", "sleep", "1000")
 		in.spawn(t, "--name", "two", "--domain", "logged", "--env", "TOKEN=hunter2", "--", "sh", "-c", "sleep 1000", "hunter2")
 		console := in.start(t, "klog", "-f", "logged")

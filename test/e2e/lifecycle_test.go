@@ -12,7 +12,7 @@ import (
 )
 
 func TestSpawnToRemove(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		id := in.spawn(t, "-i", "--name", "web", "--label", "team=a", "--", "sh", "-c", "echo out; echo err >&2; read x; exit 3")
 		all := in.ps(t)
 		if len(all) != 1 || all[0].ID != id || all[0].Name != "web" || all[0].Domain != "default" {
@@ -59,7 +59,7 @@ func TestSpawnToRemove(t *testing.T) {
 // TestRunForgets looks right after run has returned: its agent is gone, and
 // its name is free.
 func TestRunForgets(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		for i := range 20 {
 			if r := in.agent(t, "--name", "job", "--", "true"); r.status != 0 {
 				t.Fatalf("run %d: %s", i, r)
@@ -86,7 +86,7 @@ func TestRunForgets(t *testing.T) {
 }
 
 func TestNameOrID(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		id := in.spawn(t, "--name", "both", "-i", "--", "cat")
 		for _, ref := range []string{id, "both"} {
 			if got := string(in.ok(t, "exec", ref, "--", "echo", "hi")); got != "hi\n" {
@@ -115,7 +115,7 @@ func TestNameOrID(t *testing.T) {
 }
 
 func TestLogs(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.spawn(t, "--name", "speaker", "-i", "--", "sh", "-c", "seq 1000; while read line; do echo $line; done; printf unfinished")
 		eventually(t, "the log is written", 20*time.Second, func() (bool, string) {
 			out := string(in.ok(t, "logs", "speaker"))
@@ -159,7 +159,7 @@ func TestLogs(t *testing.T) {
 }
 
 func TestExec(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := in.share(t, map[string][]byte{"f": []byte("mounted\n")})
 		in.spawn(t, "--name", "host", "--hostname", "inner", "--mount", dir+":/m", "--", "sleep", "1000")
 		r := in.run(t, "exec", "host", "--", "sh", "-c", "cat /m/f; hostname; echo err >&2; cat /proc/1/comm; exit 3")
@@ -252,7 +252,7 @@ beat first`
 
 // TestFirstProcessTakesTheRest is the same for an agent that ends by itself.
 func TestFirstProcessTakesTheRest(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		r := in.agent(t, "--", "sh", "-c", "setsid sleep 1000 & (sleep 1000 &); echo bye; exit 4")
 		if r.status != 4 || string(r.stdout) != "bye\n" {
 			t.Errorf("%s", r)
@@ -378,7 +378,7 @@ pid, status = os.waitpid(own, 0)
 print("own", pid == own, os.waitstatus_to_exitcode(status), flush=True)
 try: os.waitpid(-1, 0)
 except ChildProcessError: print("no more", flush=True)`
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		c := in.startAgent(t, "--name", "careless", "--", "python3", "-c", program)
 		c.stdout.expect(t, "forked\n")
 		eventually(t, "one zombie is left", 10*time.Second, func() (bool, string) {
@@ -395,7 +395,7 @@ except ChildProcessError: print("no more", flush=True)`
 }
 
 func TestPsAndInspect(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		if got := string(in.ok(t, "ps", "-o", "json")); strings.TrimSpace(got) != "[]" {
 			t.Errorf("an empty list is %q", got)
 		}

@@ -101,7 +101,7 @@ func (in *install) look(t *testing.T, args ...string) (l looked) {
 // programs, and who may.
 func TestLook(t *testing.T) {
 	need(t, "gcc")
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := in.share(t, map[string][]byte{"p.c": []byte(lookedAt)})
 		program := filepath.Join(dir, "p")
 		if out, err := exec.Command("gcc", "-g", "-O0", "-static", "-pthread", "-o", program, filepath.Join(dir, "p.c")).CombinedOutput(); err != nil {

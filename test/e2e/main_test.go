@@ -45,7 +45,7 @@ func build(dir string) error {
 	return nil
 }
 
-// platforms returns what the tests run on.
+// platforms returns what the tests run on, the default first.
 func platforms() []string {
 	if p := os.Getenv("AIOS_TEST_PLATFORM"); p != "" {
 		return []string{p}
@@ -53,10 +53,26 @@ func platforms() []string {
 	return []string{"systrap", "ptrace"}
 }
 
-// onEach runs f on every platform, each time in a fresh installation, at the
-// same time: most tests wait most of the time.
+// onEach runs f on every platform, each time in a fresh installation, beside other
+// tests: most wait most of the time.
 func onEach(t *testing.T, f func(t *testing.T, in *install)) {
-	for _, p := range platforms() {
+	t.Parallel()
+	on(t, platforms(), f)
+}
+
+// onOne runs f on the platform that is taken by default, for a feature that no
+// platform can tell apart; on every one in a soak.
+func onOne(t *testing.T, f func(t *testing.T, in *install)) {
+	t.Parallel()
+	which := platforms()
+	if !soak() {
+		which = which[:1]
+	}
+	on(t, which, f)
+}
+
+func on(t *testing.T, platforms []string, f func(t *testing.T, in *install)) {
+	for _, p := range platforms {
 		t.Run(p, func(t *testing.T) {
 			t.Parallel()
 			f(t, newInstall(t, p))

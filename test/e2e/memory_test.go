@@ -11,7 +11,7 @@ import (
 // what is done about it.
 func TestMemoryPolicies(t *testing.T) {
 	need(t, "python3")
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		const hog = `python3 -c 'x = [b"x" * (1 << 20) for _ in range(5000)]'; echo "ended $?"`
 		f := in.follow(t)
 		in.spawn(t, "--name", "web", "--limit", "memory=96M", "--on-oom", "kill-process", "--", "sh", "-c", hog+"; sleep 1000")

@@ -32,7 +32,7 @@ func (in *install) merge(t *testing.T, status int, args ...string) (m mergeResul
 
 // Repositories and trees that both sides work on are one again.
 func TestMerge(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		need(t, "git")
 		need(t, "python3")
 		in.spawn(t, "--name", "worker", "--", "sleep", "1000")
@@ -78,7 +78,7 @@ X`)
 
 // Conflicts end a merge, unless it is said who is right.
 func TestMergeConflicts(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := t.TempDir()
 		in.spawn(t, "--name", "worker", "--memory", "512M", "--grant", "fs:"+dir+":rw,at=/shared", "--", "sleep", "1000")
 		in.ok(t, "exec", "worker", "--", "sh", "-c", "echo 1 > /etc/f; echo 1 > /tmp/g")

@@ -115,7 +115,7 @@ func TestDaemonKilled(t *testing.T) {
 // TestDaemonKilledWhileSpawning kills the daemon at arbitrary moments. What it
 // was doing then is either complete or has left nothing.
 func TestDaemonKilledWhileSpawning(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.ok(t, "daemon", "start")
 		told := make(map[string]bool) // agents whose client was told of them
 		var mu sync.Mutex
@@ -279,7 +279,7 @@ func TestDomainKilled(t *testing.T) {
 }
 
 func TestDomainStop(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.spawn(t, "--name", "a", "--domain", "one", "--", "sleep", "1000")
 		in.spawn(t, "--name", "b", "--domain", "two", "--", "sleep", "1000")
 		if r := in.run(t, "domain", "stop", "one"); r.status != 125 || !strings.Contains(string(r.stderr), "fix: ") {
@@ -307,7 +307,7 @@ func TestDomainStop(t *testing.T) {
 }
 
 func TestClientKilled(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		c := in.startAgent(t, "--name", "watched", "--", "sh", "-c", counter)
 		c.stdout.expect(t, "3\n")
 		e := in.start(t, "exec", "watched", "--", "sh", "-c", "echo ready; exec sleep 1000")
@@ -334,7 +334,7 @@ func TestClientKilled(t *testing.T) {
 }
 
 func TestTenClients(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		var wg sync.WaitGroup
 		for i := range 10 { // They find no daemon: one of them starts it.
 			wg.Add(1)

@@ -10,7 +10,7 @@ import (
 
 // TestRestart ends agents and their kernel process, and sees them run again.
 func TestRestart(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.ok(t, "daemon", "start")
 		f := in.follow(t)
 		flaky := in.spawn(t, "--name", "flaky", "--restart", "on-failure:2", "--", "sh", "-c", "echo started; exit 3")

@@ -90,7 +90,7 @@ func signalName(sig syscall.Signal) string {
 }
 
 func TestStreams(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		const size = 5<<20 + 12345
 		a, b := noise(1, size), noise(2, size)
 		mount := in.share(t, map[string][]byte{"a": a, "b": b}) + ":/in"
@@ -142,7 +142,7 @@ func TestStreams(t *testing.T) {
 
 // TestBrokenPipes compares with what the same commands do without AIOS.
 func TestBrokenPipes(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		for name, script := range map[string]string{
 			"the reader goes":           `%s yes | head -n 1; echo "${PIPESTATUS[@]}"`,
 			"the reader reads nothing":  `%s yes | true; echo "${PIPESTATUS[0]}"`,
@@ -161,7 +161,7 @@ func TestBrokenPipes(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		mount := in.share(t, map[string][]byte{"script": []byte("echo hello\n"), "data": []byte("data"), "garbage.tar": noise(3, 5000)})
 		must(t, os.Chmod(filepath.Join(mount, "script"), 0o755))
 		m := mount + ":/m"
@@ -241,7 +241,7 @@ for n in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.S
     signal.signal(n, got)
 print("ready", flush=True)
 while True: time.sleep(1)`
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		c := in.startAgent(t, "--", "python3", "-c", trap)
 		c.stdout.expect(t, "ready\n")
 		for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGTERM} {
@@ -278,7 +278,7 @@ while True: time.sleep(1)`
 // TestAttachToOneWithoutInput checks that an agent that takes no input can be
 // joined all the same.
 func TestAttachToOneWithoutInput(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.spawn(t, "--name", "deaf", "--", "sh", "-c", "while [ ! -e /tmp/go ]; do echo tick; sleep 0.1; done; exit 4")
 		a := in.start(t, "attach", "deaf")
 		a.stdout.expect(t, "tick\n")

@@ -57,7 +57,7 @@ func (in *install) top(t testing.TB, args ...string) (topSample, map[string]topA
 // TestTop watches an agent that computes, one that is throttled and one that
 // sleeps, by numbers and on a terminal.
 func TestTop(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		need(t, "python3")
 		in.spawn(t, "--name", "heavy", "--", "python3", "-c", spinning)
 		in.spawn(t, "--name", "capped", "--limit", "cpu=0.2", "--", "python3", "-c", spinning)
@@ -179,7 +179,7 @@ func (in *install) schedSet(t testing.TB, args ...string) (v schedSet) {
 // TestSchedSet changes what agents may use while they compute, and looks at what
 // they get; and at what is refused.
 func TestSchedSet(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		need(t, "python3")
 		in.ok(t, "daemon", "start")
 		f := in.follow(t, "--topic", "cpu.*")
@@ -263,7 +263,7 @@ func TestSchedSet(t *testing.T) {
 // TestSchedSetByToken has bearers change no more than their grants say, of no
 // agents but theirs.
 func TestSchedSetByToken(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		for _, name := range []string{"mine", "other"} {
 			in.spawn(t, "--name", name, "--", "sleep", "1000")
 		}
@@ -310,7 +310,7 @@ type traceFile struct {
 // what breaks files.
 func TestSchedTrace(t *testing.T) {
 	const wicked = "\"}]\n\x1b[2J<x\\"
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		need(t, "python3")
 		in.spawn(t, "--name", "plain", "--cpu", "cpus=0", "--", "python3", "-c", spinning)
 		in.spawn(t, "--name", "wicked", "--cpu", "cpus=0,quota=0.3", "--", "python3", "-c",

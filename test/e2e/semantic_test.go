@@ -48,7 +48,7 @@ func (in *install) remembered(t testing.TB, args ...string) (out []memoryHit) {
 // capabilities show, and what it wrote outlives it, the daemon and the service.
 func TestSemanticMemory(t *testing.T) {
 	need(t, "python3")
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := in.share(t, map[string][]byte{
 			"write.py": []byte(memoryClient + `
 print(m.ask("put", namespace="notes", id="cat", text="the cat sleeps on the keyboard", vector=[1, 0, 0], tags=["animals"])["id"])
@@ -98,7 +98,7 @@ print(m.ask("get", namespace="notes", ids=["cat", "rain"])["items"][0]["provenan
 // service under one.
 func TestSemanticMemoryIsTakenBack(t *testing.T) {
 	need(t, "python3")
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.ok(t, "memory", "put", "notes", "the cat sleeps", "--id", "cat")
 		dir := in.share(t, map[string][]byte{"ask.py": []byte(memoryClient + `
 for line in open("/tmp/in"):

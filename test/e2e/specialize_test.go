@@ -10,7 +10,7 @@ import (
 // A copy with less authority does less, at once, and whatever an operator tries it is
 // given nothing.
 func TestSpecialize(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := t.TempDir()
 		for _, d := range []string{"in", "out"} {
 			if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {

@@ -56,7 +56,7 @@ func TestSurroundings(t *testing.T) {
 }
 
 func TestMounts(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := in.share(t, map[string][]byte{"from-host": []byte("from the host\n")})
 		must(t, os.Mkdir(filepath.Join(dir, "sub"), 0o755))
 		must(t, os.Symlink("/etc/shadow", filepath.Join(dir, "link")))
@@ -129,7 +129,7 @@ import socket
 for family, address in (socket.AF_INET, ("127.0.0.1", 8080)), (socket.AF_UNIX, "\0abstract"), (socket.AF_UNIX, "/tmp/socket"):
     s = socket.socket(family); s.settimeout(20); s.connect(address); print(s.recv(100).decode(), end=" ")
 print()`
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		need(t, "python3")
 		agents := []string{"castor", "pollux"}
 		for _, name := range agents {
@@ -178,7 +178,7 @@ print()`
 }
 
 func TestIsolated(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.spawn(t, "--name", "a", "--isolated", "--", "sleep", "1000")
 		in.spawn(t, "--name", "b", "--isolated", "--", "sleep", "1000")
 		d := in.domains(t)

@@ -90,7 +90,7 @@ func TestTemplateModules(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", filepath.Join(built, "warm"), "./testdata/template/warm").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.template(t, "python", "--mount", absolute(t, "testdata/template")+":/p", "-e", "PYTHONPATH=/aios/lib", "--", "python3", "/p/warm.py")
 		in.template(t, "go", "--mount", built+":/built", "--", "/built/warm")
 		for _, name := range []string{"python", "go"} {
@@ -116,7 +116,7 @@ func TestTemplateModules(t *testing.T) {
 // What a copy of a template may do is what its own command says.
 func TestTemplateAuthority(t *testing.T) {
 	need(t, "python3")
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := in.share(t, map[string][]byte{"data": []byte(strings.Repeat("secret ", 1000))})
 		in.template(t, "holds", "--mount", dir+":/d", "--", "python3", "-c", `import sys, mmap
 with open("/d/data") as f:
@@ -154,7 +154,7 @@ print("warm", flush=True); exec(sys.stdin.read())`)
 
 // An agent that began from a template is started again from it.
 func TestRestartFromTemplate(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.template(t, "flaky", "--", "sh", "-c", `echo warmed; echo ready > /aios/self/template; echo began; exit 3`)
 		f := in.follow(t)
 		agent := in.spawn(t, "--from", "flaky", "--name", "again", "--restart", "on-failure:2")
@@ -170,7 +170,7 @@ func TestRestartFromTemplate(t *testing.T) {
 // A program in a copy hears that it is one, and draws other numbers than the original.
 func TestCopiesReseed(t *testing.T) {
 	need(t, "python3")
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		original := in.spawn(t, "--mount", absolute(t, "testdata/template")+":/p", "-e", "PYTHONPATH=/aios/lib", "--", "python3", "/p/reseed.py")
 		eventually(t, "it runs", patience, func() (bool, string) {
 			out := string(in.ok(t, "logs", original))

@@ -99,7 +99,7 @@ while True:
     print("read", repr(line), flush=True)
 print("end", flush=True)
 sys.exit(6)`
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		term := openTerminal(t, 33, 77)
 		before := term.mode()
 		term.run(in, in.runArgs("-t", "--", "python3", "-c", script)...)
@@ -130,7 +130,7 @@ sys.exit(6)`
 }
 
 func TestTerminalIsRestored(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		for name, end := range map[string]func(term *terminal){
 			"the agent is killed":   func(*terminal) { in.ok(t, "kill", "victim") },
 			"the client gets TERM":  func(term *terminal) { must(t, term.cmd.Process.Signal(syscall.SIGTERM)) },
@@ -153,7 +153,7 @@ func TestTerminalIsRestored(t *testing.T) {
 }
 
 func TestWithoutTerminal(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		term := in.onTerminal(t, in.runArgs("--", "python3", "-c", "import os; print([os.isatty(i) for i in range(3)]); print(input())")...)
 		term.expect("[False, False, False]\r\n")
 		before := term.mode()
@@ -174,7 +174,7 @@ func TestWithoutTerminal(t *testing.T) {
 }
 
 func TestDetachAndAttach(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		term := in.shell(t, "--name", "sh")
 		term.press("x=kept\r")
 		term.expect("ready> ")
@@ -199,7 +199,7 @@ func TestDetachAndAttach(t *testing.T) {
 }
 
 func TestExecOnTerminal(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.spawn(t, "--name", "host", "--", "sleep", "1000")
 		term := in.onTerminal(t, "exec", "-t", "-e", "PS1=ready> ", "host", "--", "bash", "--norc", "-i")
 		term.expect("ready> ")

@@ -62,6 +62,7 @@ func (in *install) stamped(t *testing.T, topic, id string, want time.Duration) {
 // restart. Kernel processes stamp by the same clock; the host's, and that inside
 // agents, stay as they are.
 func TestTime(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	if out := string(in.ok(t, "time")); !strings.Contains(out, "no time servers are configured") {
 		t.Errorf("without servers: %s", out)

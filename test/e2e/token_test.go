@@ -69,7 +69,7 @@ const notAccepted = "the token is not one that this host accepts"
 
 // TestToken has somebody who is no user of the daemon do what a token allows.
 func TestToken(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		data := in.share(t, map[string][]byte{"in/f": []byte("hello\n")})
 		in.spawn(t, "--name", "other", "--", "sleep", "1000")
 		at := in.listen(t)
@@ -156,7 +156,7 @@ func TestToken(t *testing.T) {
 
 // TestRevocationEndsCalls revokes while calls of three kinds are under way.
 func TestRevocationEndsCalls(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		text, id := in.issue(t, "--op", "spawn,attach,logs,wait", "--agent", "own")
 		b := in.bearing(in.listen(t), text)
 		b.spawn(t, "--name", "mine", "--", "sh", "-c", counter)
@@ -183,7 +183,7 @@ func TestRevocationEndsCalls(t *testing.T) {
 // TestTokensOutliveTheDaemon kills the daemon: what was issued, revoked and
 // spawned, and where bearers are served, is known to the next.
 func TestTokensOutliveTheDaemon(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		at := strings.TrimSpace(string(in.ok(t, "token", "listen", "tcp:127.0.0.1:0")))
 		text, _ := in.issue(t, "--op", "spawn,list", "--agent", "own")
 		gone, id := in.issue(t, "--op", "list", "--agent", "*")
@@ -209,7 +209,7 @@ func TestTokensOutliveTheDaemon(t *testing.T) {
 // TestTokenForAnotherHost hands authority from one daemon to the bearers of
 // another, as between two hosts.
 func TestTokenForAnotherHost(t *testing.T) {
-	onEach(t, func(t *testing.T, here *install) {
+	onOne(t, func(t *testing.T, here *install) {
 		there := newInstall(t, here.platform)
 		data := there.share(t, map[string][]byte{"f": []byte("there\n")})
 		mine, theirs := here.tokenKey(t), there.tokenKey(t)
@@ -259,6 +259,7 @@ func TestTokenForAnotherHost(t *testing.T) {
 
 // TestTokenFiles has tokens come from a file, and go to one.
 func TestTokenFiles(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	file := filepath.Join(in.dir, "ci.token")
 	in.ok(t, "token", "issue", "--subject", "ci", "--op", "list", "--agent", "*", "--out", file)

@@ -99,7 +99,7 @@ func TestUpgrade(t *testing.T) {
 // Whoever is killed while an upgrade is undecided, the agent is the old one or the new
 // one after.
 func TestUpgradeKilled(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.version(t, "one")
 		in.version(t, "two")
 		dir := t.TempDir()

@@ -13,7 +13,7 @@ import (
 // TestOrdinaryUser does what matters most without any privilege.
 func TestOrdinaryUser(t *testing.T) {
 	const uid = 54321
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		in.asUser(t, uid)
 		if got := in.sh(t, "echo hello; id -u; hostname", "--name", "job"); got != "hello\n0\njob\n" {
 			t.Errorf("%q", got)

@@ -83,7 +83,7 @@ func TestHungKernel(t *testing.T) {
 
 // TestGoferKilled: files of the directory it served fail, nothing else does.
 func TestGoferKilled(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		dir := in.share(t, map[string][]byte{"file": []byte("text\n")})
 		in.spawn(t, "--name", "neighbour", "--", "sh", "-c", counter)
 		before := map[int]bool{}
@@ -137,6 +137,7 @@ func TestGoferKilled(t *testing.T) {
 // TestImageGone takes the file of an image away: what runs goes on, what is new
 // is refused with the reason.
 func TestImageGone(t *testing.T) {
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	root := t.TempDir()
 	must(t, os.Mkdir(filepath.Join(root, "bin"), 0o755))

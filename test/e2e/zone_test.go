@@ -28,6 +28,7 @@ int main(void) {
 // of no zones.
 func TestZones(t *testing.T) {
 	need(t, "gcc", "python3")
+	t.Parallel()
 	in := newInstall(t, platforms()[0])
 	dir := in.share(t, map[string][]byte{"probe.c": []byte(zoneProbe), "probe.py": []byte(`
 import time
