@@ -293,13 +293,14 @@ func (c *copying) make(req control.SpawnRequest, rest uint64) error {
 	}
 	c.files = newFileCopier(c)
 	defer c.files.release()
+	defer c.keepSegments()
 	if err := c.terminals(); err != nil {
 		return err
 	}
 	if err := c.consoles(); err != nil {
 		return err
 	}
-	for _, step := range []func() error{c.tasks, c.files.tables, c.memory, c.bury, c.timers} {
+	for _, step := range []func() error{c.tasks, c.files.tables, c.sysv, c.memory, c.bury, c.timers} {
 		if err := step(); err != nil {
 			return err
 		}

@@ -7,7 +7,7 @@ import (
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/kernel/auth"
-	gvsched "gvisor.dev/gvisor/pkg/sentry/kernel/sched"
+	"gvisor.dev/gvisor/pkg/sentry/kernel/shm"
 	"gvisor.dev/gvisor/pkg/sentry/ktime"
 	"gvisor.dev/gvisor/pkg/sentry/limits"
 	"gvisor.dev/gvisor/pkg/sentry/mm"
@@ -32,6 +32,7 @@ type copying struct {
 	made     []*kernel.Task // not started
 	doomed   []*kernel.Task // to end before the copy runs
 	files    *fileCopier
+	shm      map[uint64]*shm.Shm // of System V, by number
 }
 
 // doom has t end as soon as it is started.
@@ -299,25 +300,6 @@ func (c *copying) image(old *kernel.Task) (*kernel.TaskImage, error) {
 	}
 	img.Name, img.Arch = old.Name(), old.Arch().Fork()
 	return img, nil
-}
-
-// cpus is where a copy of old may run: where old may, as far as the copy may.
-func (c *copying) cpus(old *kernel.Task) gvsched.CPUSet {
-	all, mine := c.s.cpuMask(c.dst.id), old.CPUMask()
-	and := gvsched.NewCPUSet(uint(c.s.cfg.CPUs))
-	n := 0
-	mine.ForEachCPU(func(cpu uint) {
-		ok := false
-		all.ForEachCPU(func(o uint) { ok = ok || o == cpu })
-		if ok {
-			and.Set(cpu)
-			n++
-		}
-	})
-	if n == 0 {
-		return all
-	}
-	return and
 }
 
 // table returns the copy of a table of descriptors, with a reference. It is

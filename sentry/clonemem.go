@@ -92,6 +92,8 @@ func (c *copying) memory() error {
 			switch {
 			case strings.HasPrefix(x.path, "[aio]"):
 				err = errdefs.New(errdefs.Unsupported, "a process uses asynchronous I/O by io_setup(2)", errdefs.Op("clone"), errdefs.Resource("%s", c.src.id))
+			case c.isSegment(x):
+				err = c.mapSegment(t, m, x)
 			case x.shared:
 				c.noteShared(x)
 				err = c.mapShared(old, m, x, shared)

@@ -8,6 +8,7 @@ import (
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/sentry/arch"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	gvsched "gvisor.dev/gvisor/pkg/sentry/kernel/sched"
 	"gvisor.dev/gvisor/pkg/sentry/mm"
 
 	"aios.dev/aios/control"
@@ -146,9 +147,6 @@ func (a *Agent) survey(split *control.Split) (f *family, busy string, err error)
 	}
 	if f.head == nil || f.head.zombie {
 		return nil, "", errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", a.id))
-	}
-	if ipc := a.ns.ipc; ipc.ShmRegistry().ShmInfo().ShmTot > 0 || ipc.SemaphoreRegistry().SemInfo().SemUsz > 0 || ipc.MsgqueueRegistry().MsgInfo(a.ctx).MsgPool > 0 {
-		return nil, "", f.refuse(f.head.old, "has shared memory, semaphores or messages of System V")
 	}
 	if a.toldUnread() {
 		return nil, "what inotify has told is not read yet", nil
@@ -289,4 +287,23 @@ func (tw *twin) mask(a *Agent) linux.SignalSet {
 		return saved
 	}
 	return mask
+}
+
+// cpus is where a copy of old may run: where old may, as far as the copy may.
+func (c *copying) cpus(old *kernel.Task) gvsched.CPUSet {
+	all, mine := c.s.cpuMask(c.dst.id), old.CPUMask()
+	and := gvsched.NewCPUSet(uint(c.s.cfg.CPUs))
+	n := 0
+	mine.ForEachCPU(func(cpu uint) {
+		ok := false
+		all.ForEachCPU(func(o uint) { ok = ok || o == cpu })
+		if ok {
+			and.Set(cpu)
+			n++
+		}
+	})
+	if n == 0 {
+		return all
+	}
+	return and
 }

@@ -45,6 +45,7 @@ var cloneCorpus = []struct {
 	{"inotify", "python3", []string{"python3", "/p/inotify.py"}},
 	{"datagrams", "python3", []string{"python3", "/p/datagrams.py"}},
 	{"terminals", "python3", []string{"python3", "/p/terminals.py"}},
+	{"System V", "python3", []string{"python3", "/p/sysv.py"}},
 }
 
 // Programs are caught at random moments, AIOS_INSTANTS of them on each platform:
