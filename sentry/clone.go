@@ -21,8 +21,10 @@ import (
 //	survey      every task stands at a point from which it could go on  clonetasks.go
 //	authority   the copy's capabilities, out of the original's          cloneauth.go
 //	files       the upper layer, mounts of grants                       clonetree.go
+//	terminals   before who has one                                      cloneterminals.go
 //	tasks       processes and threads, memory copy-on-write             clonemake.go
 //	descriptors what is open                                            clonefiles.go, clonesockets.go, clonelocks.go
+//	System V    shared memory, semaphores, messages                     clonesysv.go
 //	memory      what a fork would share                                 clonemem.go
 //
 // What cannot be carried over is found before the copy runs: then there is no copy,

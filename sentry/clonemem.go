@@ -91,7 +91,7 @@ func (c *copying) memory() error {
 			var err error
 			switch {
 			case strings.HasPrefix(x.path, "[aio]"):
-				err = errdefs.New(errdefs.Unsupported, "a process uses asynchronous I/O by io_setup(2)", errdefs.Op("clone"), errdefs.Resource("%s", c.src.id))
+				err = c.copyAIO(old, m, x)
 			case c.isSegment(x):
 				err = c.mapSegment(t, m, x)
 			case x.shared:

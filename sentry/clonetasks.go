@@ -148,6 +148,9 @@ func (a *Agent) survey(split *control.Split) (f *family, busy string, err error)
 	if f.head == nil || f.head.zombie {
 		return nil, "", errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", a.id))
 	}
+	if busy, err = f.underWay(); busy != "" || err != nil {
+		return nil, busy, err
+	}
 	if a.toldUnread() {
 		return nil, "what inotify has told is not read yet", nil
 	}

@@ -28,6 +28,7 @@ type cloneNotes struct {
 	timers   map[*kernel.ThreadGroup]map[linux.TimerID]timerNote // +checklocks:mu
 	files    map[*vfs.FileDescription]*fileNote                  // +checklocks:mu
 	signals  map[*kernel.ThreadGroup]bool                        // who wants SIGAIOSCLONE; +checklocks:mu
+	aio      map[*kernel.ThreadGroup]map[uint64]uint32           // how many events contexts of io_setup(2) take; +checklocks:mu
 	restored bool                                                // from a checkpoint, which has no notes of files; set before the agent is known
 	prune    int                                                 // +checklocks:mu
 	masks    sync.Map                                            // *atomic.Uint64 by *kernel.Task
@@ -117,9 +118,10 @@ func (n *cloneNotes) ended(t *kernel.Task) {
 	defer n.mu.Unlock()
 	delete(n.clearTID, t)
 	delete(n.filters, t)
-	if tg := t.ThreadGroup(); len(n.timers)+len(n.signals) > 0 && tg.Count() <= 1 {
+	if tg := t.ThreadGroup(); len(n.timers)+len(n.signals)+len(n.aio) > 0 && tg.Count() <= 1 {
 		delete(n.timers, tg)
 		delete(n.signals, tg)
+		delete(n.aio, tg)
 	}
 }
 
@@ -212,6 +214,8 @@ func (s *Kernel) noteCall(call abi.Syscall, inner kernel.SyscallFn) kernel.Sysca
 		after = noteTimer
 	case "flock":
 		after = noteFlock
+	case "io_setup":
+		after = noteAIO
 	case "inotify_rm_watch":
 		after = forgetWatch
 	case "epoll_ctl":

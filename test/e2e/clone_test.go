@@ -46,6 +46,7 @@ var cloneCorpus = []struct {
 	{"datagrams", "python3", []string{"python3", "/p/datagrams.py"}},
 	{"terminals", "python3", []string{"python3", "/p/terminals.py"}},
 	{"System V", "python3", []string{"python3", "/p/sysv.py"}},
+	{"asynchronous I/O", "python3", []string{"python3", "/p/aio.py"}},
 }
 
 // Programs are caught at random moments, AIOS_INSTANTS of them on each platform:
