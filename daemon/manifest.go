@@ -37,7 +37,7 @@ import (
 // the directory, at any moment, finds a checkpoint whole or finds none.
 const (
 	manifestName   = "manifest.json"
-	manifestFormat = 2
+	manifestFormat = 3
 	// maxManifest bounds what is read of one.
 	maxManifest = 64 << 20
 )

@@ -275,7 +275,6 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 	a.orph.timer.Init(a.s.wheel, func() { go a.sweep() })
 	a.setNetwork(ns.net.Stack())
 	if restored != nil {
-		a.notes.restored = true
 		a.memID, a.born = restored.MemID, a.born.Add(-restored.Age)
 	}
 	a.ctx = s.context(a.ns, s.creds, a.memID)

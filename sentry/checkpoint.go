@@ -299,7 +299,7 @@ func (a *Agent) record() agentRecord {
 
 // saved returns what of gVisor the agent holds.
 func (a *Agent) saved() *savedAgent {
-	o := &savedAgent{pid: a.ns.pid(), uts: a.ns.uts, ipc: a.ns.ipc, net: a.ns.net, mnt: a.ns.mnt, upper: a.ns.upper, clearTID: a.notes.clearTIDs(), grants: a.savedGrants()}
+	o := &savedAgent{pid: a.ns.pid(), uts: a.ns.uts, ipc: a.ns.ipc, net: a.ns.net, mnt: a.ns.mnt, upper: a.ns.upper, clearTID: a.notes.clearTIDs(), grants: a.savedGrants(), notes: a.notes.saved()}
 	for _, p := range a.programs() {
 		o.procs = append(o.procs, p.saved())
 	}

@@ -90,9 +90,6 @@ func watched(t *kernel.Task, args arch.SyscallArguments) (vd vfs.VirtualDentry) 
 
 // copyInotify makes the watches of an inotify descriptor anew.
 func (f *fileCopier) copyInotify(old *vfs.FileDescription, impl *vfs.Inotify) (_ *vfs.FileDescription, err error) {
-	if f.c.src.notes.restored {
-		return nil, f.refuse(old, "what inotify watches is not known of an agent that was restored from a checkpoint")
-	}
 	type watch struct {
 		wd int32
 		watchNote

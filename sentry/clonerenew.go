@@ -194,7 +194,7 @@ func (f *fileCopier) replaceable(file *vfs.FileDescription, at map[*vfs.FileDesc
 		}
 	}
 	notes.mu.Unlock()
-	if unsure || notes.restored || file.AsyncHandler() != nil || file.ReadRefs() != int64(len(at[file])) {
+	if unsure || file.AsyncHandler() != nil || file.ReadRefs() != int64(len(at[file])) {
 		return false
 	}
 	s := file.Impl().(*unix.Socket)

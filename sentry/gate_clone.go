@@ -29,7 +29,6 @@ type cloneNotes struct {
 	files    map[*vfs.FileDescription]*fileNote                  // +checklocks:mu
 	signals  map[*kernel.ThreadGroup]bool                        // who wants SIGAIOSCLONE; +checklocks:mu
 	aio      map[*kernel.ThreadGroup]map[uint64]uint32           // how many events contexts of io_setup(2) take; +checklocks:mu
-	restored bool                                                // from a checkpoint, which has no notes of files; set before the agent is known
 	prune    int                                                 // +checklocks:mu
 	masks    sync.Map                                            // *atomic.Uint64 by *kernel.Task
 }

@@ -372,6 +372,7 @@ func (a *Agent) adopt(rec *agentRecord, saved *savedAgent) error {
 	for t, addr := range saved.clearTID {
 		a.notes.setClearTID(t, addr, true)
 	}
+	a.notes.load(saved.notes)
 	a.orph.mu.Lock()
 	a.orph.kids = make(map[*kernel.ThreadGroup]time.Time)
 	for _, tg := range saved.kids {

@@ -74,6 +74,7 @@ type savedAgent struct {
 	kids     []*kernel.ThreadGroup
 	clearTID map[*kernel.Task]hostarch.Addr
 	grants   []*savedGrant
+	notes    *savedNotes
 }
 
 // StateTypeName implements state.Type.
@@ -81,12 +82,12 @@ func (*savedAgent) StateTypeName() string { return "aios/sentry.savedAgent" }
 
 // StateFields implements state.Type.
 func (*savedAgent) StateFields() []string {
-	return []string{"pid", "uts", "ipc", "net", "mnt", "upper", "procs", "kids", "clearTID", "grants"}
+	return []string{"pid", "uts", "ipc", "net", "mnt", "upper", "procs", "kids", "clearTID", "grants", "notes"}
 }
 
 // fields are what StateFields names.
 func (a *savedAgent) fields() []any {
-	return []any{&a.pid, &a.uts, &a.ipc, &a.net, &a.mnt, &a.upper, &a.procs, &a.kids, &a.clearTID, &a.grants}
+	return []any{&a.pid, &a.uts, &a.ipc, &a.net, &a.mnt, &a.upper, &a.procs, &a.kids, &a.clearTID, &a.grants, &a.notes}
 }
 
 // StateSave implements state.SaverLoader.

@@ -122,6 +122,48 @@ func cloneAt(t *testing.T, in *install, args []string, after time.Duration, want
 	}
 }
 
+// What has to be known of a program before it can be copied is known after it was
+// saved and goes on.
+func TestCloneOfTheRestored(t *testing.T) {
+	sources := absolute(t, "testdata/clone")
+	onEach(t, func(t *testing.T, in *install) {
+		need(t, "python3")
+		names := []string{"loop", "inotify", "shared", "aio"}
+		want, agents := make(map[string]string), make(map[string][]string)
+		args := func(name string) []string {
+			return []string{"--grant", "net:loopback", "--grant", "fs:" + sources + ":ro,at=/p", "--", "python3", "/p/" + name + ".py"}
+		}
+		for _, name := range names {
+			agents[name] = []string{in.spawn(t, args(name)...)}
+		}
+		for _, name := range names {
+			in.run(t, "wait", agents[name][0])
+			want[name] = string(in.ok(t, "logs", agents[name][0]))
+			agents[name][0] = in.spawn(t, args(name)...)
+		}
+		time.Sleep(time.Duration(200+rand.IntN(300)) * time.Millisecond)
+		in.ok(t, "domain", "hibernate", "default")
+		in.ok(t, "domain", "restore", "default")
+		for _, name := range names {
+			r := in.run(t, "clone", agents[name][0])
+			if r.status == 0 {
+				agents[name] = append(agents[name], strings.TrimSpace(string(r.stdout)))
+			} else if !strings.Contains(string(r.stderr), "has ended") {
+				t.Errorf("%s: %s", name, r)
+			}
+		}
+		for _, name := range names {
+			for i, id := range agents[name] {
+				in.run(t, "wait", id)
+				l := in.run(t, "logs", id)
+				if got := string(l.stdout); got != want[name] && (i == 0 || !strings.HasSuffix(want[name], got)) || len(l.stderr) != 0 {
+					t.Errorf("%s, %s: %s, want %q", name, []string{"the original", "the copy"}[i], l, want[name])
+				}
+			}
+		}
+	})
+}
+
 func absolute(t *testing.T, name string) string {
 	t.Helper()
 	p, err := filepath.Abs(name)
