@@ -208,8 +208,8 @@ func (f *fileCopier) copyFile(old *vfs.FileDescription) (*vfs.FileDescription, e
 	case *vfs.Inotify:
 		return f.copyInotify(old, impl)
 	}
-	if target, err := kernel.PIDFDTask(old); err == nil {
-		return f.copyPIDFD(old, target)
+	if ids, err := kernel.ObservedTIDsForPIDFD(old, f.src(old)); err == nil {
+		return f.copyPIDFD(old, kernel.ThreadID(ids[0]))
 	}
 	if file, ok, err := f.sockets.copy(f, old); ok || err != nil {
 		return file, err
@@ -223,13 +223,24 @@ func (f *fileCopier) copyFile(old *vfs.FileDescription) (*vfs.FileDescription, e
 	return f.reopen(old)
 }
 
-// copyPIDFD names the copy of a process.
-func (f *fileCopier) copyPIDFD(old *vfs.FileDescription, target *kernel.Task) (*vfs.FileDescription, error) {
-	tw := f.c.f.of[target]
-	if tw == nil || tw.new == nil {
-		return nil, f.refuse(old, "the process that it names has ended, or is another agent's")
+// copyPIDFD names the copy of a process; if that has ended and was waited for, one
+// that ends before the copy runs.
+func (f *fileCopier) copyPIDFD(old *vfs.FileDescription, id kernel.ThreadID) (*vfs.FileDescription, error) {
+	thread := false
+	if id == -1 {
+		gone, err := f.c.idle(f.c.group(kernel.NewSignalHandlers(), linux.SIGCHLD, nil), "", nil)
+		if err != nil {
+			return nil, err
+		}
+		id = f.c.dst.ns.pid().IDOfTask(gone)
+	} else {
+		tw := f.c.f.twins[id]
+		if tw == nil || tw.new == nil {
+			return nil, f.refuse(old, "the process that it names is another agent's")
+		}
+		thread = !tw.lead
 	}
-	file, err := f.holder[old].new.PIDFDOpen(tw.tid, !tw.lead, old.StatusFlags()&linux.O_NONBLOCK != 0)
+	file, err := f.creator(old).PIDFDOpen(id, thread, old.StatusFlags()&linux.O_NONBLOCK != 0)
 	return file, errdefs.Wrap(err, errdefs.Internal, "open a process")
 }
 

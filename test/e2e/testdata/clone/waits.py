@@ -1,5 +1,9 @@
-# Signals, interval timers, a wake-up descriptor, selectors, condition variables.
+# Signals, interval timers, a wake-up descriptor, selectors, condition variables, and
+# descriptors of processes: one that runs, one that has ended, one that was waited for.
 import os, select, selectors, signal, socket, threading, time
+pids = [os.posix_spawn('/bin/sh', ['sh', '-c', 'exit 4' if n else 'exec sleep 1000'], {}) for n in range(3)]
+fds = [os.pidfd_open(pid) for pid in pids]
+os.waitpid(pids[2], 0)
 ticks, got = [0], []
 signal.signal(signal.SIGALRM, lambda *_: ticks.__setitem__(0, ticks[0] + 1))
 signal.signal(signal.SIGUSR1, lambda *_: got.append('usr1'))
@@ -33,4 +37,11 @@ def player(n):
             order.append(n); turn[0] += 1; cond.notify_all()
 ps = [threading.Thread(target=player, args=(n,)) for n in range(3)]
 [p.start() for p in ps]; [p.join() for p in ps]
+def ready(fd):
+    p = select.poll(); p.register(fd, select.POLLIN)
+    return [e & select.POLLIN for _, e in p.poll(0)]
+def kill(fd):
+    try: signal.pidfd_send_signal(fd, signal.SIGKILL)
+    except OSError as err: return err.errno
+print([ready(fd) for fd in fds], kill(fds[2]), kill(fds[0]), [os.waitid(os.P_PIDFD, fd, os.WEXITED).si_status for fd in fds[:2]])
 print(len(set(seen)), seen[0], got, order == [0, 1, 2] * 30, flush=True)
