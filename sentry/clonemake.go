@@ -263,7 +263,11 @@ func (c *copying) living(tw *twin, parent *kernel.Task) (*kernel.Task, error) {
 	if img, err = c.image(old); err != nil {
 		return nil, err
 	}
-	tw.restarted(img.Arch)
+	if c.hears(tw) {
+		tw.interrupted(img.Arch)
+	} else {
+		tw.restarted(img.Arch)
+	}
 	dir, err := c.dir(fsc)
 	if err != nil {
 		img.MemoryManager.DecUsers(c.ctx)

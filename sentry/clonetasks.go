@@ -276,6 +276,15 @@ func (tw *twin) restarted(ac *arch.Context64) {
 	}
 }
 
+// interrupted returns the registers with which a copy of tw goes on that is about to
+// be interrupted.
+func (tw *twin) interrupted(ac *arch.Context64) {
+	if _, ok := linuxerr.SyscallRestartErrorFromReturn(ac.Return()); tw.restart && ok {
+		errno := -int(unix.EINTR)
+		ac.SetReturn(uintptr(errno))
+	}
+}
+
 // mask returns the signal mask with which a copy of tw goes on. A call that has
 // replaced it is over, and will be made again.
 func (tw *twin) mask(a *Agent) linux.SignalSet {

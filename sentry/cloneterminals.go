@@ -470,6 +470,23 @@ func (c *copying) heir(g *twinGroup) *kernel.Task {
 	return nil
 }
 
+// hears reports whether a task is interrupted by SIGHUP as its terminal is hung up,
+// and its call is not made again.
+func (c *copying) hears(tw *twin) bool {
+	tg := tw.group.old
+	tty := tg.TTY()
+	if tty == nil {
+		return false
+	}
+	if x := c.files.byNumber[tty.Index()]; x == nil || x.master != nil {
+		return false
+	}
+	act, err := tg.SetSigAction(linux.SIGHUP, nil)
+	id, err2 := tg.ForegroundProcessGroupID(tty)
+	return err == nil && err2 == nil && id == tw.group.pgid && tw.old.SignalMask()&linux.SignalSetOf(linux.SIGHUP) == 0 &&
+		act.Handler != linux.SIG_IGN && act.Handler != linux.SIG_DFL && act.Flags&linux.SA_RESTART == 0
+}
+
 // foregrounds says which process groups are in the foreground of their terminals.
 func (c *copying) foregrounds() {
 	for _, g := range c.f.groups {

@@ -120,3 +120,54 @@ func TestSplit(t *testing.T) {
 		}
 	})
 }
+
+// Who leaves the other end of a terminal behind finds it hung up; who has both takes
+// the terminal along.
+func TestSplitTerminals(t *testing.T) {
+	need(t, "python3")
+	const program = `
+import os, pty, signal, time
+def child(say):
+    def hup(*a):
+        os.write(out, b'hup\n'); os._exit(3)
+    out = os.open('/dev/null' if not say else '/tmp/said', os.O_WRONLY | os.O_CREAT)
+    signal.signal(signal.SIGHUP, hup)
+    print('child', flush=True)
+    print('got', input(), flush=True)
+    while True: time.sleep(0.05)
+worker = os.fork()
+if worker == 0:
+    pid, fd = pty.fork()
+    if pid == 0: child(False)
+    os.read(fd, 7)
+    open('/tmp/ready', 'w').close()
+    while not os.path.exists('/tmp/go'): time.sleep(0.01)
+    os.write(fd, b'word\n')
+    got = b''
+    while b'got word' not in got: got += os.read(fd, 100)
+    os.close(fd)
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+pid, fd = pty.fork()
+if pid == 0: child(True)
+os.read(fd, 7)
+print(worker, pid, flush=True)
+while True: time.sleep(1)
+`
+	onEach(t, func(t *testing.T, in *install) {
+		agent := in.spawn(t, "--", "python3", "-c", program)
+		var pids []string
+		eventually(t, "it is ready", 20*time.Second, func() (bool, string) {
+			pids = strings.Fields(string(in.ok(t, "logs", agent)))
+			return len(pids) == 2 && in.run(t, "exec", agent, "test", "-e", "/tmp/ready").status == 0, strings.Join(pids, " ")
+		})
+		alone := strings.TrimSpace(string(in.ok(t, "split", "--name", "alone", agent, "--pid", pids[1])))
+		if r := in.run(t, "wait", alone); !strings.Contains(string(r.stdout), " 3") {
+			t.Errorf("who was left ended with %s", r)
+		}
+		both := strings.TrimSpace(string(in.ok(t, "split", "--name", "both", agent, "--pid", pids[0])))
+		in.ok(t, "exec", both, "touch", "/tmp/go")
+		if r := in.run(t, "wait", both); !strings.Contains(string(r.stdout), " 3") {
+			t.Errorf("who took it along ended with %s", r)
+		}
+	})
+}
