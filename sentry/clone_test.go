@@ -252,6 +252,7 @@ func TestCloneOfATerminal(t *testing.T) {
 			t.Fatal(err)
 		}
 		x.send("\x03")
+		eventually(t, func() bool { return len(inspect(t, x.id).Processes) == 2 })
 		x.send("stty size; tty; kill %1; fg; echo en''ded $?\n")
 		x.expect(fmt.Sprintf("%d 120\r\n/dev/pts/0\r\n", 40+i))
 		x.expect("ended 143")

@@ -53,14 +53,25 @@ func ptyEnd(file *vfs.FileDescription) (master, ok bool) {
 func (c *copying) terminals() error {
 	var ends []*vfs.FileDescription
 	consoles := make(map[*vfs.FileDescription]*console)
+	ending := false
 	c.src.mu.Lock()
 	for id, p := range c.src.procs {
-		if p.console.tty && (id == 0 || !c.f.split.stays(p.tg)) {
-			ends = append(ends, p.console.outs[0].fd)
-			consoles[p.console.outs[0].fd] = p.console
+		if !p.console.tty || id != 0 && c.f.split.stays(p.tg) {
+			continue
 		}
+		master := p.console.outs[0].fd
+		if !master.TryIncRef() { // What has ended is not known to have yet.
+			ending = true
+			continue
+		}
+		defer master.DecRef(c.ctx)
+		ends = append(ends, master)
+		consoles[master] = p.console
 	}
 	c.src.mu.Unlock()
+	if ending {
+		return c.files.busy("a process that has a terminal is ending")
+	}
 	seen := make(map[*vfs.FileDescription]bool)
 	numbers := make(map[uint32]bool) // of controlling terminals
 	for _, tw := range c.f.twins {
