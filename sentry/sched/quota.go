@@ -112,7 +112,7 @@ func (s *Scheduler) enforce(g *Group, now int64) {
 	s.traceGroup(TraceThrottled, g, now)
 	s.notify(g, Throttled)
 	for i := range s.cpus {
-		if c := &s.cpus[i]; c.task != nil && c.task.g == g {
+		if c := &s.cpus[i]; c.task != nil && c.payer() == g {
 			s.kick(c, now, &s.counts.SliceKicks)
 		}
 	}
@@ -146,16 +146,22 @@ func (s *Scheduler) nextQuota(now int64) int64 {
 			at = min(at, now+max(q.left/int64(min(g.running+1, len(s.cpus))), look))
 		}
 	}
+	for i := range s.cpus {
+		c := &s.cpus[i]
+		if c.task == nil || c.server == nil || c.server.g == c.task.g {
+			continue
+		}
+		if q := &c.server.g.quota; q.limited() && !q.stopped { // On what is lent.
+			at = min(at, now+max(q.left/int64(len(s.cpus)), look))
+		}
+	}
 	return at
 }
 
-// chargeGroup charges the tasks of a group that run.
+// chargeGroup charges the tasks that run at a group's expense.
 func (s *Scheduler) chargeGroup(g *Group, now int64) {
-	if g.running == 0 {
-		return
-	}
 	for i := range s.cpus {
-		if c := &s.cpus[i]; c.task != nil && c.task.g == g {
+		if c := &s.cpus[i]; c.task != nil && c.payer() == g {
 			s.charge(c, now)
 		}
 	}

@@ -224,6 +224,15 @@ func (s *Scheduler) slice() int64 {
 	return min(max(loadPeriod*int64(max(s.nOn, 1))/int64(s.total+1), sliceMin), sliceMax)
 }
 
+// payer is the group that c's task runs at the expense of: whose reservation it is
+// on, be it lent, or its own.
+func (c *cpu) payer() *Group {
+	if c.server != nil {
+		return c.server.g
+	}
+	return c.task.g
+}
+
 // charge gives c's task what it has got since it was last charged.
 func (s *Scheduler) charge(c *cpu, now int64) {
 	d := now - c.since
@@ -231,12 +240,12 @@ func (s *Scheduler) charge(c *cpu, now int64) {
 	if c.task == nil || d <= 0 {
 		return
 	}
-	t, g := c.task, c.task.g
+	t, payer := c.task, c.payer()
 	c.busy += d
 	t.got += d
 	t.burst += d
-	g.got += d
-	g.spend(d)
+	payer.got += d
+	payer.spend(d)
 	if c.server != nil {
 		s.spendReserved(c, d)
 	}
@@ -251,7 +260,7 @@ func (s *Scheduler) charge(c *cpu, now int64) {
 	}
 	p.line.settle(&t.e)
 	if t.e.fulfilled() {
-		t.e.renew(min(2*t.e.request, g.fullRequest()))
+		t.e.renew(min(2*t.e.request, t.g.fullRequest()))
 		c.over = true
 	}
 	if p.advance(d, c.server != nil) {

@@ -17,7 +17,7 @@ func TestRandom(t *testing.T) {
 
 // TestSeedsThatFailed runs the worlds in which bugs were found.
 func TestSeedsThatFailed(t *testing.T) {
-	for _, seed := range []uint64{1795907442114001936, 1795907457897249321, 1795907532548304160, 0x18ec5887937353c7, 1795962758819580547} {
+	for _, seed := range []uint64{1795907442114001936, 1795907457897249321, 1795907532548304160, 0x18ec5887937353c7, 1795962758819580547, 1796014376285304900} {
 		if _, err := Random(seed, 50*time.Millisecond); err != nil {
 			t.Errorf("seed %d: %v", seed, err)
 		}
