@@ -211,8 +211,9 @@ func (p *peer) clean() {
 	}
 	if p.name == runsc {
 		// It keeps an empty network namespace for the next time; there may
-		// be none.
-		syscall.Unmount(filepath.Join(p.h.dir, runsc+"-state", "null-netns"), syscall.MNT_DETACH)
+		// be none, or several, of containers that began at once.
+		for syscall.Unmount(filepath.Join(p.h.dir, runsc+"-state", "null-netns"), syscall.MNT_DETACH) == nil {
+		}
 	}
 	roots, err := filepath.Glob("/sys/fs/cgroup/*")
 	if err != nil {
