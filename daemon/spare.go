@@ -30,7 +30,8 @@ const spareDelay = time.Second
 
 // spares keeps the spare.
 type spares struct {
-	d *System
+	d     *System
+	start func(name string) (*spare, error)
 
 	mu     sync.Mutex
 	on     bool        // +checklocks:mu
@@ -38,6 +39,8 @@ type spares struct {
 	making bool        // +checklocks:mu
 	made   int         // +checklocks:mu
 	spare  *spare      // that is ready, or gets so; +checklocks:mu
+	// makers makes one, and ends it if it is not wanted any more.
+	makers sync.WaitGroup
 }
 
 // spare is a process.
@@ -52,10 +55,10 @@ type spare struct {
 func (s *spares) open(d *System, on bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.d, s.on = d, on
+	s.d, s.start, s.on = d, d.startSpare, on
 }
 
-// close ends the spare, for good.
+// close ends the spare, for good, also one that is being made.
 func (s *spares) close() {
 	s.mu.Lock()
 	s.on = false
@@ -66,6 +69,7 @@ func (s *spares) close() {
 	s.spare = nil
 	s.mu.Unlock()
 	s.end(old)
+	s.makers.Wait()
 }
 
 // end ends a spare that nobody has taken.
@@ -97,10 +101,12 @@ func (s *spares) make() {
 		return
 	}
 	s.making = true
+	s.makers.Add(1) // Before close can wait for it.
+	defer s.makers.Done()
 	s.made++
 	name := fmt.Sprintf("spare-%d-%d", os.Getpid(), s.made)
 	s.mu.Unlock()
-	x, err := s.d.startSpare(name)
+	x, err := s.start(name)
 	s.mu.Lock()
 	s.making = false
 	off := !s.on
