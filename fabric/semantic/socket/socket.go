@@ -9,8 +9,9 @@
 // status that says about what it was: 4xx what the caller can change, 503 what may
 // work later.
 //
-// Serve does one question after the other; what is sent meanwhile waits. It reads
-// no more than semantic.MaxBody bytes of one, and keeps nothing between them. Who
+// Serve does one question after the other; what is sent meanwhile waits. It keeps no
+// more than semantic.MaxBody bytes of one, and nothing between them; of a longer one
+// it throws away what still comes, up to a bound, so that the answer is seen. Who
 // asks is known to whoever calls it: nothing that is sent tells.
 //
 // The package imports semantic, errdefs and net/http, of which it uses the reader
@@ -34,8 +35,13 @@ import (
 // Prefix is of the paths that are served.
 const Prefix = "/v1/"
 
-// room is what a request may have beside its body.
-const room = 32 << 10
+const (
+	// room is what a request may have beside its body.
+	room = 32 << 10
+	// wasteMost is how much more of a request is read than is taken: a client sees no
+	// answer before it has sent all, or the connection's end as it sends.
+	wasteMost = 16 << 20
+)
 
 // Ask answers a question; what it returns is the JSON of the answer.
 type Ask func(op string, body []byte) (json.RawMessage, error)
@@ -71,6 +77,12 @@ func Serve(conn io.ReadWriter, ask Ask) error {
 			return answer(conn, http.StatusBadRequest, true, failure(errdefs.New(errdefs.InvalidArgument, "it is no request of HTTP/1.1", errdefs.Op("memory"))))
 		}
 		end, err := one(conn, req, ask)
+		if errors.Is(err, errTooLong) {
+			if err = answer(conn, http.StatusRequestEntityTooLarge, true, failure(errTooLong)); err == nil {
+				io.Copy(io.Discard, io.LimitReader(conn, wasteMost))
+			}
+			return err
+		}
 		if err != nil || end {
 			return err
 		}
@@ -80,7 +92,10 @@ func Serve(conn io.ReadWriter, ask Ask) error {
 // one answers one request; end says that it was the last.
 func one(conn io.Writer, req *http.Request, ask Ask) (end bool, err error) {
 	body, err := read(conn, req)
-	if err != nil { // What follows cannot be told from the rest of the body.
+	switch {
+	case errors.Is(err, errTooLong):
+		return true, err
+	case err != nil: // What follows cannot be told from the rest of the body.
 		return true, answer(conn, http.StatusRequestEntityTooLarge, true, failure(err))
 	}
 	end = req.Close

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -71,6 +72,35 @@ func TestQuestionsAndAnswers(t *testing.T) {
 		if err != nil || resp.StatusCode != one.status || !strings.Contains(string(got), one.want) {
 			t.Errorf("%s %s: %d %s %v; want %d with %s", one.method, one.path, resp.StatusCode, got, err, one.status, one.want)
 		}
+	}
+}
+
+// TestTooLongIsAnswered: who sends all of a question before it reads sees that it was
+// too long.
+func TestTooLongIsAnswered(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			Serve(c, echo)
+			c.Close()
+		}
+	}()
+	c, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const body = 8 << 20
+	if _, err := fmt.Fprintf(c, "POST /v1/put HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s", body, strings.Repeat("x", body)); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil || resp.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("%+v, %v", resp, err)
 	}
 }
 
