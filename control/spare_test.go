@@ -3,6 +3,7 @@ package control
 import (
 	"io"
 	"os"
+	"sync"
 	"testing"
 
 	"aios.dev/aios/errdefs"
@@ -15,7 +16,8 @@ func TestSpareBecomes(t *testing.T) {
 	for _, n := range []int{1, MaxFiles, MaxFiles + 1, 5*MaxFiles + 3} {
 		a, b := pair(t)
 		files := openFiles(t, n)
-		go func() {
+		var daemon sync.WaitGroup
+		daemon.Go(func() {
 			if err := AwaitSpare(a.c); err != nil {
 				t.Error(err)
 			}
@@ -23,7 +25,7 @@ func TestSpareBecomes(t *testing.T) {
 			if err := Become(a.c, cfg, files); err != nil {
 				t.Error(err)
 			}
-		}()
+		})
 		if err := SpareReady(b.c); err != nil {
 			t.Fatal(err)
 		}
@@ -31,6 +33,7 @@ func TestSpareBecomes(t *testing.T) {
 		if err != nil || cfg.Domain != "dom" || len(got) != n {
 			t.Fatalf("%d files: %+v, %d, %v", n, cfg, len(got), err)
 		}
+		daemon.Wait()
 		cfg.Restore.Renumber(func(i int) int { return 10 * i })
 		r := cfg.Restore
 		if all := []int{r.StateFD, r.MemoryFD, r.PackFDs[0], r.Mounts[0].FD, r.Logs[0].FD}; all[0] != 60 || all[1] != 70 || all[2] != 80 || all[3] != 90 || all[4] != 100 {
