@@ -94,6 +94,9 @@ type MountRequest struct {
 	// itself, without asking the gofer for each.
 	DirectFS bool `json:"directfs,omitempty"`
 	ReadOnly bool `json:"readonly,omitempty"`
+	// Image says that a gofer serves a part of an image, which stays as it is: what
+	// was seen of it need not be looked at again.
+	Image bool `json:"image,omitempty"`
 }
 
 // UnmountRequest forgets a key. Agents that use it keep it until they end.

@@ -552,7 +552,7 @@ func (dom *domain) serve(ctx context.Context, key string, dir hostDir, readonly,
 		return "", err
 	}
 	defer ours.Close()
-	if err := dom.mount(ctx, control.MountRequest{Key: key, Kind: control.KindGofer, ReadOnly: readonly}, ours); err != nil {
+	if err := dom.mount(ctx, control.MountRequest{Key: key, Kind: control.KindGofer, ReadOnly: readonly, Image: image}, ours); err != nil {
 		return key, err
 	}
 	dom.mendCut(goferComponent(dom, dir))

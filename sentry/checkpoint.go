@@ -133,6 +133,7 @@ type mountKind struct {
 	key      string
 	kind     string
 	readOnly bool
+	image    bool
 }
 
 // usedMounts are the file systems from outside that live, whether or not the daemon
@@ -146,7 +147,7 @@ func (s *Kernel) usedMounts() (out []control.MountRequest, live []*vfs.Filesyste
 			m, ok := s.mountedAs[fs]
 			s.mu.Unlock()
 			if ok {
-				out = append(out, control.MountRequest{Key: m.key, Kind: m.kind, ReadOnly: m.readOnly})
+				out = append(out, control.MountRequest{Key: m.key, Kind: m.kind, ReadOnly: m.readOnly, Image: m.image})
 				live = append(live, fs)
 			}
 		}

@@ -110,12 +110,13 @@ func (s *Kernel) Mount(req control.MountRequest, file *os.File) error {
 		fsType = gofer.Name
 		n := releaseFD(file)
 		opts.Data = fmt.Sprintf("trans=fd,rfdno=%d,wfdno=%d,disable_fifo_open", n, n)
-		if req.ReadOnly {
+		if req.Image {
 			// Nobody writes through this mount, so its files' host
 			// descriptors may be shared with the copies of an overlay.
 			opts.Data += ",overlayfs_stale_read"
 		} else {
-			// Others may write the directory while agents use it.
+			// Others may write the directory while agents use it, whether they
+			// may or not.
 			opts.Data += ",cache=remote_revalidating"
 		}
 		opts.InternalData = gofer.InternalFilesystemOptions{UniqueID: resourceOf(req.Key)}
@@ -138,7 +139,7 @@ func (s *Kernel) Mount(req control.MountRequest, file *os.File) error {
 		return nil
 	}
 	s.mounts[req.Key] = mnt
-	s.mountedAs[mnt.Filesystem()] = mountKind{req.Key, req.Kind, req.ReadOnly}
+	s.mountedAs[mnt.Filesystem()] = mountKind{req.Key, req.Kind, req.ReadOnly, req.Image}
 	return nil
 }
 

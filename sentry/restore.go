@@ -260,7 +260,7 @@ func (s *Kernel) adoptKernel(d *savedDomain, rec *domainRecord) error {
 	s.mounts = d.mounts
 	for i, fs := range d.outside {
 		m := rec.Mounts[i]
-		s.mountedAs[fs] = mountKind{m.Key, m.Kind, m.ReadOnly}
+		s.mountedAs[fs] = mountKind{m.Key, m.Kind, m.ReadOnly, m.Image}
 	}
 	return nil
 }

@@ -99,6 +99,21 @@ func TestMounts(t *testing.T) {
 		})
 		c.write("\n")
 		c.wait()
+		// Also where it may only be read, by who has seen it and by who comes later.
+		c = in.startAgent(t, "--mount", dir+":/m", "--", "sh", "-c", "ls /m; read x; ls /m; cat /m/fresh /m/late; read x")
+		c.stdout.expect(t, "up\n")
+		must(t, os.WriteFile(filepath.Join(dir, "fresh"), []byte("fresh\n"), 0o644))
+		must(t, os.WriteFile(filepath.Join(dir, "late"), []byte("and longer than before\n"), 0o644))
+		must(t, os.Remove(filepath.Join(dir, "answer")))
+		const now = "fresh\nfrom-host\nlate\nlink\nsub\nup\nfresh\nand longer than before\n"
+		c.write("\n")
+		c.stdout.expect(t, now)
+		if got := in.sh(t, "ls /m; cat /m/fresh /m/late", "--mount", dir+":/m"); got != now {
+			t.Errorf("for who comes later: %q", got)
+		}
+		c.write("\n")
+		c.wait()
+		must(t, os.WriteFile(filepath.Join(dir, "late"), []byte("written late\n"), 0o644))
 		// A relative source is meant from here.
 		r := in.agent(t, "--mount", filepath.Base(dir)+":/m", "--", "cat", "/m/late")
 		if string(r.stdout) != "written late\n" {
