@@ -48,7 +48,7 @@ func (b *exitBook) note(e control.ExitEvent) {
 
 func (b *exitBook) wait(t testing.TB, id string, exec int32) control.Exit {
 	t.Helper()
-	watchdog := time.AfterFunc(60*time.Second, func() { panic("no exit event for " + id) })
+	watchdog := time.AfterFunc(60*time.Second, func() { panic(t.Name() + ": no exit event for " + id) })
 	defer watchdog.Stop()
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -60,6 +60,9 @@ const (
 	reclaimStop = 200 * time.Millisecond
 	// reclaimPatience is for how long it may come to nothing for such a reason alone.
 	reclaimPatience = 10 * time.Second
+	// reclaimOver is for how long it may be over its limit with all put away that can
+	// be: what is given back takes a while to be counted.
+	reclaimOver = 2 * time.Second
 )
 
 // reclaimFrom is with how much of its limit an agent is too near to it, and
@@ -97,6 +100,7 @@ func (a *Agent) reclaim(sw *agentSwap) {
 	r, clock := &sw.reclaim, a.s.cfg.Clock
 	defer r.busy.Store(false)
 	worked := clock.Now()
+	var over time.Time
 	for tries := 0; ; {
 		limit := a.memoryLimit()
 		before := a.usedNow()
@@ -110,7 +114,7 @@ func (a *Agent) reclaim(sw *agentSwap) {
 		if a.usedNow() <= reclaimTo(limit) {
 			return
 		}
-		freed, err := a.reclaimOnce(sw, limit)
+		freed, still, err := a.reclaimOnce(sw, limit)
 		after := a.usedNow()
 		if u := sw.store.Usage(); err == nil && after < before {
 			a.s.emit(a, event.MemorySwap, &eventv1.MemorySwap{
@@ -121,11 +125,16 @@ func (a *Agent) reclaim(sw *agentSwap) {
 		if !late {
 			worked = clock.Now()
 		}
+		if !still {
+			over = time.Time{}
+		} else if over.IsZero() {
+			over = clock.Now()
+		}
 		switch {
 		case late && clock.Since(worked) < reclaimPatience:
 			// A busy host, or somebody who has it in hand, is no reason to end it.
 			nap(clock, 5*time.Millisecond)
-		case err != nil:
+		case err != nil, still && clock.Since(over) > reclaimOver:
 			tries = reclaimTries
 		case freed < reclaimLeast && after > reclaimFrom(limit):
 			tries++
@@ -156,8 +165,8 @@ func (r *reclaimer) learn(sw *agentSwap) {
 
 // reclaimOnce looks for pages that a does not use and puts them away, and returns how
 // many bytes that freed. While it is over its limit it stands still, and so it does not
-// grow, whoever else has it in hand.
-func (a *Agent) reclaimOnce(sw *agentSwap, limit uint64) (freed int64, err error) {
+// grow, whoever else has it in hand; still says that it is over the limit all the same.
+func (a *Agent) reclaimOnce(sw *agentSwap, limit uint64) (freed int64, still bool, err error) {
 	shortly := sw.reclaim.awaitShort()
 	if a.usedNow() > limit {
 		defer a.stalled(&a.pressure.memory)()
@@ -168,12 +177,13 @@ func (a *Agent) reclaimOnce(sw *agentSwap, limit uint64) (freed int64, err error
 				return err
 			}
 			freed = a.putAwayOld(sw, sw.round.Load(), reclaimTo(limit))
+			still = a.usedNow() > limit
 			return nil
 		})
-		return freed, err
+		return freed, still, err
 	}
 	if err := a.heldStill(0, func() error { return a.takeAll(sw) }); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	if a.usedNow() <= limit {
 		timer := make(chan struct{})
@@ -185,7 +195,7 @@ func (a *Agent) reclaimOnce(sw *agentSwap, limit uint64) (freed int64, err error
 		}
 	}
 	a.dropStale(sw)
-	return a.putAwayOld(sw, sw.round.Load(), reclaimTo(limit)), nil
+	return a.putAwayOld(sw, sw.round.Load(), reclaimTo(limit)), false, nil
 }
 
 // awaitShort returns what is closed when the agent is over its limit.
