@@ -209,8 +209,8 @@ alerts:
 	})
 	in.told(t, "alert.fire", "spin", 1)
 	eventually(t, "all of it is in the trail", 20*time.Second, func() (bool, string) {
-		got := in.audited(t, "spin", spin)
-		return slices.Equal(got, []string{"throttle", "hook", "unthrottle", "hook"}), fmt.Sprint(got)
+		got := in.audited(t, "spin", spin) // And perhaps it fires once more.
+		return len(got) >= 4 && slices.Equal(got[:4], []string{"throttle", "hook", "unthrottle", "hook"}), fmt.Sprint(got)
 	})
 	if out, err := os.ReadFile(filepath.Join(in.state, "aiosd.log")); err != nil || !strings.Contains(string(out), "said by the hook") {
 		t.Errorf("what the hook says is not in the log: %v", err)
@@ -483,6 +483,7 @@ func TestAlertPause(t *testing.T) {
 
 	reload("three")
 	held("three")
+	state("paused")
 	in.ok(t, "resume", "web")
 	held()
 	in.ok(t, "pause", "web")
