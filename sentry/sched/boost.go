@@ -7,9 +7,9 @@ import "slices"
 // Who waits for a lock lends its holder what it would run on itself: its
 // reservation, its group if that comes before the holder's, and its niceness if
 // that is higher. What is lent is used at the lender's expense: its group is
-// charged for it, not the holder's, whose quota may be used up. So nobody that is between the two in rank can keep the one
-// from the lock by keeping the other from the CPU (Sha, Rajkumar and Lehoczky,
-// "Priority Inheritance Protocols", 1990).
+// charged for it, not the holder's, whose quota may be used up. So nobody that is
+// between the two in rank can keep the one from the lock by keeping the other from
+// the CPU (Sha, Rajkumar and Lehoczky, "Priority Inheritance Protocols", 1990).
 type boost struct {
 	from   []*Task // who lends, in the order in which they came
 	to     *Task   // to whom it lends itself
