@@ -31,6 +31,7 @@ __attribute__((noinline)) int work(int n) {
 static void *other(void *p) { for (;;) usleep(1000); return p; }
 int main(void) {
   pthread_t t;
+  answer = 41;
   pthread_create(&t, 0, other, 0);
   puts("ready");
   fflush(stdout);
