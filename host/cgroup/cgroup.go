@@ -10,7 +10,7 @@
 //
 //	Detect  what the host offers, as facts (Info)
 //	Create  a group with Limits        Load  the group a former daemon made
-//	Group   Start, SetLimits, Stats, Rename, Kill, Delete
+//	Group   Start, SetLimits, Stats, OpenUsage, Rename, Kill, Delete
 //	Sweep   removes the groups whose owners are gone
 //
 // A child is born inside its group (Group.Start): there is no moment in which
@@ -125,6 +125,8 @@ type backend interface {
 	update(Limits) error
 	stats() (Stats, error)
 	start(*exec.Cmd) error
+	// usage is the file that tells what CPU time was used.
+	usage() string
 	// freeze stops or continues every process where the host can.
 	freeze(bool)
 	// killAll asks the kernel to kill the whole group at once; false when it

@@ -199,11 +199,20 @@ func TestCPUQuotaThrottles(t *testing.T) {
 	usable(t, CPU)
 	g := group(t, "cpu", Limits{CPUMilli: 50, CPUWeight: 50})
 	run(t, g, "spin")
+	f, err := g.OpenUsage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
 	before, err := g.Stats()
 	if err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(time.Second)
+	used, err := ReadUsage(f)
+	if err != nil {
+		t.Fatal(err)
+	}
 	after, err := g.Stats()
 	if err != nil {
 		t.Fatal(err)
@@ -212,6 +221,9 @@ func TestCPUQuotaThrottles(t *testing.T) {
 	// is longer on a busy host, yet far below what an unbounded child takes.
 	if used := after.CPU - before.CPU; used > 300*time.Millisecond || used == 0 {
 		t.Errorf("a twentieth of a CPU used %v of a second", used)
+	}
+	if used < before.CPU || used > after.CPU || used == 0 {
+		t.Errorf("it has used %v, between %v and %v", used, before.CPU, after.CPU)
 	}
 	if after.ThrottledPeriods == 0 {
 		t.Errorf("nothing was throttled: %+v", after)
