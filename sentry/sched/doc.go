@@ -47,7 +47,9 @@
 //
 // A quota is for a period of real time, over which it may be used at any pace by
 // any number of tasks. What one period uses too much, the next has less; what it
-// leaves may be saved up to a burst.
+// leaves may be saved up to a burst. If the host tells what it has counted in all
+// (Config.Besides), groups with a quota pay for what that is more than what tasks
+// were served, or get back what it is less: a period late, in proportion.
 //
 // Lock order: Scheduler.mu is a leaf, taken with locks of the kernel held.
 // Runner.Granted is called with it held, Runner.Preempt without. A task is told

@@ -23,6 +23,11 @@ type quota struct {
 	// stopped says that it is used up, since when.
 	stopped bool
 	since   int64
+	// due is what it owes for overhead, less than nothing if it gets that back, and
+	// paid up to which service.
+	due, paid int64
+	// corrected is what it has paid for overhead in all.
+	corrected int64
 
 	periods, stops uint64
 	stoppedFor     int64
@@ -63,7 +68,7 @@ func (s *Scheduler) setQuota(g *Group, milli uint64, period, burst time.Duration
 	}
 	if !was {
 		s.bounded = append(s.bounded, g)
-		q.began, used = now, 0
+		q.began, used, q.due, q.paid = now, 0, 0, g.got
 	}
 	q.left = min(budget-used, budget+q.burst)
 	if q.left > 0 {
@@ -82,6 +87,7 @@ func (s *Scheduler) roll(g *Group, now int64) {
 	if n <= 0 {
 		return
 	}
+	s.chargeOverhead(now)
 	q.began += n * q.period
 	if q.left < q.budget || q.stopped {
 		q.periods++
@@ -94,6 +100,9 @@ func (s *Scheduler) roll(g *Group, now int64) {
 			q.left = most
 		}
 	}
+	q.left -= q.due // More than most, if it had less than it was charged for.
+	q.corrected += q.due
+	q.due = 0
 	if q.left > 0 {
 		s.resume(g, now)
 	}

@@ -59,6 +59,12 @@ type Config struct {
 	// Notify hears of what happens to groups. It is called with locks held: it
 	// must not block, or call the scheduler. May be nil.
 	Notify func(*Group, Notice)
+	// Besides returns how much more CPU time the host has counted so far, for the
+	// process and for what executes application code, than tasks were served; less
+	// than nothing if it was less. With it quotas are kept by what the host counts;
+	// nil, or from when it reports false, by what tasks are served. It is called with
+	// the scheduler's lock held.
+	Besides func(served time.Duration) (besides time.Duration, ok bool)
 }
 
 // Notice is something that happened to a group.
@@ -100,6 +106,8 @@ type Scheduler struct {
 	tracer  *tracer
 	traces  uint32 // so far
 	counts  Counts
+
+	overhead overhead
 }
 
 const noTime = 1<<63 - 1
@@ -155,6 +163,7 @@ func New(cfg Config) *Scheduler {
 		cpus: make([]cpu, n), online: smp.First(n), nOn: n, idle: n, timerAt: noTime, again: noTime,
 	}
 	s.calls = smp.NewCalls(n, cfg.Clock, s)
+	s.overhead.of = cfg.Besides
 	if s.timers == nil {
 		s.timers = s.clock
 	}

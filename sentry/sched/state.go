@@ -61,8 +61,11 @@ type GroupState struct {
 	Request   time.Duration
 	Throttled bool
 	// Left is what this period's quota has left, if there is one.
-	Left                          time.Duration
-	Usage                         Usage
+	Left  time.Duration
+	Usage Usage
+	// Corrected is what the quota was charged besides service: what the host has
+	// counted for what the kernel needed. Less than nothing: it got that back.
+	Corrected                     time.Duration
 	Switches, Preempted, Migrated uint64
 	// Missed and Overruns are of its reservations and those of its tasks; Taken
 	// is what its tasks have of what it is promised, in CPUs.
@@ -86,7 +89,7 @@ func (g *Group) State() GroupState {
 	}
 	st := GroupState{
 		Name: g.name, At: duration(now), Params: p, Hint: g.hint, Tasks: g.tasks, Service: duration(g.got), Request: duration(g.free.e.request),
-		Throttled: g.quota.stopped, Usage: u, Switches: g.switches, Preempted: g.preempted, Migrated: g.migrated,
+		Throttled: g.quota.stopped, Usage: u, Corrected: duration(g.quota.corrected), Switches: g.switches, Preempted: g.preempted, Migrated: g.migrated,
 		Waits: g.waits.Latency(), WaitCounts: g.waits.Counts(), Taken: g.taken(),
 		Missed: g.kept.Missed, Overruns: g.kept.Overruns,
 	}

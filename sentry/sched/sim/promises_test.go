@@ -171,6 +171,41 @@ func TestQuotaIsExact(t *testing.T) {
 	}
 }
 
+// TestQuotaIsOfTheHost has groups pay for what the host counts besides what their
+// tasks are served, and get back what it counts less.
+func TestQuotaIsOfTheHost(t *testing.T) {
+	for _, c := range []struct {
+		besides float64
+		quotas  []uint64 // 0: none
+		want    []float64
+	}{
+		{0.04, []uint64{250}, []float64{0.21}},
+		{0.04, []uint64{250, 750}, []float64{0.24, 0.72}},
+		{0.04, []uint64{250, 0}, []float64{0.25 - 0.04*0.245/2, 2 - 0.245}}, // Who has none pays nothing.
+		{-0.04, []uint64{250}, []float64{0.29}},
+		{0.6, []uint64{250}, []float64{0.125}}, // Nobody pays more than it gets.
+	} {
+		w := New(2, 1, Costs{Besides: c.besides})
+		var groups []*sched.Group
+		for _, milli := range c.quotas {
+			g := group(t, w, "g", func(p *sched.Params) {
+				if milli > 0 {
+					p.MilliCPU = milli
+				}
+			})
+			w.Add(g, "spin", spin)
+			w.Add(g, "spin", spin)
+			groups = append(groups, g)
+		}
+		run(t, w, 20*time.Second)
+		for i, g := range groups {
+			if got := g.State().Service.Seconds() / 20; math.Abs(got-c.want[i]) > 0.02*c.want[i] {
+				t.Errorf("%+v: %d used %.4f CPUs", c, i, got)
+			}
+		}
+	}
+}
+
 // TestBurst lets a group save up what it does not use.
 func TestBurst(t *testing.T) {
 	worst := func(burst time.Duration) time.Duration {

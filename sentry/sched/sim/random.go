@@ -23,7 +23,12 @@ type Report struct {
 // that was wrong.
 func Random(seed uint64, d time.Duration) (Report, error) {
 	r := rand.New(rand.NewPCG(seed, 1))
-	w := New(1+r.IntN(4)*r.IntN(3), seed, Costs{Start: time.Duration(r.IntN(60)) * time.Microsecond, Return: time.Duration(r.IntN(400)) * time.Microsecond})
+	cpus := 1 + r.IntN(4)*r.IntN(3)
+	cost := Costs{Start: time.Duration(r.IntN(60)) * time.Microsecond, Return: time.Duration(r.IntN(400)) * time.Microsecond}
+	if seed%5 > 2 { // The worlds in which bugs were found are others.
+		cost.Besides = float64(seed%64) / 256
+	}
+	w := New(cpus, seed, cost)
 	x := &chaos{World: w, r: r, quota: make(map[*sched.Group]*quotaWatch)}
 	for i := range 1 + r.IntN(6) {
 		g := w.S.NewGroup(fmt.Sprint("g", i))

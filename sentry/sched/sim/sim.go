@@ -92,12 +92,18 @@ type Costs struct {
 	// Stall is how long the host has something else for a CPU now and then: one in
 	// twenty of those that are to return does so as much later, at most.
 	Stall time.Duration
+	// Besides is what the host counts for each second besides what tasks are served,
+	// in CPUs; less than nothing if it counts less.
+	Besides float64
 }
 
 // New returns a world of n CPUs.
 func New(n int, seed uint64, cost Costs) *World {
 	w := &World{rng: rand.New(rand.NewPCG(seed, 0)), cost: cost, Check: true}
-	w.S = sched.New(sched.Config{CPUs: n, Clock: &w.clock, Near: func(a, b int) int { return a ^ b }})
+	w.S = sched.New(sched.Config{CPUs: n, Clock: &w.clock, Near: func(a, b int) int { return a ^ b },
+		Besides: func(time.Duration) (time.Duration, bool) {
+			return time.Duration(cost.Besides * float64(w.clock.now)), true
+		}})
 	return w
 }
 
