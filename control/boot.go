@@ -42,6 +42,8 @@ type KernelConfig struct {
 	MemoryBytes uint64       `json:"memory_bytes,omitempty"`
 	// Alone says that the process has a host cgroup of the CPU controller to itself.
 	Alone bool `json:"alone,omitempty"`
+	// UsageFD tells what CPU time its host cgroup has used; 0: nothing does.
+	UsageFD int `json:"usage_fd,omitempty"`
 	// Clock is how AIOS's clock differs from the host's.
 	Clock Steer `json:"clock,omitzero"`
 	// RingFD is the ring of the process' log; 0: it has none. LogLevels are as

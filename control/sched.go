@@ -91,6 +91,8 @@ type SchedAgent struct {
 	Periods   uint64        `json:"periods,omitempty"`
 	Stops     uint64        `json:"stops,omitempty"`
 	Stopped   time.Duration `json:"stopped,omitempty"`
+	// Corrected is what the host counted more than Service, and the quota was charged.
+	Corrected time.Duration `json:"corrected,omitempty"`
 
 	Switches  uint64 `json:"switches"`
 	Preempted uint64 `json:"preempted"`

@@ -154,7 +154,7 @@ func (d *System) identify(k *kernelStart, name string, spec *apiv1.SpawnRequest,
 
 // start starts it, in a group of its own.
 func (k *kernelStart) start(d *System) error {
-	report, err := d.startInGroup(k.cmd, k.name)
+	report, err := d.startInGroup(k)
 	k.reports = append(k.reports, report)
 	k.cfg.Alone = report.OK && slices.Contains(cgroup.Detect().Controllers, cgroup.CPU)
 	for _, r := range k.reports {
@@ -244,16 +244,17 @@ func firstLimits() cgroup.Limits {
 	return cgroup.Limits{MemoryBytes: int64(float64(hostMemory()) * groupMemoryShare), PidsMax: groupPidsMax}
 }
 
-// startInGroup starts cmd in a host cgroup of the domain's own, or, where the
+// startInGroup starts the process in a host cgroup of the domain's own, or, where the
 // host offers none, without one.
-func (d *System) startInGroup(cmd *exec.Cmd, name string) (box.Report, error) {
-	limits := firstLimits()
+func (d *System) startInGroup(k *kernelStart) (box.Report, error) {
+	cmd, name, limits := k.cmd, k.name, firstLimits()
 	g, err := cgroup.Create(d.groupParent(), name, limits)
 	if errors.Is(err, errdefs.AlreadyExists) { // A domain of that name that died with an earlier daemon.
 		d.dropGroup(name)
 		g, err = cgroup.Create(d.groupParent(), name, limits)
 	}
 	if err == nil {
+		k.tellUsage(g)
 		if err = g.Start(cmd); err == nil {
 			return box.Stands(box.Cgroup), nil
 		}
@@ -263,6 +264,16 @@ func (d *System) startInGroup(cmd *exec.Cmd, name string) (box.Report, error) {
 		return box.Report{}, err
 	}
 	return box.Missing(box.Cgroup, err.Error()), cmd.Start()
+}
+
+// tellUsage has the process be told what CPU time the group uses, if the host says.
+func (k *kernelStart) tellUsage(g *cgroup.Group) {
+	if k.cfg.SpareFD != 0 {
+		return // It is told when the group is its own.
+	}
+	if f, err := g.OpenUsage(); err == nil {
+		k.cfg.UsageFD = extra(k.cmd, k.all.add(f, nil))
+	}
 }
 
 // dropGroup kills what is left in a domain's host cgroup and removes it.

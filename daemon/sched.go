@@ -129,7 +129,7 @@ func toSchedAgent(a control.SchedAgent, name string) *apiv1.SchedAgent {
 		BurstNano: int64(a.Burst), Cpus: a.CPUs, Reserved: toReservation(a.Reserved), Hint: a.Hint,
 		Tasks: uint32(a.Tasks), Running: uint32(a.Running), Waiting: uint32(a.Waiting),
 		ServiceNano: int64(a.Service), UserNano: int64(a.User), SystemNano: int64(a.System), LagNano: int64(a.Lag), RequestNano: int64(a.Request),
-		Throttled: a.Throttled, LeftNano: int64(a.Left), Periods: a.Periods, Stops: a.Stops, StoppedNano: int64(a.Stopped),
+		Throttled: a.Throttled, LeftNano: int64(a.Left), Periods: a.Periods, Stops: a.Stops, StoppedNano: int64(a.Stopped), CorrectedNano: int64(a.Corrected),
 		Switches: a.Switches, Preempted: a.Preempted, Migrated: a.Migrated, Missed: a.Missed, Overruns: a.Overruns, Taken: a.Taken,
 		Waits: toLatency(a.Waits), WaitCounts: a.WaitCounts, ThreadsLeftOut: uint32(a.Cut), Priority: a.Priority,
 	}

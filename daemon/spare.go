@@ -252,8 +252,13 @@ func (d *System) become(x *spare, name string, spec *apiv1.SpawnRequest, from *r
 	if k.all.err != nil {
 		return nil, k.all.err
 	}
-	if err := d.renameGroup(x.k.name, name); err != nil {
+	g, err := d.renameGroup(x.k.name, name)
+	if err != nil {
 		return nil, err
+	}
+	k.cfg.SpareFD = 0
+	if g != nil {
+		k.tellUsage(g)
 	}
 	if err := os.Rename(x.k.socket, k.socket); err != nil {
 		return nil, errdefs.Wrap(err, errdefs.HostIO, "start domain")
@@ -271,15 +276,15 @@ func (d *System) become(x *spare, name string, spec *apiv1.SpawnRequest, from *r
 }
 
 // renameGroup gives the host cgroup of a spare, if it has one, to a domain.
-func (d *System) renameGroup(from, to string) error {
+func (d *System) renameGroup(from, to string) (*cgroup.Group, error) {
 	g, err := cgroup.Load(d.groupParent(), from)
 	if err != nil {
-		return nil // The host offers none.
+		return nil, nil // The host offers none.
 	}
-	_, err = g.Rename(to, firstLimits())
+	of, err := g.Rename(to, firstLimits())
 	if errdefs.CodeOf(err) == errdefs.AlreadyExists { // Of a domain that died with an earlier daemon.
 		d.dropGroup(to)
-		_, err = g.Rename(to, firstLimits())
+		of, err = g.Rename(to, firstLimits())
 	}
-	return err
+	return of, err
 }

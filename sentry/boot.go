@@ -58,6 +58,9 @@ type Config struct {
 	MemoryBytes uint64
 	// Alone says that the process shares its part of the host's CPUs with no other.
 	Alone bool
+	// HostCPU tells the CPU time that the host has counted for the process and those
+	// that execute application code; nil if it does not.
+	HostCPU func() (time.Duration, error)
 	// ImagesOnly refuses gofers: the process may not make the calls of the host
 	// that talking to one takes.
 	ImagesOnly bool
@@ -239,7 +242,8 @@ func newKernel(cfg Config) (*Kernel, error) {
 	s.bootInterrupts()
 	s.wheel = ktime.NewWheel(s.cfg.Clock, wheelTick) // Its ends are interrupts, too.
 	s.sched = sched.New(sched.Config{CPUs: cfg.CPUs, Clock: ktime.Steady(s.cfg.Clock), Notify: s.schedNotice,
-		Timers: ktime.Watched(s.prompt, s.timerEnded), Near: func(a, b int) int { return -int(cfg.Topology.Share(a, b)) }})
+		Timers: ktime.Watched(s.prompt, s.timerEnded), Near: func(a, b int) int { return -int(cfg.Topology.Share(a, b)) },
+		Besides: s.besides()})
 	return s, nil
 }
 

@@ -1,6 +1,7 @@
 package sentry
 
 import (
+	"fmt"
 	"os"
 	"runtime"
 	"strings"
@@ -82,12 +83,15 @@ func (s *spawned) send(text string) {
 	}
 }
 
+// expected is how long what an agent says is waited for.
+const expected = time.Minute
+
 // expect reads standard output until it contains text, and returns all of it.
 func (s *spawned) expect(text string) string {
 	s.t.Helper()
-	watchdog := time.AfterFunc(30*time.Second, func() { panic("no " + text) })
-	defer watchdog.Stop()
 	var got string
+	watchdog := time.AfterFunc(expected, func() { panic(fmt.Sprintf("%s: no %q from agent %s within %v", s.t.Name(), text, s.id, expected)) })
+	defer watchdog.Stop()
 	for !strings.Contains(got, text) {
 		kind, p, err := s.stream.Read()
 		if err != nil || kind == control.FrameExit {

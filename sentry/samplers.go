@@ -166,6 +166,22 @@ func (a *Agent) initTellings() {
 	})
 }
 
+// besides returns what tells the scheduler how much more CPU time the host has counted
+// than tasks were served; nil if nothing does.
+func (s *Kernel) besides() func(time.Duration) (time.Duration, bool) {
+	if s.cfg.HostCPU == nil {
+		return nil
+	}
+	return func(served time.Duration) (time.Duration, bool) {
+		used, err := s.cfg.HostCPU()
+		if err != nil { // The lock of the scheduler is held.
+			go s.log.boot.Warn("quotas are kept by the scheduler's own reckoning from now on", "err", err)
+			return 0, false
+		}
+		return used - served, true
+	}
+}
+
 // schedNotice is a hook of the scheduler, whose lock is held.
 func (s *Kernel) schedNotice(g *sched.Group, n sched.Notice) {
 	a := s.findAgent(g.Name())

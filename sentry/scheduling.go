@@ -105,7 +105,7 @@ func (a *Agent) schedState() control.SchedAgent {
 		Reserved: reservationOf(p.Reserved), Taken: st.Taken, Missed: st.Missed, Overruns: st.Overruns,
 		Hint: st.Hint.String(), Tasks: st.Tasks, Running: len(st.Running), Waiting: len(st.Waiting),
 		Service: st.Service, User: st.Usage.User, System: st.Usage.System, Lag: st.Lag, Request: st.Request,
-		Throttled: st.Throttled, Left: st.Left, Periods: st.Usage.Periods, Stops: st.Usage.Stops, Stopped: st.Usage.Stopped,
+		Throttled: st.Throttled, Left: st.Left, Periods: st.Usage.Periods, Stops: st.Usage.Stops, Stopped: st.Usage.Stopped, Corrected: st.Corrected,
 		Switches: st.Switches, Preempted: st.Preempted, Migrated: st.Migrated, Waits: latencyOf(st.Waits), WaitCounts: st.WaitCounts,
 	}
 	if p.MilliCPU != sched.Unlimited {

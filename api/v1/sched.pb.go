@@ -922,8 +922,12 @@ type SchedAgent struct {
 	Threads        []*SchedTask  `protobuf:"bytes,33,rep,name=threads,proto3" json:"threads,omitempty"`
 	ThreadsLeftOut uint32        `protobuf:"varint,34,opt,name=threads_left_out,json=threadsLeftOut,proto3" json:"threads_left_out,omitempty"`
 	Priority       uint64        `protobuf:"varint,35,opt,name=priority,proto3" json:"priority,omitempty"` // its tasks may be as nice as 20 less this
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What the host counted for the agent besides service, and its quota was charged:
+	// its part of what the kernel process needed. Negative: the host had others for the
+	// CPUs, and the quota got it back. 0 without a quota.
+	CorrectedNano int64 `protobuf:"varint,36,opt,name=corrected_nano,json=correctedNano,proto3" json:"corrected_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SchedAgent) Reset() {
@@ -1197,6 +1201,13 @@ func (x *SchedAgent) GetThreadsLeftOut() uint32 {
 func (x *SchedAgent) GetPriority() uint64 {
 	if x != nil {
 		return x.Priority
+	}
+	return 0
+}
+
+func (x *SchedAgent) GetCorrectedNano() int64 {
+	if x != nil {
+		return x.CorrectedNano
 	}
 	return 0
 }
@@ -1890,7 +1901,7 @@ const file_api_v1_sched_proto_rawDesc = "" +
 	"\fruntime_nano\x18\x01 \x01(\x03R\vruntimeNano\x12#\n" +
 	"\rdeadline_nano\x18\x02 \x01(\x03R\fdeadlineNano\x12\x1f\n" +
 	"\vperiod_nano\x18\x03 \x01(\x03R\n" +
-	"periodNano\"\xab\b\n" +
+	"periodNano\"\xd2\b\n" +
 	"\n" +
 	"SchedAgent\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x12\n" +
@@ -1933,7 +1944,8 @@ const file_api_v1_sched_proto_rawDesc = "" +
 	"waitCounts\x12,\n" +
 	"\athreads\x18! \x03(\v2\x12.aios.v1.SchedTaskR\athreads\x12(\n" +
 	"\x10threads_left_out\x18\" \x01(\rR\x0ethreadsLeftOut\x12\x1a\n" +
-	"\bpriority\x18# \x01(\x04R\bpriorityB\x0e\n" +
+	"\bpriority\x18# \x01(\x04R\bpriority\x12%\n" +
+	"\x0ecorrected_nano\x18$ \x01(\x03R\rcorrectedNanoB\x0e\n" +
 	"\f_quota_milli\"\xa6\x03\n" +
 	"\tSchedTask\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x10\n" +

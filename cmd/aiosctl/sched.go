@@ -83,6 +83,7 @@ type schedAgentView struct {
 	Periods     uint64            `json:"periods"`
 	Stops       uint64            `json:"throttled_periods"`
 	Stopped     int64             `json:"throttled_time"`
+	Corrected   int64             `json:"quota_corrected"`
 	Switches    uint64            `json:"switches"`
 	Preempted   uint64            `json:"preempted"`
 	Migrated    uint64            `json:"migrated"`
@@ -140,7 +141,7 @@ func viewSchedAgent(domain string, g *apiv1.SchedAgent) schedAgentView {
 		Taken: g.GetTaken(), Missed: g.GetMissed(), Overruns: g.GetOverruns(), Hint: g.GetHint(), Priority: g.GetPriority(),
 		Tasks: g.GetTasks(), Running: g.GetRunning(), Waiting: g.GetWaiting(), Service: g.GetServiceNano(), User: g.GetUserNano(), System: g.GetSystemNano(),
 		Lag: g.GetLagNano(), Request: g.GetRequestNano(), Throttled: g.GetThrottled(), Left: g.GetLeftNano(), Periods: g.GetPeriods(),
-		Stops: g.GetStops(), Stopped: g.GetStoppedNano(), Switches: g.GetSwitches(), Preempted: g.GetPreempted(), Migrated: g.GetMigrated(),
+		Stops: g.GetStops(), Stopped: g.GetStoppedNano(), Corrected: g.GetCorrectedNano(), Switches: g.GetSwitches(), Preempted: g.GetPreempted(), Migrated: g.GetMigrated(),
 		Waits: viewLatency(g.GetWaits()),
 	}
 	for _, t := range g.GetThreads() {
@@ -190,6 +191,18 @@ func quotaText(g *apiv1.SchedAgent) string {
 	return quota
 }
 
+// hadText is for how long an agent had a CPU, and how the host sees that.
+func hadText(g *apiv1.SchedAgent) string {
+	had, by := roundedTime(g.GetServiceNano()), g.GetCorrectedNano()
+	switch {
+	case by > 0:
+		had += "; the host counts " + roundedTime(by) + " more"
+	case by < 0:
+		had += "; the host counts " + roundedTime(-by) + " less"
+	}
+	return had
+}
+
 // promiseText is what an agent is promised, and how that fared.
 func promiseText(g *apiv1.SchedAgent) string {
 	reserved := reservationText(g.GetReserved())
@@ -213,7 +226,7 @@ func (a *app) printSched(domain string, g *apiv1.SchedAgent) error {
 		{"quota", quotaText(g)}, {"throttled", throttled}, {"reserved", promiseText(g)}, {"cpus", orElse(g.GetCpus(), "all")},
 		{"priority", strconv.FormatUint(g.GetPriority(), 10)}, {"hint", g.GetHint()},
 		{"tasks", fmt.Sprintf("%d, %d running, %d waiting", g.GetTasks(), g.GetRunning(), g.GetWaiting())},
-		{"had a cpu", roundedTime(g.GetServiceNano())},
+		{"had a cpu", hadText(g)},
 		{"used", fmt.Sprintf("%s user, %s system", roundedTime(g.GetUserNano()), roundedTime(g.GetSystemNano()))},
 		{"lag", signedTime(g.GetLagNano())}, {"asks for", roundedTime(g.GetRequestNano())}, {"waits", waits},
 		{"switches", fmt.Sprintf("%d, %d preempted, %d migrated", g.GetSwitches(), g.GetPreempted(), g.GetMigrated())},

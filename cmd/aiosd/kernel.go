@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/fd"
 
@@ -17,6 +18,7 @@ import (
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/host/box"
 	"aios.dev/aios/host/box/filter"
+	"aios.dev/aios/host/cgroup"
 	"aios.dev/aios/ktime"
 	"aios.dev/aios/platform"
 	"aios.dev/aios/platform/drivers"
@@ -91,11 +93,12 @@ func bootKernel() (*kernelProcess, error) {
 	}
 	k, err := boot(sentry.Config{
 		Domain: cfg.Domain, Driver: driver, Device: device, Machine: machine, Log: logs,
-		CPUs: cfg.CPUs.Len(), Topology: &cfg.CPUs, MemoryBytes: cfg.MemoryBytes, Alone: cfg.Alone, ImagesOnly: cfg.ImagesOnly,
-		OnExit:  func(e control.ExitEvent) { p.push(control.EventExit, e) },
-		Push:    p.push,
-		OnLimit: p.limits(clock),
-		Chaos:   chaos, Clock: clock, Steer: wall.Steer,
+		CPUs: cfg.CPUs.Len(), Topology: &cfg.CPUs, MemoryBytes: cfg.MemoryBytes, Alone: cfg.Alone, HostCPU: hostCPU(cfg),
+		ImagesOnly: cfg.ImagesOnly,
+		OnExit:     func(e control.ExitEvent) { p.push(control.EventExit, e) },
+		Push:       p.push,
+		OnLimit:    p.limits(clock),
+		Chaos:      chaos, Clock: clock, Steer: wall.Steer,
 	})
 	if err != nil {
 		return nil, err
@@ -127,6 +130,15 @@ func bootKernel() (*kernelProcess, error) {
 		return h
 	}, k.Handlers(func() { os.Exit(0) })))
 	return p, nil
+}
+
+// hostCPU returns what the kernel asks for the CPU time of the domain's host cgroup.
+func hostCPU(cfg control.KernelConfig) func() (time.Duration, error) {
+	if cfg.UsageFD == 0 {
+		return nil
+	}
+	f := os.NewFile(uintptr(cfg.UsageFD), "CPU usage")
+	return func() (time.Duration, error) { return cgroup.ReadUsage(f) }
 }
 
 // platformOf returns the driver of the platform, and the device that it was handed.
@@ -176,7 +188,7 @@ func (p *kernelProcess) limits(clock ktime.Clock) func(string, account.Crossing)
 // keptFiles are the descriptors that the process was started with and needs.
 func keptFiles(cfg control.KernelConfig) []int {
 	keep := []int{1, 2, control.KernelListenFD, control.KernelStatusFD}
-	for _, fd := range []int{cfg.DeviceFD, cfg.SpareFD} {
+	for _, fd := range []int{cfg.DeviceFD, cfg.SpareFD, cfg.UsageFD} {
 		if fd != 0 {
 			keep = append(keep, fd)
 		}

@@ -73,6 +73,9 @@ func becomeSomething(cfg control.KernelConfig) (control.KernelConfig, *sentry.Ma
 	if got.RingFD != 0 {
 		got.RingFD = number(got.RingFD)
 	}
+	if got.UsageFD != 0 {
+		got.UsageFD = number(got.UsageFD)
+	}
 	got.Restore.Renumber(number)
 	got.DeviceFD, got.RootFD, got.SpareFD = cfg.DeviceFD, cfg.RootFD, 0
 	rename(got.Domain)

@@ -1,10 +1,16 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"aios.dev/aios/host/cgroup"
 )
 
 // schedIdle is the number of SCHED_IDLE.
@@ -26,6 +32,70 @@ func policies(t testing.TB, pid int) map[string]int {
 		out[f[38]]++ // "policy", counted from the state
 	}
 	return out
+}
+
+// TestQuotaIsByTheHost compares what the quota of the only agent of a domain was
+// charged with what the host has counted for the domain.
+func TestQuotaIsByTheHost(t *testing.T) {
+	onEach(t, func(t *testing.T, in *install) {
+		in.spawn(t, "--name", "bounded", "--cpu", "quota=0.3", "--", "sh", "-c", "while :; do :; done")
+		boxes := strings.Join(strings.Fields(string(in.ok(t, "domain", "ls", "-o", "json"))), "")
+		if !strings.Contains(boxes, `{"box":"cgroup","ok":true}`) {
+			t.Skip("the host offers no cgroup")
+		}
+		kernel := in.process(t, "kernel", "default")
+		type counts struct {
+			Service   int64
+			Corrected int64 `json:"quota_corrected"`
+			Host      time.Duration
+		}
+		var first, last counts
+		look := func() (v counts) {
+			must(t, json.Unmarshal(in.ok(t, "sched", "bounded", "-o", "json"), &v))
+			v.Host = groupCPU(t, kernel)
+			return v
+		}
+		eventually(t, "the quota is corrected", patience, func() (bool, string) {
+			first = look()
+			return first.Corrected != 0, fmt.Sprintf("%+v", first)
+		})
+		eventually(t, "it is charged by the host", patience, func() (bool, string) {
+			last = look()
+			host := float64(last.Host - first.Host)
+			charged := float64(last.Service + last.Corrected - first.Service - first.Corrected)
+			// What was counted since the last period began is not charged yet.
+			return host > 6e8 && charged > 0.9*host-5e7 && charged < 1.1*host+5e7, fmt.Sprintf("%+v, and then %+v", first, last)
+		})
+		if text := string(in.ok(t, "sched", "bounded")); !strings.Contains(text, "; the host counts ") {
+			t.Errorf("it does not say what the host counts:\n%s", text)
+		}
+	})
+}
+
+// groupCPU is what the host has counted for the cgroup of a process.
+func groupCPU(t testing.TB, pid int) time.Duration {
+	t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	must(t, err)
+	for _, line := range strings.Fields(string(raw)) {
+		f := strings.SplitN(line, ":", 3)
+		for _, path := range []string{"cpuacct/" + f[2] + "/cpuacct.usage", "cpu,cpuacct/" + f[2] + "/cpuacct.usage", f[2] + "/cpu.stat"} {
+			v1 := strings.HasPrefix(path, "cpu")
+			if v1 && !slices.Contains(strings.Split(f[1], ","), "cpuacct") || !v1 && f[0] != "0" {
+				continue
+			}
+			file, err := os.Open(filepath.Join("/sys/fs/cgroup", path))
+			if err != nil {
+				continue
+			}
+			defer file.Close()
+			used, err := cgroup.ReadUsage(file)
+			must(t, err)
+			return used
+		}
+	}
+	t.Fatalf("no host cgroup of %d tells its CPU time:\n%s", pid, raw)
+	return 0
 }
 
 // TestTheKernelComesFirst looks at the host's policies of a domain's threads: where

@@ -122,6 +122,7 @@ func TestSched(t *testing.T) {
 				Switches, Periods     uint64
 				ThrottledPeriods      uint64 `json:"throttled_periods"`
 				ThrottledTime         int64  `json:"throttled_time"`
+				Corrected             int64  `json:"quota_corrected"`
 				Waits                 struct{ Count uint64 }
 				Threads               []struct {
 					TID                   int
