@@ -64,7 +64,7 @@ var _ inet.NetworkStackCreator = (*Creator)(nil)
 func (c *Creator) CreateStack() (inet.Stack, error) {
 	lo := newPort(c, ethernet.New(loopback.New()))
 	s := gvnetstack.NewStack(stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
+		NetworkProtocols:   []stack.NetworkProtocolFactory{newIPv4, newIPv6, arp.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 		Clock:              portClock{c.Clock, lo},
 		Stats:              gvnetstack.Metrics,

@@ -81,9 +81,14 @@ func TestOnlyLoopback(t *testing.T) {
 func TestLoopbackCarries(t *testing.T) {
 	s := newStack(t)
 	defer s.Destroy()
+	carries(t, s, 80)
+}
+
+func carries(t *testing.T, s *stack.Stack, port uint16) {
+	t.Helper()
 	data := bytes.Repeat([]byte("0123456789"), 200_000)
 	for name, lo := range loopbacks {
-		l, err := gonet.ListenTCP(s, at(lo.address, 80), lo.proto)
+		l, err := gonet.ListenTCP(s, at(lo.address, port), lo.proto)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -98,7 +103,7 @@ func TestLoopbackCarries(t *testing.T) {
 			b, _ := io.ReadAll(c)
 			got <- b
 		}()
-		c, err := gonet.DialTCP(s, at(lo.address, 80), lo.proto)
+		c, err := gonet.DialTCP(s, at(lo.address, port), lo.proto)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -111,7 +116,7 @@ func TestLoopbackCarries(t *testing.T) {
 		}
 		l.Close()
 
-		to := at(lo.address, 53)
+		to := at(lo.address, port)
 		u, err := gonet.DialUDP(s, &to, nil, lo.proto)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)

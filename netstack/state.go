@@ -16,9 +16,9 @@ import (
 	"aios.dev/aios/errdefs"
 )
 
-// What of this package is part of a checkpoint: of a port that it is there. The
-// links, addresses and routes of a stack are made anew by Restore; the packets on
-// their way are lost, as any may be.
+// What of this package is part of a checkpoint: of a port that it is there, as of the
+// network protocols (protocols.go). The links, addresses and routes of a stack are made
+// anew by Restore; the packets on their way are lost, as any may be.
 
 type contextKey int
 
@@ -107,6 +107,9 @@ func Reconfigure(s inet.Stack) error {
 	}
 	lo.Endpoint.Init(ethernet.New(loopback.New()), lo)
 	ns.Stack.ResetConfig()
+	if err := renewProtocols(ns.Stack); err != nil {
+		return err
+	}
 	ns.Stack.SetIPTables(netfilter.DefaultLinuxTables(ns.Stack.Clock(), ns.Stack.InsecureRNG()))
 	return configure(ns.Stack, lo)
 }
