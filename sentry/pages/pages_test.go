@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"aios.dev/aios/errdefs"
@@ -135,6 +136,40 @@ func TestPagesAreWrittenOnce(t *testing.T) {
 	}
 }
 
+// Several read at a time, more blocks than are kept: nobody reads from a buffer that is
+// used again.
+func TestReadTogether(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 10))
+	s := &store{t: t}
+	m := random(r, 3*lastBlocks*blockPages+5)
+	s.save(m)
+	all := bytes.Join(m, nil)
+	reader := s.reader()
+	var wg sync.WaitGroup
+	for i := range 4 {
+		r := rand.New(rand.NewPCG(uint64(i), 11))
+		wg.Go(func() {
+			buf := make([]byte, 80*Size)
+			for range 200 {
+				at, n := r.IntN(len(m)), 1+r.IntN(80)
+				n = min(n, len(m)-at)
+				if _, err := reader.ReadAt(buf[:n*Size], int64(at*Size)); err != nil {
+					t.Error(err)
+					return
+				}
+				if !bytes.Equal(buf[:n*Size], all[at*Size:(at+n)*Size]) {
+					t.Errorf("%d pages from %d on are not what was saved", n, at)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := len(reader.raw.free); n > 4 { // +checklocksignore: all have ended.
+		t.Errorf("%d buffers are free, of which no more than four were in use", n)
+	}
+}
+
 func TestDamagedPages(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	s := &store{t: t}
@@ -184,4 +219,22 @@ func FuzzDecode(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// BenchmarkRead reads 4 MiB as a restore does, in order and from a new Reader.
+func BenchmarkRead(b *testing.B) {
+	s := &store{t: b}
+	m := random(rand.New(rand.NewPCG(7, 8)), 1024)
+	s.save(m)
+	buf := make([]byte, 64*Size)
+	b.SetBytes(int64(len(m) * Size))
+	b.ReportAllocs()
+	for b.Loop() {
+		r := s.reader()
+		for at := 0; at < len(m); at += len(buf) / Size {
+			if _, err := r.ReadAt(buf, int64(at*Size)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
 }

@@ -11,9 +11,11 @@ import (
 
 // Reader gives pages back. It may be used concurrently.
 type Reader struct {
-	x     *Index
-	packs []io.ReaderAt
-	z     *zstd.Decoder
+	x      *Index
+	packs  []io.ReaderAt
+	z      *zstd.Decoder
+	raw    buffers // for blocks
+	packed buffers // for what they are decompressed from
 
 	mu sync.Mutex
 	// Blocks that were read last, the latest first.
@@ -26,7 +28,39 @@ type opened struct {
 	once   sync.Once
 	raw    []byte
 	err    error
+	// Those who copy from raw, and the list: when there are none, it is used again.
+	// Guarded by Reader.mu.
+	users int
 }
+
+// buffers are used again and again: memory that nobody has touched yet is dear.
+type buffers struct {
+	size int
+
+	mu   sync.Mutex
+	free [][]byte // +checklocks:mu
+}
+
+func (b *buffers) get() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n := len(b.free); n > 0 {
+		buf := b.free[n-1]
+		b.free = b.free[:n-1]
+		return buf
+	}
+	return make([]byte, b.size)
+}
+
+func (b *buffers) put(buf []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.free = append(b.free, buf)
+}
+
+// decodeSlack is by how much a buffer is longer than what is decompressed to it, so
+// that the decoder need not look where it ends.
+const decodeSlack = 64
 
 // lastBlocks is how many a Reader keeps.
 const lastBlocks = 8
@@ -37,7 +71,8 @@ func NewReader(x *Index, packs []io.ReaderAt) (*Reader, error) {
 		return nil, errdefs.Newf(errdefs.CheckpointDamaged, "there are %d packs, and it needs %d", len(packs), len(x.packs)).With(errdefs.Op("read pages"))
 	}
 	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxBlock), zstd.WithDecoderMaxWindow(1<<20))
-	return &Reader{x: x, packs: packs, z: z}, errdefs.Wrap(err, errdefs.Internal, "read pages")
+	r := &Reader{x: x, packs: packs, z: z, raw: buffers{size: blockPages*Size + decodeSlack}, packed: buffers{size: maxBlock}}
+	return r, errdefs.Wrap(err, errdefs.Internal, "read pages")
 }
 
 // ReadAt implements io.ReaderAt, for whole pages.
@@ -52,7 +87,7 @@ func (r *Reader) ReadAt(b []byte, off int64) (int, error) {
 			return n, io.EOF
 		}
 		p := r.x.pages[at]
-		raw, err := r.block(p.block)
+		o, err := r.block(p.block)
 		if err != nil {
 			return n, err
 		}
@@ -64,13 +99,14 @@ func (r *Reader) ReadAt(b []byte, off int64) (int, error) {
 			}
 			run++
 		}
-		n += copy(b[n:n+run*Size], raw[int(p.slot)*Size:])
+		n += copy(b[n:n+run*Size], o.raw[int(p.slot)*Size:])
+		r.done(o)
 	}
 	return n, nil
 }
 
-// block returns what is in a block.
-func (r *Reader) block(number uint32) ([]byte, error) {
+// block returns a block, until done is called.
+func (r *Reader) block(number uint32) (*opened, error) {
 	r.mu.Lock()
 	var o *opened
 	for i, l := range r.last {
@@ -82,25 +118,48 @@ func (r *Reader) block(number uint32) ([]byte, error) {
 		}
 	}
 	if o == nil {
-		o = &opened{number: number}
+		o = &opened{number: number, users: 1}
 		if len(r.last) < lastBlocks {
 			r.last = append(r.last, nil)
+		} else {
+			r.doneLocked(r.last[lastBlocks-1])
 		}
 		copy(r.last[1:], r.last)
 		r.last[0] = o
 	}
+	o.users++
 	r.mu.Unlock()
 	o.once.Do(func() { o.raw, o.err = r.read(number) })
-	return o.raw, o.err
+	if o.err != nil {
+		r.done(o)
+		return nil, o.err
+	}
+	return o, nil
+}
+
+// done says that one of its users has no use for a block any more.
+func (r *Reader) done(o *opened) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.doneLocked(o)
+}
+
+// +checklocks:r.mu
+func (r *Reader) doneLocked(o *opened) {
+	if o.users--; o.users == 0 && o.raw != nil {
+		r.raw.put(o.raw)
+	}
 }
 
 func (r *Reader) read(number uint32) ([]byte, error) {
 	k := r.x.blocks[number]
-	packed := make([]byte, k.bytes)
+	buf := r.packed.get()
+	defer r.packed.put(buf)
+	packed := buf[:k.bytes]
 	if _, err := r.packs[k.pack].ReadAt(packed, int64(k.at)); err != nil {
 		return nil, errdefs.Wrap(err, errdefs.CheckpointDamaged, "read pages")
 	}
-	raw, err := r.z.DecodeAll(packed, make([]byte, 0, int(k.pages)*Size))
+	raw, err := r.z.DecodeAll(packed, r.raw.get()[:0])
 	if err != nil || len(raw) != int(k.pages)*Size {
 		return nil, errdefs.New(errdefs.CheckpointDamaged, "a block of pages is not what was written", errdefs.Op("read pages"))
 	}
