@@ -98,11 +98,10 @@ func Map(f *os.File, name string, wall int64) (*Ring, error) {
 	return NewRing(mem, name, wall), nil
 }
 
-// NewRing makes a ring in mem, of which a whole number of slots is used. name
-// says whose log it is; wall is when it was opened.
+// NewRing makes a ring in mem, which is zeros, and of which a whole number of slots
+// is used. name says whose log it is; wall is when it was opened.
 func NewRing(mem []byte, name string, wall int64) *Ring {
 	mem = mem[:ringHeader+(len(mem)-ringHeader)/slotSize*slotSize]
-	clear(mem)
 	copy(mem, ringMagic[:])
 	le := binary.LittleEndian
 	le.PutUint32(mem[8:], ringVersion)
