@@ -116,6 +116,7 @@ type System struct {
 	platformOnce sync.Once
 	platformName string // what "auto" means here
 	platformErr  error
+	usable       sync.Map // names of platforms that were tried, and work here
 
 	mu sync.Mutex
 	// By name.

@@ -420,6 +420,7 @@ func (d *System) choosePlatform(name string) (platform.Choice, error) {
 			c, err := drivers.All().Select(platform.Auto)
 			if d.platformErr = err; err == nil {
 				d.platformName = c.Driver.Name()
+				d.usable.Store(d.platformName, true)
 			}
 		})
 		if d.platformErr != nil {
@@ -428,7 +429,15 @@ func (d *System) choosePlatform(name string) (platform.Choice, error) {
 		driver, err := drivers.All().Lookup(d.platformName)
 		return platform.Choice{Driver: driver}, err
 	}
-	return drivers.All().Select(name)
+	if _, tried := d.usable.Load(name); tried { // It takes a process to try one.
+		driver, err := drivers.All().Lookup(name)
+		return platform.Choice{Driver: driver}, err
+	}
+	c, err := drivers.All().Select(name)
+	if err == nil {
+		d.usable.Store(name, true)
+	}
+	return c, err
 }
 
 // killProcess kills the process that info describes, if it is still that one.

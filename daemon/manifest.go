@@ -250,6 +250,9 @@ func (m *manifest) check(path string) error {
 // maxParts is more than a checkpoint has.
 const maxParts = 64
 
+// sumBuffer is how much of a part is summed up at a time.
+const sumBuffer = 256 << 10
+
 // open opens a part of the checkpoint in dir, after it was compared with what the
 // manifest says.
 func (part manifestPart) open(dir string) (*os.File, error) {
@@ -262,7 +265,8 @@ func (part manifestPart) open(dir string) (*os.File, error) {
 		return nil, safefile.Fail(err, "read checkpoint", path)
 	}
 	sum := blake3.New(32, nil)
-	n, err := io.Copy(sum, f)
+	// Few large pieces: a file would choose smaller ones.
+	n, err := io.CopyBuffer(sum, struct{ io.Reader }{f}, make([]byte, min(max(part.Bytes, 1), sumBuffer)))
 	switch {
 	case err != nil:
 		err = safefile.Fail(err, "read checkpoint", path)

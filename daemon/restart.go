@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"os"
@@ -386,13 +387,16 @@ func (d *System) oldLog(id string) (*os.File, int64, error) {
 	if err != nil {
 		return nil, 0, diskError(err, "open log", d.logPath(id))
 	}
-	size := wholeRecords(f)
+	size := wholeRecords(bufio.NewReaderSize(f, logBuffer))
 	if err := f.Truncate(size); err != nil {
 		f.Close()
 		return nil, 0, diskError(err, "cut log", d.logPath(id))
 	}
 	return f, size, nil
 }
+
+// logBuffer is how much of a log is read at a time: its records are small.
+const logBuffer = 64 << 10
 
 // wholeRecords is how many bytes of a log are whole records.
 func wholeRecords(f io.Reader) (size int64) {

@@ -248,15 +248,16 @@ func (r *restoring) open(ctx context.Context) error {
 		return diskError(err, "create log", r.d.domainPath(r.dom.name, ".log"))
 	}
 	r.all.add(logFile, nil)
-	if err := r.openMounts(ctx); err != nil {
+	mounts, err := r.openAll(len(r.m.Mounts), func(i int) (*os.File, error) { return r.openMount(ctx, r.m.Mounts[i]) })
+	if err != nil {
 		return err
 	}
-	for _, p := range r.m.Parts { // Gofers start meanwhile.
-		f, err := p.open(r.dir)
-		if err != nil {
-			return err
-		}
-		r.parts = append(r.parts, r.all.add(f, nil))
+	for i, f := range mounts {
+		r.mounts = append(r.mounts, restoringMount{r.m.Mounts[i], f})
+	}
+	// Gofers start meanwhile.
+	if r.parts, err = r.openAll(len(r.m.Parts), func(i int) (*os.File, error) { return r.m.Parts[i].open(r.dir) }); err != nil {
+		return err
 	}
 	for _, name := range r.m.Regions {
 		f, err := (&fabricService{d: r.d}).reopenStored(ctx, name)
@@ -275,27 +276,25 @@ func (r *restoring) open(ctx context.Context) error {
 	return nil
 }
 
-// openMounts opens all images and starts all gofers.
-func (r *restoring) openMounts(ctx context.Context) error {
-	type opened struct {
-		f   *os.File
-		err error
-	}
-	got := make([]opened, len(r.m.Mounts))
+// openAll opens n files at the same time, and keeps all of them, or none.
+func (r *restoring) openAll(n int, open func(i int) (*os.File, error)) ([]*os.File, error) {
+	got, errs := make([]*os.File, n), make([]error, n)
 	var wg sync.WaitGroup
-	for i, req := range r.m.Mounts {
-		wg.Go(func() { got[i].f, got[i].err = r.openMount(ctx, req) })
+	for i := range n {
+		wg.Go(func() { got[i], errs[i] = open(i) })
 	}
 	wg.Wait()
-	var failed error
-	for i, o := range got {
-		if o.err != nil {
-			failed = o.err
-			continue
+	for i, f := range got {
+		if errs[i] == nil {
+			r.all.add(f, nil)
 		}
-		r.mounts = append(r.mounts, restoringMount{r.m.Mounts[i], r.all.add(o.f, nil)})
 	}
-	return failed
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return got, nil
 }
 
 // openMount opens an image, or starts a gofer.

@@ -5,7 +5,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"reflect"
 	"sync"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"aios.dev/aios/host/cgroup"
 	"aios.dev/aios/ktime"
 	"aios.dev/aios/platform"
+	"aios.dev/aios/sentry/smp"
 )
 
 // A spare is a kernel process that the next domain begins with: most of the time that
@@ -46,6 +46,7 @@ type spares struct {
 // spare is a process.
 type spare struct {
 	k     *kernelStart
+	cpus  smp.Set // that the host allowed when it was started
 	conn  *net.UnixConn
 	ready bool          // guarded by spares.mu
 	ended chan struct{} // closed when it was collected, unless it was taken
@@ -167,11 +168,11 @@ func (s *spares) take(choice platform.Choice) *spare {
 	if x == nil || !x.ready {
 		return nil
 	}
-	cpus, err := domainCPUs()
+	cpus, err := smp.Allowed()
 	if err != nil || x.k.cfg.Platform != choice.Driver.Name() {
 		return nil
 	}
-	if !reflect.DeepEqual(x.k.cfg.CPUs, cpus) {
+	if cpus != x.cpus { // What they share stays.
 		x.k.cmd.Process.Kill() // Nobody will want it.
 		return nil
 	}
@@ -182,6 +183,10 @@ func (s *spares) take(choice platform.Choice) *spare {
 // startSpare starts a process; nil if the host does not let one become anything later.
 func (d *System) startSpare(name string) (*spare, error) {
 	choice, err := d.choosePlatform("")
+	if err != nil {
+		return nil, err
+	}
+	cpus, err := smp.Allowed() // Before it is looked at what they are.
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +214,7 @@ func (d *System) startSpare(name string) (*spare, error) {
 	if err = k.start(d); err == nil {
 		if err = control.WriteJSON(k.configW, k.cfg); err == nil {
 			k.started = true
-			return &spare{k: k, conn: c.(*net.UnixConn), ended: make(chan struct{})}, nil
+			return &spare{k: k, cpus: cpus, conn: c.(*net.UnixConn), ended: make(chan struct{})}, nil
 		}
 		k.cmd.Process.Kill()
 		k.cmd.Wait()
