@@ -22,7 +22,8 @@ const maxCopies = 64
 func (d *System) Clone(ctx context.Context, req *apiv1.CloneRequest) (*apiv1.CloneResponse, error) {
 	count := max(int(req.GetCount()), 1)
 	if count > maxCopies {
-		return nil, errdefs.Newf(errdefs.InvalidArgument, "%d copies at once are more than %d", count, maxCopies)
+		return nil, errdefs.Newf(errdefs.InvalidArgument, "%d copies at once are more than %d", count, maxCopies).
+			With(errdefs.Op("clone"), errdefs.Resource("%s", req.GetAgent()), errdefs.Fix("make them by several requests"))
 	}
 	r, dom, err := d.findRunning(req.GetAgent())
 	if err != nil {

@@ -122,7 +122,7 @@ func (r *Region) version(number int) (int, error) {
 		return i, nil
 	}
 	return 0, errdefs.New(errdefs.NotFound, "the region has no such version", errdefs.Resource("%s@%d", r.name, number),
-		errdefs.Fix("`aiosctl fabric versions %s` lists them", r.name))
+		errdefs.Fix("`aiosctl fabric show %s` lists them", r.name))
 }
 
 // RemoveVersion forgets a version.

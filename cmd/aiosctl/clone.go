@@ -35,6 +35,9 @@ docs/clone.md says what becomes of connections, and what cannot be copied.`,
 		Args: exactly(1, "the agent"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Agent = args[0]
+			if req.GetCount() == 0 {
+				return invalid("--count", "0", "that makes no copy", "write a number from 1 to 64")
+			}
 			asJSON, err := a.wantsJSON(output)
 			if err != nil {
 				return err
@@ -62,8 +65,8 @@ docs/clone.md says what becomes of connections, and what cannot be copied.`,
 		ValidArgsFunction: a.complete(a.runningAgents),
 	}
 	cmd.Flags().StringVar(&req.Name, "name", "", "`NAME` of the copy; of several, NAME-1, NAME-2 and so on")
-	cmd.Flags().Uint32VarP(&req.Count, "count", "n", 1, "make so many copies, at most 64, all of the same moment")
-	cmd.Flags().BoolVar(&req.Pause, "pause", false, "leave the copies stopped, until `aiosctl resume`")
+	cmd.Flags().Uint32VarP(&req.Count, "count", "n", 1, "make `N` copies, at most 64, all of the same moment")
+	cmd.Flags().BoolVar(&req.Pause, "pause", false, "leave the copies stopped, until aiosctl resume lets them go on")
 	outputFlag(cmd, &output, "json")
 	return cmd
 }

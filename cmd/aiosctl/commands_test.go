@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/protobuf/proto"
 
 	apiv1 "aios.dev/aios/api/v1"
@@ -163,9 +164,15 @@ func TestBadCommandLines(t *testing.T) {
 		"run --clock rate=2 x":                    "nothing that can be set",
 		"run --clock offset=1h,offset=2h x":       "said twice",
 		"run --clock offset=1h,wall=2030-01-01T00:00:00Z x": "the clock is set twice",
-		"hint":             "the agent is missing",
-		"hint web fast":    "there is no such hint",
-		"hint web batch x": `unexpected argument "x"`,
+		"clone -n 0 web":                       "that makes no copy",
+		"clone -n -3 web":                      "not a number from 0 up",
+		"merge --ours --theirs web":            "exclude each other",
+		"merge --ours --abort web":             "exclude each other",
+		"domain checkpoint default --every 5":  `--every "5": not a time`,
+		"cap delegate web#1 hog --lease 1 day": `--lease "1": not a time`,
+		"hint":                                 "the agent is missing",
+		"hint web fast":                        "there is no such hint",
+		"hint web batch x":                     `unexpected argument "x"`,
 	} {
 		b := newBench(t)
 		got := b.run(strings.Fields(line)...)
@@ -339,6 +346,11 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 		if !own {
 			t.Errorf("%s: no example shows it", c.CommandPath())
 		}
+		c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+			if name, _ := pflag.UnquoteUsage(f); name != "" && name[0] >= 'a' {
+				t.Errorf("%s --%s: its value is called %q: write a name in `CAPITALS` into what it does", c.CommandPath(), f.Name, name)
+			}
+		})
 	})
 	for _, help := range [][]string{{"run", "--help"}, {"help", "image", "import"}} {
 		if got := b.run(help...); got != 0 || !strings.Contains(b.out.String(), "Examples:") {

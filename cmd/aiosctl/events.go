@@ -74,7 +74,7 @@ was printed is acknowledged.`,
 	f.Uint32VarP(&lines, "lines", "n", 0, "only the last `N`")
 	f.BoolVar(&cursors, "cursor", false, "print the cursor of each event, for --since")
 	f.StringVar(&req.Durable, "durable", "", "`NAME` of a durable subscription")
-	f.StringVar(&req.Policy, "policy", "", "when this reader is too slow: drop-oldest, drop-newest or `disconnect`")
+	f.StringVar(&req.Policy, "policy", "", "what is done when this reader is too slow; `POLICY` is drop-oldest, drop-newest or disconnect")
 	outputFlag(cmd, &output, "json")
 	a.completeFlag(cmd, "agent", a.allAgents)
 	cmd.AddCommand(a.eventTopicsCmd(), a.eventStatsCmd(), a.eventForgetCmd())

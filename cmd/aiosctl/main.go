@@ -156,14 +156,16 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		var bad *pflag.InvalidValueError
 		if errors.As(err, &bad) { // It would quote the parsing function.
-			f, detail := bad.GetFlag(), "not a number"
+			f, detail, fix := bad.GetFlag(), "not a number", "see `"+cmd.CommandPath()+" --help`"
 			switch f.Value.Type() {
+			case "duration":
+				detail, fix = "not a time", "write a number with a unit, such as 30s, 500ms or 2h"
 			case "bool":
 				detail = "neither true nor false"
 			case "uint32":
 				detail = "not a number from 0 up"
 			}
-			return invalid("--"+f.Name, bad.GetValue(), detail, "see `"+cmd.CommandPath()+" --help`")
+			return invalid("--"+f.Name, bad.GetValue(), detail, fix)
 		}
 		return usage(cmd, err.Error())
 	})

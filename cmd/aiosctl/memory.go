@@ -228,7 +228,7 @@ ranks are then made one. NAMESPACE is a name or a pattern, such as notes/* or *.
 	fs.StringArrayVar(&req.Tags, "tag", nil, "only what has `TAG`")
 	fs.StringVar(&req.Mode, "mode", "", "rank by `MODE`: hybrid, text or vector (default by what is given)")
 	fs.BoolVar(&req.Exact, "exact", false, "compare with every vector, instead of walking their graph")
-	fs.Float64Var(&weight, "weight", 0, "how much of a hybrid rank is the vector's, from 0 to 1 (default 0.5)")
+	fs.Float64Var(&weight, "weight", 0, "so much of a hybrid rank is the vector's: `SHARE`, from 0 to 1 (default 0.5)")
 	outputFlag(cmd, &output, "json")
 	return cmd
 }

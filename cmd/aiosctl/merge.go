@@ -69,6 +69,8 @@ A region that the copy has forked of one of the agent's is merged page by page, 
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Agent = args[0]
 			switch {
+			case ours && theirs, abort && (ours || theirs):
+				return usage(cmd, "--ours, --theirs and --abort exclude each other")
 			case ours:
 				req.Conflicts = "ours"
 			case theirs:
@@ -104,7 +106,6 @@ A region that the copy has forked of one of the agent's is merged page by page, 
 	f.BoolVar(&ours, "ours", false, "in conflicts keep what the agent has")
 	f.BoolVar(&theirs, "theirs", false, "in conflicts take what the copy has")
 	f.BoolVar(&abort, "abort", false, "change nothing if there are conflicts; the default")
-	cmd.MarkFlagsMutuallyExclusive("ours", "theirs", "abort")
 	outputFlag(cmd, &output, "json")
 	return cmd
 }

@@ -254,7 +254,7 @@ kept for ` + "`aiosctl logs`" + `, and ` + "`aiosctl attach`" + ` joins it.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.spawn(cmd, &f, args, count) },
 	}
 	f.register(a, cmd)
-	cmd.Flags().Uint32VarP(&count, "count", "n", 1, "start so many agents, at most 64; with --name, NAME-1, NAME-2 and so on")
+	cmd.Flags().Uint32VarP(&count, "count", "n", 1, "start `N` agents, at most 64; with --name, NAME-1, NAME-2 and so on")
 	cmd.Flags().BoolVarP(&f.process.interactive, "interactive", "i", false, "keep standard input open for clients that attach")
 	return cmd
 }

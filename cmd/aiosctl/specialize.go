@@ -58,7 +58,7 @@ time, and the same holds for copies of it.`,
 	f.StringVar(&req.Name, "name", "", "`NAME` of the copy")
 	f.StringArrayVar(&req.Keep, "keep", nil, "`GRANT` within one that the agent has, which the copy is to have; can be given again")
 	f.StringSliceVar(&cpu, "cpu", nil, "CPU time of the copy, no more than the agent's: `KEY=VALUE,…` of "+cpuKeys)
-	f.BoolVar(&req.Pause, "pause", false, "leave the copy stopped, until `aiosctl resume`")
+	f.BoolVar(&req.Pause, "pause", false, "leave the copy stopped, until aiosctl resume lets it go on")
 	outputFlag(cmd, &output, "json")
 	return cmd
 }

@@ -66,7 +66,7 @@ before, or the check does not succeed in time, the agent goes on as it was, wher
 	f := cmd.Flags()
 	f.StringVar(&req.Image, "image", "", "`IMAGE` from which the program runs")
 	f.StringVar(&health, "health-cmd", "", "`COMMAND` of the agent's shell that ends with status 0 when the program is well; it is tried until then")
-	f.DurationVar(&timeout, "timeout", 0, "how long that may take, and how long the program has to run without it (default 30s, and 5s)")
+	f.DurationVar(&timeout, "timeout", 0, "`TIME` that this may take, and that the program has to run without it (default 30s, and 5s)")
 	outputFlag(cmd, &output, "json")
 	return cmd
 }

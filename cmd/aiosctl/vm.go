@@ -144,7 +144,7 @@ With a count, another action is taken once it has happened more often than that 
 With swap=SIZE an agent that comes near its memory limit has what it does not use put into a swap file
 of that size at most; with swap=0 it has so no longer.`,
 		Example: "  aiosctl vm set web on-oom=freeze\n  aiosctl vm set web swap=512M\n  aiosctl vm set web on-oom=kill-process,3/1m:kill-agent",
-		Args:    exactly(2, "the agent, and what to change"),
+		Args:    exactly(2, "the agent, or what to change,"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if text, ok := strings.CutPrefix(args[1], "swap="); ok {
 				return a.setSwap(cmd, args[0], text)
