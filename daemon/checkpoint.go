@@ -43,11 +43,11 @@ func (d *System) DomainCheckpoint(ctx context.Context, req *apiv1.DomainCheckpoi
 		return nil, errdefs.New(errdefs.WrongState, "no agent runs in it", errdefs.Op("checkpoint"), errdefs.Resource("%s", dom.name))
 	}
 	for _, r := range records {
-		call, err := d.askHooks(ctx, lifecycle.Checkpoint, r, nil)
-		if err != nil {
-			return nil, err
+		call, refused := d.askHooks(ctx, lifecycle.Checkpoint, r, nil)
+		if refused != nil {
+			return nil, refused
 		}
-		defer func() { call.Done(err) }()
+		defer func() { call.Done(err) }() // What became of all of it.
 	}
 	m, err := d.checkpoint(ctx, dom, dir, req.GetStop())
 	if err != nil {

@@ -138,11 +138,11 @@ func (d *System) restoreDomain(ctx context.Context, dir, name string, opts resto
 		return nil, nil, err
 	}
 	for _, rec := range r.records {
-		call, err := d.askHooks(ctx, lifecycle.Restore, rec, nil)
-		if err != nil {
-			return nil, nil, err
+		call, refused := d.askHooks(ctx, lifecycle.Restore, rec, nil)
+		if refused != nil {
+			return nil, nil, refused
 		}
-		defer func() { call.Done(err) }()
+		defer func() { call.Done(err) }() // What became of all of it.
 	}
 	if err := r.open(ctx); err != nil {
 		return nil, nil, err

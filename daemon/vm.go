@@ -13,6 +13,7 @@ import (
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 	"aios.dev/aios/internal/safefile"
+	"aios.dev/aios/lifecycle"
 	"aios.dev/aios/sentry/trap"
 )
 
@@ -188,8 +189,14 @@ func (s *vmService) VMHibernate(ctx context.Context, req *apiv1.VMHibernateReque
 	if err != nil {
 		return nil, err
 	}
+	call, err := s.d.askHooks(ctx, lifecycle.Hibernate, r, nil)
+	if err != nil {
+		return nil, err
+	}
 	var got control.HibernateReply
-	if err := dom.call(ctx, control.MethodHibernate, control.HibernateRequest{ID: r.id, Actor: actor(ctx)}, &got); err != nil {
+	err = dom.call(ctx, control.MethodHibernate, control.HibernateRequest{ID: r.id, Actor: actor(ctx)}, &got)
+	call.Done(err)
+	if err != nil {
 		return nil, err
 	}
 	return &apiv1.VMHibernateResponse{

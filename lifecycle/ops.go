@@ -17,8 +17,12 @@ const (
 	Exec   Op = "exec"
 	Pause  Op = "pause"
 	Resume Op = "resume"
-	Clone  Op = "clone"
-	Merge  Op = "merge"
+	// Hibernate takes the memory of an agent that waits on; a domain that is saved
+	// and ends is a Checkpoint of its agents.
+	Hibernate Op = "hibernate"
+
+	Clone Op = "clone"
+	Merge Op = "merge"
 	// Specialize is a clone whose copy has less authority.
 	Specialize Op = "specialize"
 	// Split is a clone of some processes, which end in the original.
@@ -49,12 +53,13 @@ var ops = []OpInfo{
 	{Exec, true, "gets a further program, by `aiosctl exec`"},
 	{Pause, true, "is stopped, with every task of it"},
 	{Resume, true, "goes on"},
+	{Hibernate, true, "is idle, and its memory is swapped out by `aiosctl hibernate`; not by its own swap near its limit"},
 	{Clone, true, "is copied while it runs; the copies are not asked about on their own"},
 	{Merge, true, "is a copy that is folded back into its original, and ends; it is not asked about that end on its own"},
 	{Specialize, true, "is copied while it runs; the copy has less authority, for good, and is not asked about on its own"},
 	{Split, true, "has some of its processes become an agent of their own, which is not asked about on its own"},
 	{Upgrade, true, "gets another image and program, and keeps what else it is and has; or is what it was, if that program is not well"},
-	{Checkpoint, true, "is saved with its domain, or is to be"},
+	{Checkpoint, true, "is saved with its domain, or is to be: by `aiosctl domain checkpoint`, and by `domain hibernate`, after which it is no more until it is restored"},
 	{Restore, true, "goes on where a checkpoint of its domain was made"},
 	{Kill, true, "is to end: a KILL or TERM from outside, or AIOS itself ends it"},
 	{Exit, false, "has ended, for whatever reason"},
