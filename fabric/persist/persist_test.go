@@ -419,8 +419,13 @@ func TestKilled(t *testing.T) {
 			t.Fatalf("version %d is there, %d was committed", last, said)
 		}
 		check(t, s, all, last)
-		if last == len(all) {
-			break
+		if last == len(all) { // From the beginning.
+			if err := f.Truncate(0); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Create(f, testMeta()); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }
