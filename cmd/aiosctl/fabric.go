@@ -27,7 +27,7 @@ by DOMAIN/NAME where several domains have one of that name.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: group,
 	}
-	cmd.AddCommand(a.fabricCreateCmd(), a.fabricLsCmd(), a.fabricShowCmd(), a.fabricShareCmd(), a.fabricRevokeCmd(), a.fabricRmCmd(), a.fabricSealCmd(),
+	cmd.AddCommand(a.fabricCreateCmd(), a.fabricLsCmd(), a.fabricUsageCmd(), a.fabricShowCmd(), a.fabricShareCmd(), a.fabricRevokeCmd(), a.fabricRmCmd(), a.fabricSealCmd(),
 		a.fabricSnapshotCmd(), a.fabricRollbackCmd(), a.fabricForkCmd(), a.fabricDiffCmd(), a.fabricDropCmd(),
 		a.fabricOpenCmd(), a.fabricCommitCmd())
 	return cmd
