@@ -5,6 +5,10 @@ import "time"
 // overheadEach is how long what the host counts is added up before it is charged.
 const overheadEach = int64(10 * time.Millisecond)
 
+// overheadMost is how much of what it was served a group pays or gets back at most:
+// whoever keeps the kernel busy, or a CPU without using it, does that to others, too.
+const overheadMost = 0.25
+
 // overhead is what the host counts besides what tasks are served. It counts more for
 // what the kernel process needs to have tasks return, for timers, packets, garbage
 // and the Go runtime; less when it had others for the CPUs. Groups with a quota pay
@@ -39,8 +43,7 @@ func (s *Scheduler) chargeOverhead(now int64) {
 	besides := int64(b)
 	per := 0.0
 	if d := served - o.served; d > 0 && o.at > 0 {
-		// Nobody pays for more than it got, or gets it back twice.
-		per = max(-1, min(float64(besides-o.besides)/float64(d), 1))
+		per = max(-overheadMost, min(float64(besides-o.besides)/float64(d), overheadMost))
 	}
 	o.at, o.besides, o.served = now, besides, served
 	for _, g := range s.bounded {

@@ -183,7 +183,8 @@ func TestQuotaIsOfTheHost(t *testing.T) {
 		{0.04, []uint64{250, 750}, []float64{0.24, 0.72}},
 		{0.04, []uint64{250, 0}, []float64{0.25 - 0.04*0.245/2, 2 - 0.245}}, // Who has none pays nothing.
 		{-0.04, []uint64{250}, []float64{0.29}},
-		{0.6, []uint64{250}, []float64{0.125}}, // Nobody pays more than it gets.
+		{0.6, []uint64{250}, []float64{0.2}}, // Nobody pays for more than a quarter of what it gets.
+		{-0.6, []uint64{250}, []float64{1.0 / 3}},
 	} {
 		w := New(2, 1, Costs{Besides: c.besides})
 		var groups []*sched.Group
