@@ -241,20 +241,21 @@ type SetCPUReply struct {
 	Spec string `json:"spec"`
 }
 
-// MethodClock sets or tells how far ahead of the kernel's an agent's clocks are.
+// MethodClock sets or tells how far ahead of the kernel's an agent's clocks are, and how
+// fast they go.
 const MethodClock = "clock.set"
 
-// ClockRequest has CLOCK_REALTIME be ahead by Offset, or show Wall since 1970, or,
-// without either, asks.
+// ClockRequest has CLOCK_REALTIME be ahead by Offset, or show Wall since 1970, and go as
+// fast as Rate says, as in Clock; or, without any, asks.
 type ClockRequest struct {
 	ID     string `json:"id"`
 	Offset *int64 `json:"offset_ns,omitempty"`
 	Wall   int64  `json:"wall_ns,omitempty"`
+	Rate   int64  `json:"rate_ppb,omitempty"`
 	Actor  Actor  `json:"actor"`
 }
 
-// ClockReply is how far ahead the clocks are and were, and what they show, in
-// nanoseconds.
+// ClockReply is how the clocks go and went, and what they show, in nanoseconds.
 type ClockReply struct {
 	Clock    Clock `json:"clock"`
 	Was      Clock `json:"was"`

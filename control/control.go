@@ -281,6 +281,8 @@ type CloneCopied struct {
 type Clock struct {
 	Offset    int64 `json:"offset_ns,omitempty"`    // CLOCK_REALTIME
 	Monotonic int64 `json:"monotonic_ns,omitempty"` // CLOCK_MONOTONIC and CLOCK_BOOTTIME
+	// Rate is how fast CLOCK_REALTIME goes, in billionths of the kernel's; 0: as fast.
+	Rate int64 `json:"rate_ppb,omitempty"`
 	// Wall, of a request, is what CLOCK_REALTIME is to show, since 1970; 0: as
 	// Offset says.
 	Wall int64 `json:"wall_ns,omitempty"`

@@ -17,6 +17,7 @@ import (
 	"aios.dev/aios/capability"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/sentry/clocks"
 )
 
 // restoreEnv has the test binary be the kernel process that restores: it holds a
@@ -114,6 +115,11 @@ func restoreMain(cfg Config, text string) int {
 			}
 			c, err := k.Clock(req)
 			fmt.Println(c.Clock.Offset, c.Clock.Monotonic, err)
+		case "rate", "turn":
+			id, text, _ := strings.Cut(id, " ")
+			rate, _ := clocks.ParseRate(text)
+			c, err := k.Clock(control.ClockRequest{ID: id, Rate: int64(rate)})
+			fmt.Println(clocks.Rate(c.Clock.Rate), time.Duration(c.Clock.Offset).Round(time.Hour), err)
 		case "account":
 			a, err := k.Account(control.AgentRequest{ID: id})
 			raw, _ := json.Marshal(a)

@@ -64,12 +64,14 @@ type clockPage struct {
 	block    safemem.Block
 	number   uint64 // of its mark
 	// made is the sequence count of the kernel's page that it was made of.
-	made atomic.Uint32
+	made   atomic.Uint32
+	looked uint32 // when it was looked whether the clock races out; by followClocks alone
 
-	mu sync.Mutex // a leaf
-	// What is in the page.
+	mu sync.Mutex // a leaf; own.wall is changed while it is held
+	// What is in the page, and was in that of the kernel.
 	seq    uint64        // +checklocks:mu
 	params clocks.Params // +checklocks:mu
+	shared clocks.Params // +checklocks:mu
 }
 
 // useClockPage says where in the memory file the kernel's page is.
@@ -125,7 +127,7 @@ func (k *kernelClocks) newPage(s *Kernel, own *ownClocks) (*clockPage, error) {
 		p.mappable.DecRef(s.k.SupervisorContext())
 		return nil, err
 	}
-	p.rewrite(true)
+	p.rewrite()
 	k.used.Store(true)
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -154,6 +156,13 @@ func (s *Kernel) followClocks() {
 	defer k.mu.Unlock()
 	for p := range k.pages {
 		p.follow()
+		// While nothing runs, the kernel's is not measured, and need not be for this.
+		if made := p.made.Load(); made != p.looked {
+			p.looked = made
+			if p.own.racesOut() {
+				s.cfg.Clock.AfterFunc(0, p.own.slowDown)
+			}
+		}
 	}
 	if len(k.pages) > 0 {
 		k.timer.Reset(clockFollow)
@@ -163,24 +172,50 @@ func (s *Kernel) followClocks() {
 // follow has the page follow that of the kernel, if that has changed.
 func (p *clockPage) follow() {
 	if seq, err := safemem.LoadUint32(p.s.clocks.shared); err == nil && seq != p.made.Load() {
-		p.rewrite(false)
+		p.rewrite()
 	}
 }
 
-// rewrite writes the page as the kernel's and the agent's clocks are now. set says that
-// CLOCK_REALTIME is set, and may go back.
-func (p *clockPage) rewrite(set bool) {
+// rewrite writes the page as the kernel's and the agent's clocks are now.
+func (p *clockPage) rewrite() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.beginLocked()
+	p.writeLocked(false)
+}
+
+// turn has the agent's CLOCK_REALTIME go on as f says, which gets how it goes; set says
+// that it may go back. Nobody reads the clock meanwhile: what f takes to be now comes
+// after all that it was read by before.
+func (p *clockPage) turn(set bool, f func(clocks.Wall) clocks.Wall) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.beginLocked()
+	wall := f(p.own.ahead())
+	p.own.realtime.Store(&wall)
+	p.writeLocked(set)
+}
+
+// beginLocked has who reads the page wait until it is written.
+//
+// +checklocks:p.mu
+func (p *clockPage) beginLocked() {
+	p.seq++
+	safemem.SwapUint64(p.block, p.seq) // The kernel's own memory does not fail.
+}
+
+// +checklocks:p.mu
+func (p *clockPage) writeLocked(set bool) {
 	shared, made := p.s.clocks.read()
-	begun := p.seq + 1
-	safemem.SwapUint64(p.block, begun) // Who reads waits from now on. The kernel's own memory does not fail.
-	now := shared.Own(p.own.ahead(), p.own.monotonic)
-	p.params = now.After(p.params, int64(gvtime.Rdtsc()), set)
+	cycles, wall := int64(gvtime.Rdtsc()), p.own.ahead()
+	// What only is ahead is set when the kernel's clock is.
+	set = set || !wall.Steady() && shared.Stepped(p.shared, cycles)
+	p.params = shared.Own(wall, p.own.monotonic).After(p.params, cycles, wall, set)
+	p.shared = shared
 	var raw [clocks.Bytes]byte
 	p.params.Encode(raw[:])
 	safemem.Copy(p.block.DropFirst(8), safemem.BlockFromSafeSlice(raw[:]))
-	p.seq = begun + 1
+	p.seq++
 	safemem.SwapUint64(p.block, p.seq)
 	p.made.Store(made)
 }

@@ -1,6 +1,8 @@
 package sentry
 
 import (
+	"math"
+
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/hostarch"
@@ -66,27 +68,45 @@ func (s *Kernel) clocksOf(t *kernel.Task) *ownClocks {
 
 // now returns what the agent's clock shows that programs call id, or false.
 func (c *ownClocks) now(id int32) (int64, bool) {
-	shift, ok := c.shift(id)
-	if !ok {
+	switch {
+	case isWall(id):
+		return c.wall(), true
+	case !c.has(id):
 		return 0, false
+	case id == linux.CLOCK_MONOTONIC_RAW:
+		return c.monotonic.Inside(c.s.k.MonotonicRawClock().Now().Nanoseconds()), true
 	}
-	clock := c.s.k.MonotonicClock()
-	switch id {
-	case linux.CLOCK_REALTIME, linux.CLOCK_REALTIME_COARSE:
-		clock = c.s.k.RealtimeClock()
-	case linux.CLOCK_MONOTONIC_RAW:
-		clock = c.s.k.MonotonicRawClock()
-	}
-	return shift.Inside(clock.Now().Nanoseconds()), true
+	return c.monotonic.Inside(c.s.uptimeNS()), true
 }
 
-// ahead is how far ahead the agent's CLOCK_REALTIME is.
-func (c *ownClocks) ahead() clocks.Shift { return clocks.Shift(c.realtime.Load()) }
+// ahead is how the agent's CLOCK_REALTIME goes.
+func (c *ownClocks) ahead() clocks.Wall { return *c.realtime.Load() }
 
-// wall is what the agent's CLOCK_REALTIME shows.
+// kernelClock is the clock of the kernel by which one goes.
+func (s *Kernel) kernelClock(w clocks.Wall) gvktime.Clock {
+	if w.Steady() {
+		return s.k.MonotonicClock()
+	}
+	return s.k.RealtimeClock()
+}
+
+// wall is what the agent's CLOCK_REALTIME shows. It is not changed between the two that
+// are read for that: what it shows later would be less.
 func (c *ownClocks) wall() int64 {
-	ns, _ := c.now(linux.CLOCK_REALTIME)
-	return ns
+	c.page.mu.Lock()
+	defer c.page.mu.Unlock()
+	w := c.ahead()
+	return w.Inside(c.s.kernelClock(w).Now().Nanoseconds())
+}
+
+// offset is how far that is ahead of the kernel's.
+func (c *ownClocks) offset() clocks.Shift {
+	w := c.ahead()
+	if !w.Steady() {
+		return clocks.Shift(w.Inside(0))
+	}
+	realtime, monotonic, _ := c.s.bothClocks()
+	return clocks.Shift(clocks.Shift(w.Inside(monotonic)).Inside(-realtime))
 }
 
 func (c *ownClocks) clockGettime(t *kernel.Task, sysno uintptr, args arch.SyscallArguments, inner kernel.SyscallFn) (uintptr, *kernel.SyscallControl, error) {
@@ -120,20 +140,22 @@ func (c *ownClocks) time(t *kernel.Task, _ uintptr, args arch.SyscallArguments, 
 	return uintptr(now), nil, nil
 }
 
-// moment reads a moment of the agent's clock and returns that of the kernel's.
+// moment reads a moment of the agent's clock and returns that of the kernel's by which it
+// goes.
 func (c *ownClocks) moment(t *kernel.Task, id int32, at hostarch.Addr) (until gvktime.Time, clock gvktime.Clock, err error) {
 	var ts linux.Timespec
 	if _, err := ts.CopyIn(t, at); err != nil {
 		return until, nil, err
 	}
-	shift, clock := c.monotonic, gvktime.Clock(c.s.k.MonotonicClock())
-	if id == linux.CLOCK_REALTIME {
-		shift, clock = c.ahead(), c.s.k.RealtimeClock()
-	}
 	if !ts.Valid() {
 		return until, nil, linuxerr.EINVAL
 	}
-	return gvktime.FromNanoseconds(shift.Until(ts.ToNsecCapped())), clock, nil
+	ns := ts.ToNsecCapped()
+	if id == linux.CLOCK_REALTIME {
+		w := c.ahead()
+		return gvktime.FromNanoseconds(w.Until(ns)), c.s.kernelClock(w), nil
+	}
+	return gvktime.FromNanoseconds(c.monotonic.Until(ns)), c.s.k.MonotonicClock(), nil
 }
 
 // clockNanosleep waits until a moment. As in gVisor, what interrupts it and is no signal
@@ -198,14 +220,28 @@ func (c *ownClocks) futex(t *kernel.Task, sysno uintptr, args arch.SyscallArgume
 // until replaces the moment that a timer is set to by that of the kernel's clock. A timer
 // that is to be stopped stays that.
 func (c *ownClocks) until(its *linux.Itimerspec, realtime bool) {
-	if its.Value.ToNsecCapped() <= 0 {
+	ns := its.Value.ToNsecCapped()
+	if ns <= 0 {
 		return
 	}
-	shift := c.monotonic
 	if realtime {
-		shift = c.ahead()
+		ns = c.wallUntil(ns)
+	} else {
+		ns = c.monotonic.Until(ns)
 	}
-	its.Value = linux.NsecToTimespec(shift.Until(its.Value.ToNsecCapped()))
+	its.Value = linux.NsecToTimespec(ns)
+}
+
+// wallUntil returns the moment of the kernel's CLOCK_REALTIME, by which gVisor's timers
+// go, when the agent's shows ns.
+func (c *ownClocks) wallUntil(ns int64) int64 {
+	w := c.ahead()
+	until := w.Until(ns)
+	if !w.Steady() || until == math.MaxInt64 {
+		return until
+	}
+	_, monotonic, realtime := c.s.bothClocks()
+	return max(clocks.Shift(realtime).Inside(until-monotonic), 1)
 }
 
 func (c *ownClocks) timerfdSettime(t *kernel.Task, sysno uintptr, args arch.SyscallArguments, inner kernel.SyscallFn) (uintptr, *kernel.SyscallControl, error) {
@@ -248,7 +284,7 @@ func (c *ownClocks) timerSettime(t *kernel.Task, sysno uintptr, args arch.Syscal
 		return inner(t, sysno, args)
 	}
 	by, ok := a.timerClock(t, id)
-	if _, own := c.shift(by); !ok || !own {
+	if !ok || !c.has(by) {
 		return inner(t, sysno, args)
 	}
 	var its linux.Itimerspec
@@ -258,7 +294,7 @@ func (c *ownClocks) timerSettime(t *kernel.Task, sysno uintptr, args arch.Syscal
 	if !its.Valid() {
 		return 0, nil, linuxerr.EINVAL
 	}
-	c.until(&its, by == linux.CLOCK_REALTIME || by == linux.CLOCK_REALTIME_COARSE)
+	c.until(&its, isWall(by))
 	old, err := t.IntervalTimerSettime(id, its, true)
 	if err != nil {
 		return 0, nil, err
@@ -283,7 +319,7 @@ func (s *Kernel) setFrom(t *kernel.Task, wall int64) (uintptr, *kernel.SyscallCo
 	if a == nil {
 		return 0, nil, linuxerr.EPERM
 	}
-	if err := a.setWall(s.wallOffset(wall), capability.Actor{Name: a.id}); err != nil {
+	if err := a.setWall(wallChange{shows: &wall}, capability.Actor{Name: a.id}); err != nil {
 		return 0, nil, linuxerr.EINVAL
 	}
 	return 0, nil, nil

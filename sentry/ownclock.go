@@ -17,24 +17,26 @@ import (
 	"aios.dev/aios/sentry/clocks"
 )
 
-// An agent may have clocks of its own: CLOCK_REALTIME so much ahead of the kernel's,
-// and CLOCK_MONOTONIC, of which CLOCK_BOOTTIME is another name. Its programs read them
-// where others read the kernel's:
+// An agent may have clocks of its own: CLOCK_REALTIME so much ahead of the kernel's, and
+// so many times as fast, and CLOCK_MONOTONIC ahead, of which CLOCK_BOOTTIME is another
+// name. Its programs read them where others read the kernel's:
 //
 //	the VDSO              a page of the agent's own, in the place of the kernel's  clockpage.go
 //	system calls          moments are translated on their way in and out           gate_clock.go
 //	/proc, sysinfo(2)     views.go, viewcpu.go
 //
 // Nothing else goes by them: CPU time, scheduling, quotas, leases and the times of files
-// are by the kernel's. How long something takes is the same by both.
+// are by the kernel's. How long something takes is CLOCK_MONOTONIC's to say, which goes
+// as fast as the kernel's, and so are durations that calls wait for.
 
 // ownClocks are those of an agent.
 type ownClocks struct {
 	s    *Kernel
+	a    *Agent
 	page *clockPage
 	// monotonic is immutable, as in a time namespace of Linux.
 	monotonic clocks.Shift
-	realtime  atomic.Int64 // a clocks.Shift
+	realtime  atomic.Pointer[clocks.Wall] // changed while page.mu is held
 }
 
 // agentClocks is what an agent keeps of them.
@@ -45,17 +47,18 @@ type agentClocks struct {
 	ended bool       // +checklocks:mu
 }
 
-// shift returns how far ahead of the kernel's the clock is that a program calls id; ok
-// is false for clocks that are the kernel's, such as those of CPU time.
-func (c *ownClocks) shift(id int32) (s clocks.Shift, ok bool) {
+// has says whether the clock that a program calls id is one of the agent's own, unlike
+// those of CPU time.
+func (c *ownClocks) has(id int32) bool {
 	switch id {
-	case linux.CLOCK_REALTIME, linux.CLOCK_REALTIME_COARSE:
-		return c.ahead(), true
 	case linux.CLOCK_MONOTONIC, linux.CLOCK_MONOTONIC_COARSE, linux.CLOCK_MONOTONIC_RAW, linux.CLOCK_BOOTTIME:
-		return c.monotonic, true
+		return true
 	}
-	return 0, false
+	return isWall(id)
 }
+
+// isWall says whether id is CLOCK_REALTIME.
+func isWall(id int32) bool { return id == linux.CLOCK_REALTIME || id == linux.CLOCK_REALTIME_COARSE }
 
 // What clocks may show: from the beginning of their count until so many years before
 // its end, so that an agent lives to see no overflow.
@@ -69,18 +72,81 @@ func errClock(what, fix string, args ...any) error {
 	return errdefs.New(errdefs.InvalidArgument, what, errdefs.Op("set the clock"), errdefs.Fix(fix, args...))
 }
 
-// wallShift examines how far ahead CLOCK_REALTIME is to be.
-func (s *Kernel) wallShift(offset int64) (clocks.Shift, error) {
-	shift := clocks.Shift(offset)
-	if now := shift.Inside(s.k.RealtimeClock().Now().Nanoseconds()); now < 0 || now > lastWall {
-		return 0, errClock("CLOCK_REALTIME would be before 1970 or after 2241", "give an offset from now that is between the two")
-	}
-	return shift, nil
+// wallChange is what is to become of an agent's CLOCK_REALTIME: it is set to be ahead of
+// the kernel's, or to show a time, or neither; and it goes so fast from then on.
+type wallChange struct {
+	offset *int64
+	shows  *int64
+	rate   clocks.Rate // 0: as it goes
 }
 
-// wallOffset is the offset by which CLOCK_REALTIME shows wall now.
-func (s *Kernel) wallOffset(wall int64) int64 {
-	return int64(clocks.Shift(-s.k.RealtimeClock().Now().Nanoseconds()).Inside(wall))
+// asked is the change that a request asks for.
+func (s *Kernel) asked(offset *int64, wall, rate int64) (wallChange, error) {
+	ch := wallChange{offset: offset, rate: clocks.Rate(rate)}
+	if wall != 0 {
+		ch.offset, ch.shows = nil, &wall
+	}
+	if rate != 0 && !ch.rate.Valid() {
+		return ch, errClock("a clock cannot go so fast, or so slowly", "give a rate from %v to %v", clocks.Slowest, clocks.Fastest)
+	}
+	return ch, nil
+}
+
+// sets says that the clock is set, and may go back.
+func (ch wallChange) sets() bool { return ch.offset != nil || ch.shows != nil }
+
+// bothWithin is within what time two clocks are to be read that are to show the same
+// moment.
+const bothWithin = 20 * time.Microsecond
+
+// bothClocks reads the kernel's CLOCK_REALTIME, CLOCK_MONOTONIC, and again the former.
+func (s *Kernel) bothClocks() (before, monotonic, after int64) {
+	for range 5 { // It may be interrupted in between.
+		before = s.k.RealtimeClock().Now().Nanoseconds()
+		monotonic = s.uptimeNS()
+		after = s.k.RealtimeClock().Now().Nanoseconds()
+		if after-before <= int64(bothWithin) {
+			break
+		}
+	}
+	return before, monotonic, after
+}
+
+// changed returns how a clock goes on after the change, and what it shows now. If it is
+// not set it does not go back: it is what it was at the end of what counts as now, and
+// goes on from the beginning of that.
+func (s *Kernel) changed(w clocks.Wall, ch wallChange) (next clocks.Wall, shows int64) {
+	before, monotonic, after := s.bothClocks()
+	if w.Steady() {
+		shows = w.Inside(monotonic)
+	} else {
+		shows = w.Inside(after)
+	}
+	rate := w.Rate()
+	if ch.rate != 0 {
+		rate = ch.rate
+	}
+	switch {
+	case ch.shows != nil:
+		shows = *ch.shows
+	case ch.offset != nil && rate == clocks.Normal:
+		return clocks.Ahead(clocks.Shift(*ch.offset)), clocks.Shift(*ch.offset).Inside(before)
+	case ch.offset != nil:
+		shows = clocks.Shift(*ch.offset).Inside(before)
+	}
+	return clocks.From(rate, before, monotonic, shows), shows
+}
+
+// check refuses a change after which the clock would show what it cannot. One that has
+// come to its end may always go on as the kernel's.
+func (s *Kernel) check(w clocks.Wall, ch wallChange) error {
+	if !ch.sets() && ch.rate == clocks.Normal {
+		return nil
+	}
+	if _, shows := s.changed(w, ch); shows < 0 || shows > lastWall {
+		return errClock("CLOCK_REALTIME would be before 1970 or after 2241", "give an offset from now that is between the two")
+	}
+	return nil
 }
 
 // beginClock gives an agent the clocks that it is started with, if it gets any.
@@ -88,12 +154,11 @@ func (a *Agent) beginClock(req *control.Clock, actor control.Actor) error {
 	if req == nil {
 		return nil
 	}
-	s := a.s
-	offset := req.Offset
-	if req.Wall != 0 {
-		offset = s.wallOffset(req.Wall)
+	s, none := a.s, clocks.Ahead(0)
+	ch, err := s.asked(&req.Offset, req.Wall, req.Rate)
+	if err == nil {
+		err = s.check(none, ch)
 	}
-	realtime, err := s.wallShift(offset)
 	if err != nil {
 		return err
 	}
@@ -102,15 +167,16 @@ func (a *Agent) beginClock(req *control.Clock, actor control.Actor) error {
 		return errClock("CLOCK_MONOTONIC would be negative, or more than a hundred years",
 			"give an offset from -%v up: that is what it shows now", time.Duration(s.uptimeNS()).Round(time.Millisecond))
 	}
+	realtime, _ := s.changed(none, ch)
 	if err := a.makeClock(realtime, monotonic); err != nil {
 		return err
 	}
-	a.tellClock(control.Clock{}, s.actor(actor))
+	a.tellClock(clockOf(0, clocks.Normal, 0), s.actor(actor))
 	return nil
 }
 
 // makeClock gives the agent clocks that it had none of.
-func (a *Agent) makeClock(realtime, monotonic clocks.Shift) error {
+func (a *Agent) makeClock(realtime clocks.Wall, monotonic clocks.Shift) error {
 	a.clock.mu.Lock()
 	defer a.clock.mu.Unlock()
 	_, err := a.makeClockLocked(realtime, monotonic)
@@ -118,12 +184,12 @@ func (a *Agent) makeClock(realtime, monotonic clocks.Shift) error {
 }
 
 // +checklocks:a.clock.mu
-func (a *Agent) makeClockLocked(realtime, monotonic clocks.Shift) (*ownClocks, error) {
+func (a *Agent) makeClockLocked(realtime clocks.Wall, monotonic clocks.Shift) (*ownClocks, error) {
 	if a.clock.ended {
 		return nil, errdefs.New(errdefs.AgentNotRunning, "the agent has ended", errdefs.Resource("%s", a.id))
 	}
-	c := &ownClocks{s: a.s, monotonic: monotonic}
-	c.realtime.Store(int64(realtime))
+	c := &ownClocks{s: a.s, a: a, monotonic: monotonic}
+	c.realtime.Store(&realtime)
 	var err error
 	if c.page, err = a.s.clocks.newPage(a.s, c); err != nil {
 		return nil, err
@@ -137,26 +203,14 @@ func (a *Agent) makeClockLocked(realtime, monotonic clocks.Shift) (*ownClocks, e
 	return c, nil
 }
 
-// setWall has the agent's CLOCK_REALTIME be so far ahead of the kernel's from now on.
-// Calls that wait until a moment of it wait anew.
-func (a *Agent) setWall(offset int64, by capability.Actor) error {
-	shift, err := a.s.wallShift(offset)
-	if err != nil {
-		return err
-	}
+// setWall changes the agent's CLOCK_REALTIME. Calls that wait until a moment of it wait
+// anew.
+func (a *Agent) setWall(ch wallChange, by capability.Actor) error {
 	a.clock.mu.Lock()
 	was := a.clockNow()
-	c := a.clock.own.Load()
-	switch {
-	case c == nil && shift == 0:
-	case c == nil:
-		_, err = a.makeClockLocked(shift, 0)
-	default:
-		c.realtime.Store(int64(shift))
-		c.page.rewrite(true)
-	}
+	changed, err := a.setWallLocked(ch)
 	a.clock.mu.Unlock()
-	if err != nil || was.Offset == int64(shift) {
+	if err != nil || !changed {
 		return err
 	}
 	a.interruptTasks()
@@ -164,13 +218,55 @@ func (a *Agent) setWall(offset int64, by capability.Actor) error {
 	return nil
 }
 
-// clockNow says how far ahead the agent's clocks are.
+// +checklocks:a.clock.mu
+func (a *Agent) setWallLocked(ch wallChange) (changed bool, err error) {
+	c, wall := a.clock.own.Load(), clocks.Ahead(0)
+	if c != nil {
+		wall = c.ahead()
+	}
+	if err := a.s.check(wall, ch); err != nil {
+		return false, err
+	}
+	// What is not merely ahead is set to something else whenever it is set.
+	if next, _ := a.s.changed(wall, ch); next == wall || !ch.sets() && next.Rate() == wall.Rate() {
+		return false, nil
+	}
+	if c == nil { // Programs go on with the page as with the kernel's, and then it is set.
+		if c, err = a.makeClockLocked(wall, 0); err != nil {
+			return false, err
+		}
+	}
+	c.page.turn(ch.sets(), func(w clocks.Wall) clocks.Wall {
+		next, _ := a.s.changed(w, ch)
+		return next
+	})
+	return true, nil
+}
+
+// racesOut says that a clock that goes fast has come to the last that it may show.
+func (c *ownClocks) racesOut() bool {
+	w := c.ahead()
+	return w.Rate() > clocks.Normal && w.Inside(c.s.uptimeNS()) > lastWall
+}
+
+// slowDown has such a clock go on as fast as the kernel's, for what is left of years that
+// can be counted.
+func (c *ownClocks) slowDown() {
+	c.a.setWall(wallChange{rate: clocks.Normal}, capability.Actor{Name: "kernel", Privileged: true})
+}
+
+// clockOf is what is told of clocks.
+func clockOf(offset clocks.Shift, rate clocks.Rate, monotonic clocks.Shift) control.Clock {
+	return control.Clock{Offset: int64(offset), Rate: int64(rate), Monotonic: int64(monotonic)}
+}
+
+// clockNow says how far ahead the agent's clocks are, and how fast they go.
 func (a *Agent) clockNow() control.Clock {
 	c := a.clock.own.Load()
 	if c == nil {
-		return control.Clock{}
+		return clockOf(0, clocks.Normal, 0)
 	}
-	return control.Clock{Offset: c.realtime.Load(), Monotonic: int64(c.monotonic)}
+	return clockOf(c.offset(), c.ahead().Rate(), c.monotonic)
 }
 
 // ownClock is clockNow, or nil if its clocks are the kernel's.
@@ -209,18 +305,28 @@ func (a *Agent) tellClock(was control.Clock, by capability.Actor) {
 	now := a.clockNow()
 	a.s.emitFor(a, event.AgentClock, &eventv1.AgentClock{
 		Offset: now.Offset, WasOffset: was.Offset, Monotonic: now.Monotonic, By: by.Name,
+		Rate: clocks.Rate(now.Rate).Float(), WasRate: clocks.Rate(was.Rate).Float(),
 	}, by.Correlation)
-	text := fmt.Sprintf("offset=%v", time.Duration(now.Offset))
+	text := wallText(now)
 	if now.Monotonic != 0 {
 		text += fmt.Sprintf(",monotonic=%v", time.Duration(now.Monotonic))
 	}
 	a.s.trail.put(control.AuditRecord{Record: capability.Record{
 		Op: opClock, Actor: by.Name, Agent: a.id, Target: text, Correlation: by.Correlation,
-		Reason: fmt.Sprintf("was offset=%v", time.Duration(was.Offset)),
+		Reason: "was " + wallText(was),
 	}})
 }
 
-// Clock sets how far ahead an agent's CLOCK_REALTIME is, or says how far.
+// wallText is how CLOCK_REALTIME goes, in an audit record.
+func wallText(c control.Clock) string {
+	text := fmt.Sprintf("offset=%v", time.Duration(c.Offset))
+	if r := clocks.Rate(c.Rate); r != clocks.Normal {
+		text += fmt.Sprintf(",rate=%v", r)
+	}
+	return text
+}
+
+// Clock sets how far ahead an agent's CLOCK_REALTIME is and how fast it goes, or says it.
 func (s *Kernel) Clock(req control.ClockRequest) (control.ClockReply, error) {
 	var reply control.ClockReply
 	a, err := s.agent(req.ID)
@@ -231,11 +337,9 @@ func (s *Kernel) Clock(req control.ClockRequest) (control.ClockReply, error) {
 		return reply, err
 	}
 	reply.Was = a.clockNow()
-	switch {
-	case req.Wall != 0:
-		err = a.setWall(s.wallOffset(req.Wall), s.actor(req.Actor))
-	case req.Offset != nil:
-		err = a.setWall(*req.Offset, s.actor(req.Actor))
+	ch, err := s.asked(req.Offset, req.Wall, req.Rate)
+	if err == nil && (ch.sets() || ch.rate != 0) {
+		err = a.setWall(ch, s.actor(req.Actor))
 	}
 	if err != nil {
 		return reply, err

@@ -361,7 +361,9 @@ func (a *Agent) adopt(rec *agentRecord, saved *savedAgent) error {
 		return err
 	}
 	if c := rec.Clock; c != nil {
-		if err := a.makeClock(clocks.Shift(c.Offset), clocks.Shift(c.Monotonic)); err != nil {
+		// It is as far ahead as it was, and goes on from there. What is older says no rate.
+		realtime, _ := a.s.changed(clocks.Ahead(0), wallChange{offset: &c.Offset, rate: clocks.Rate(c.Rate)})
+		if err := a.makeClock(realtime, clocks.Shift(c.Monotonic)); err != nil {
 			return err
 		}
 	}

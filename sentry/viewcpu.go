@@ -60,7 +60,7 @@ func (s *Kernel) uptimeNS() int64 { return s.k.MonotonicClock().Now().Nanosecond
 func (v *view) clocks() (realtime, monotonic clocks.Shift) {
 	if v.a != nil {
 		if c := v.a.clock.own.Load(); c != nil {
-			return c.ahead(), c.monotonic
+			return c.offset(), c.monotonic
 		}
 	}
 	return 0, 0

@@ -2546,7 +2546,10 @@ type AgentClock struct {
 	WasOffset int64 `protobuf:"varint,2,opt,name=was_offset,json=wasOffset,proto3" json:"was_offset,omitempty"`
 	Monotonic int64 `protobuf:"varint,3,opt,name=monotonic,proto3" json:"monotonic,omitempty"`
 	// Who set it: the agent itself, by its ID, or somebody outside.
-	By            string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	By string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	// How fast its CLOCK_REALTIME goes, and went: 1 is as fast as the kernel's.
+	Rate          float64 `protobuf:"fixed64,5,opt,name=rate,proto3" json:"rate,omitempty"`
+	WasRate       float64 `protobuf:"fixed64,6,opt,name=was_rate,json=wasRate,proto3" json:"was_rate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2607,6 +2610,20 @@ func (x *AgentClock) GetBy() string {
 		return x.By
 	}
 	return ""
+}
+
+func (x *AgentClock) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *AgentClock) GetWasRate() float64 {
+	if x != nil {
+		return x.WasRate
+	}
+	return 0
 }
 
 // AgentKill: everything in the agent was told to end at once.
@@ -8519,14 +8536,16 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"AgentPause\x12\x0e\n" +
 	"\x02by\x18\x01 \x01(\tR\x02by\x12\x1d\n" +
 	"\n" +
-	"paused_for\x18\x02 \x01(\x03R\tpausedFor\"q\n" +
+	"paused_for\x18\x02 \x01(\x03R\tpausedFor\"\xa0\x01\n" +
 	"\n" +
 	"AgentClock\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x1d\n" +
 	"\n" +
 	"was_offset\x18\x02 \x01(\x03R\twasOffset\x12\x1c\n" +
 	"\tmonotonic\x18\x03 \x01(\x03R\tmonotonic\x12\x0e\n" +
-	"\x02by\x18\x04 \x01(\tR\x02by\"G\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x12\n" +
+	"\x04rate\x18\x05 \x01(\x01R\x04rate\x12\x19\n" +
+	"\bwas_rate\x18\x06 \x01(\x01R\awasRate\"G\n" +
 	"\tAgentKill\x12\x0e\n" +
 	"\x02by\x18\x01 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +

@@ -55,7 +55,7 @@ func TestParams(t *testing.T) {
 	if got := Decode(b[:]); got != p {
 		t.Errorf("%+v were read as %+v", p, got)
 	}
-	if own := p.Own(100, 1000); own != (Params{Line{1, 2, 1003, 4}, Line{5, -6, 107, 8}, 9, Line{10, 11, 988, 13}}) {
+	if own := p.Own(Ahead(100), 1000); own != (Params{Line{1, 2, 1003, 4}, Line{5, -6, 107, 8}, 9, Line{10, 11, 988, 13}}) {
 		t.Errorf("shifted they are %+v", own)
 	}
 }
@@ -106,21 +106,24 @@ func TestNeverBackwards(t *testing.T) {
 func TestSetBackwards(t *testing.T) {
 	old := Params{Monotonic: Line{1, 0, 100 * second, 1e9}, Realtime: Line{1, 0, 100 * second, 1e9}}
 	next := Params{Monotonic: Line{1, 0, 90 * second, 1e9}, Realtime: Line{1, 0, 90 * second, 1e9}}
-	for _, set := range []bool{false, true} {
-		got := next.After(old, second, set)
-		if got.Realtime.At(second) != 91*second || got.Monotonic.At(second) != 101*second {
-			t.Errorf("%+v", got)
-		}
+	if got := next.After(old, second, Ahead(0), true); got.Realtime.At(second) != 91*second || got.Monotonic.At(second) != 101*second {
+		t.Errorf("set: %+v", got)
+	}
+	if !next.Stepped(old, second) || old.Stepped(next, second) || next.Stepped(Params{}, second) {
+		t.Error("it is not known that the host's was set")
 	}
 	next.Realtime.BaseRef = 100*second - 1000
-	if got := next.After(old, second, false).Realtime.At(second); got != 101*second {
+	if next.Stepped(old, second) {
+		t.Error("measured anew, it is taken to be set")
+	}
+	if got := next.After(old, second, Ahead(0), false).Realtime.At(second); got != 101*second {
 		t.Errorf("measured anew it shows %d", got)
 	}
-	if got := next.After(old, second, true).Realtime.At(second); got != 101*second-1000 {
+	if got := next.After(old, second, Ahead(0), true).Realtime.At(second); got != 101*second-1000 {
 		t.Errorf("set it shows %d", got)
 	}
 	unready := Params{}
-	if got := unready.After(old, second, false); got.Monotonic.Ready != 0 || got.Realtime.Ready != 0 {
+	if got := unready.After(old, second, Ahead(0), false); got.Monotonic.Ready != 0 || got.Realtime.Ready != 0 {
 		t.Errorf("not ready: %+v", got)
 	}
 }

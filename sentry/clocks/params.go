@@ -31,13 +31,24 @@ func (l Line) ahead(by Shift) Line {
 	return l
 }
 
+// rated returns the line of a clock that goes by l, at a rate. What is lost of the
+// frequency is less than a millionth; the next line begins where it should be.
+func (l Line) rated(w Wall) Line {
+	l.BaseRef = w.Inside(l.BaseRef)
+	l.Frequency = scaled(l.Frequency, Normal, w.rate, true)
+	return l
+}
+
 // A clock that is to show less than it did goes slower until it is right, for catchUp
 // or for twice as long as it is wrong.
 const catchUp = 1_000_000_000
 
 // After returns the line of a clock that goes on as l says from when the counter shows
 // cycles, and was read by old until then: never backwards.
-func (l Line) After(old Line, cycles int64) Line {
+func (l Line) After(old Line, cycles int64) Line { return l.after(old, cycles, catchUp) }
+
+// after is After of a clock that shows catch more when catchUp has passed.
+func (l Line) after(old Line, cycles, catch int64) Line {
 	if l.Ready == 0 || old.Ready == 0 || l.Frequency == 0 {
 		return l
 	}
@@ -46,7 +57,7 @@ func (l Line) After(old Line, cycles int64) Line {
 	if over <= 0 {
 		return l
 	}
-	until := max(catchUp, 2*over)
+	until := max(catch, 2*over)
 	hi, lo := bits.Mul64(l.Frequency, uint64(until))
 	slower, _ := bits.Div64(hi, lo, uint64(until-over)) // It is at most twice the frequency.
 	return Line{Ready: 1, BaseCycles: max(cycles, l.BaseCycles), BaseRef: was, Frequency: slower}
@@ -100,10 +111,14 @@ func (p Params) Encode(b []byte) {
 	}
 }
 
-// Own returns what an agent's programs read while others read p, if its clocks are
-// ahead of the kernel's by so much.
-func (p Params) Own(realtime, monotonic Shift) Params {
-	p.Realtime = p.Realtime.ahead(realtime)
+// Own returns what an agent's programs read while others read p, if its CLOCK_REALTIME
+// goes as wall says, and its other clocks are ahead of the kernel's by so much.
+func (p Params) Own(wall Wall, monotonic Shift) Params {
+	if wall.Steady() {
+		p.Realtime = p.Monotonic.rated(wall)
+	} else {
+		p.Realtime = p.Realtime.ahead(Shift(wall.shows))
+	}
 	p.Monotonic = p.Monotonic.ahead(monotonic)
 	p.Raw = p.Raw.ahead(monotonic)
 	return p
@@ -113,12 +128,19 @@ func (p Params) Own(realtime, monotonic Shift) Params {
 // merely measured better.
 const stepped = 1_000_000
 
-// After returns p so that no clock runs backwards that was read by old until the
-// counter shows cycles: but for CLOCK_REALTIME, when it is set.
-func (p Params) After(old Params, cycles int64, set bool) Params {
+// Stepped says whether somebody has set the clock back that others read by p, and by old
+// until the counter showed cycles.
+func (p Params) Stepped(old Params, cycles int64) bool {
+	return old.Realtime.Ready != 0 && old.Realtime.At(cycles)-p.Realtime.At(cycles) >= stepped
+}
+
+// After returns p, of which CLOCK_REALTIME goes as wall says, so that no clock runs
+// backwards that was read by old until the counter shows cycles: but for CLOCK_REALTIME,
+// if it is set.
+func (p Params) After(old Params, cycles int64, wall Wall, set bool) Params {
 	p.Monotonic, p.Raw = p.Monotonic.After(old.Monotonic, cycles), p.Raw.After(old.Raw, cycles)
-	if !set && old.Realtime.At(cycles)-p.Realtime.At(cycles) < stepped {
-		p.Realtime = p.Realtime.After(old.Realtime, cycles)
+	if !set {
+		p.Realtime = p.Realtime.after(old.Realtime, cycles, int64(scaled(catchUp, wall.rate, Normal, true)))
 	}
 	return p
 }

@@ -1,8 +1,10 @@
 // Package clocks is the arithmetic of clocks that an agent has of its own: how far
-// each is ahead of the kernel's, and what the VDSO of a program reads of it.
+// each is ahead of the kernel's, how fast it goes, and what the VDSO of a program reads
+// of it.
 //
-// Key types: Shift (between an agent's clock and the kernel's) and Params (what is in
-// the page that the VDSO reads, as gVisor lays it out).
+// Key types: Shift (between an agent's clock and the kernel's), Wall (the same of a
+// CLOCK_REALTIME that may have a Rate) and Params (what is in the page that the VDSO
+// reads, as gVisor lays it out).
 //
 // Moments and durations are nanoseconds, cycles those of the CPU's counter. The
 // package has no locks and knows no agents.

@@ -250,25 +250,129 @@ static void sees(void) {
 	}
 }
 
+static ns later = 24 * HOUR;
+
 static void *sleeper(void *way) {
 	typeof(*ways) *w = way;
-	struct timespec at = spec(call(w->clock) + 24 * HOUR);
+	struct timespec at = spec(call(w->clock) + later);
 	printf("%s waits\n", w->name), fflush(stdout);
 	printf("%s: %d\n", w->name, w->wait(w->clock, &at)), fflush(stdout);
 	return 0;
 }
 
-// For a moment of tomorrow.
+// For a moment of tomorrow, or of another time.
 static void tomorrow(void) {
 	pthread_t all[3];
 	int wait[] = {0, 3, 6};
 	int fd = timerfd_create(CLOCK_REALTIME, 0);
-	struct itimerspec its = {{0, 0}, spec(call(CLOCK_REALTIME) + 24 * HOUR)}, left;
+	struct itimerspec its = {{0, 0}, spec(call(CLOCK_REALTIME) + later)}, left;
 	timerfd_settime(fd, TFD_TIMER_ABSTIME, &its, 0);
 	for (int i = 0; i < 3; i++) pthread_create(&all[i], 0, sleeper, &ways[wait[i]]);
 	for (int i = 0; i < 3; i++) pthread_join(all[i], 0);
 	timerfd_gettime(fd, &left);
 	printf("the timer has %lld hours\n", (of(left.it_value) + HOUR / 2) / HOUR);
+}
+
+// The wall clock, and what CLOCK_MONOTONIC shows before and after, as close as may be.
+struct both {
+	ns before, wall, after;
+};
+
+static struct both both(ns (*read)(clockid_t)) {
+	struct both b, best = {0};
+	for (int i = 0; i < 20; i++) {
+		b.before = read(CLOCK_MONOTONIC), b.wall = read(CLOCK_REALTIME), b.after = read(CLOCK_MONOTONIC);
+		if (!i || b.after - b.before < best.after - best.before) best = b;
+	}
+	return best;
+}
+
+// For so long the wall clock goes so many times as fast as the other: never backwards,
+// and as far as both are measured well.
+static void goes(const char *what, ns (*read)(clockid_t), double rate, ns lasts) {
+	struct both first = both(read), now;
+	ns last = first.wall, least = 0, most = 0;
+	do {
+		for (int i = 0; i < 1000; i++) {
+			ns w = read(CLOCK_REALTIME);
+			if (w < last) fail("%s: it ran backwards, from %lld to %lld", what, last, w);
+			last = w;
+		}
+		now = both(read);
+		// In time of the other clock.
+		ns passed = (now.wall - first.wall) / rate;
+		ns ahead = passed - (now.after - first.before), behind = passed - (now.before - first.after);
+		if (ahead > most) most = ahead;
+		if (behind < least) least = behind;
+	} while (now.after - first.before < lasts);
+	if (most > MS || least < -MS) fail("%s: the clock was up to %lld ns ahead, and %lld", what, most, least);
+	fprintf(stderr, "%s: within %lld and %lld ns\n", what, least, most);
+}
+
+// How it is to wait by a clock that goes so fast: durations are as ever, and moments come
+// when it shows them.
+static void rated(double rate, ns lasts) {
+	goes("the VDSO", get, rate, lasts);
+	goes("calls", call, rate, lasts / 4);
+	const ns t = 30 * MS, exact = rate * 20000 + 1; // Clocks are measured as well as that.
+	struct timespec d = spec(t);
+	ns began = get(CLOCK_MONOTONIC);
+	syscall(SYS_clock_nanosleep, CLOCK_REALTIME, 0, &d, 0);
+	ns slept = get(CLOCK_MONOTONIC) - began;
+	if (slept < t || slept > t + 2 * SECOND) fail("it slept for %lld ns", slept);
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &set, 0);
+	pthread_mutex_lock(&held);
+	for (unsigned i = 0; i < sizeof ways / sizeof *ways; i++) {
+		clockid_t c = ways[i].clock;
+		double by = c == CLOCK_REALTIME ? rate : 1;
+		ns began = get(CLOCK_MONOTONIC);
+		struct timespec at = spec(call(c) + (ns)(t * by));
+		if (!ways[i].wait(c, &at)) fail("%s, clock %d: %s", ways[i].name, c, strerror(errno));
+		ns lasted = get(CLOCK_MONOTONIC) - began, now = call(c);
+		if (now + exact < of(at)) fail("%s, clock %d: %lld ns early", ways[i].name, c, of(at) - now);
+		if (lasted < t - exact || lasted > t + 2 * SECOND) fail("%s, clock %d: it waited for %lld ns", ways[i].name, c, lasted);
+	}
+	// What a timer has left, and how often it ends, are durations.
+	int fd = timerfd_create(CLOCK_REALTIME, 0);
+	struct itimerspec its = {spec(t), spec(call(CLOCK_REALTIME) + (ns)(60 * SECOND * rate))}, left;
+	timerfd_settime(fd, TFD_TIMER_ABSTIME, &its, 0);
+	timerfd_gettime(fd, &left);
+	if (of(left.it_value) > 60 * SECOND + MS || of(left.it_value) < 50 * SECOND || of(left.it_interval) != t) fail("a timer has %lld ns left", of(left.it_value));
+	its.it_value = spec(call(CLOCK_REALTIME));
+	began = get(CLOCK_MONOTONIC);
+	timerfd_settime(fd, TFD_TIMER_ABSTIME, &its, 0);
+	for (uint64_t n = 0, all = 0; all < 4; all += n) read(fd, &n, sizeof n);
+	ns lasted = get(CLOCK_MONOTONIC) - began;
+	if (lasted < 3 * t - MS || lasted > 3 * t + 2 * SECOND) fail("three intervals are %lld ns", lasted);
+	close(fd);
+}
+
+// How fast the wall clock goes, whenever that has changed: told at once, and it never
+// runs backwards.
+static void turns(void) {
+	double told = 0;
+	ns last = 0;
+	for (;;) {
+		struct both a = both(get), b;
+		do {
+			b = both(get);
+			if (b.wall < last) fail("it ran backwards, from %lld to %lld", last, b.wall);
+			last = b.wall;
+		} while (b.before - a.after < 20 * MS);
+		double rate = (double)(b.wall - a.wall) / (b.before - a.before);
+		if (told && rate > told * 0.98 && rate < told * 1.02) continue;
+		usleep(1000);
+		a = both(get);
+		usleep(20000);
+		b = both(get);
+		double again = (double)(b.wall - a.wall) / (b.before - a.before);
+		if (rate < again * 0.98 || rate > again * 1.02) continue; // It was changed in between.
+		told = again;
+		printf("goes %.2g\n", told), fflush(stdout);
+	}
 }
 
 static void sets(const char *text) {
@@ -302,7 +406,9 @@ int main(int argc, char **argv) {
 	if (!strcmp(what, "reads")) reads(argc > 2 ? atoll(argv[2]) * MS : 100 * MS), views();
 	else if (!strcmp(what, "waits")) waits();
 	else if (!strcmp(what, "sees")) sees();
-	else if (!strcmp(what, "tomorrow")) tomorrow();
+	else if (!strcmp(what, "turns")) turns();
+	else if (!strcmp(what, "rated")) rated(atof(argv[2]), atoll(argv[3]) * MS);
+	else if (!strcmp(what, "tomorrow")) later = argc > 2 ? atoll(argv[2]) * SECOND : later, tomorrow();
 	else if (!strcmp(what, "costs")) costs(argv[2], atol(argv[3]));
 	else if (!strcmp(what, "sets")) sets(argv[2]);
 	else if (!strcmp(what, "stands")) {
