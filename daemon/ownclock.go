@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"aios.dev/aios/abi"
@@ -10,6 +11,7 @@ import (
 	"aios.dev/aios/capability/token"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
+	"aios.dev/aios/sentry/clocks"
 )
 
 // ownClock is what a kernel is told of the clocks that an agent is to have.
@@ -17,7 +19,7 @@ func ownClock(c *apiv1.OwnClock) *control.Clock {
 	if c == nil {
 		return nil
 	}
-	return &control.Clock{Offset: c.GetOffsetNano(), Monotonic: c.GetMonotonicNano(), Wall: c.GetWallUnixNano()}
+	return &control.Clock{Offset: c.GetOffsetNano(), Monotonic: c.GetMonotonicNano(), Wall: c.GetWallUnixNano(), Rate: c.GetRatePpb()}
 }
 
 // clockProto is what a client is told of them.
@@ -25,7 +27,7 @@ func clockProto(c *control.Clock) *apiv1.OwnClock {
 	if c == nil {
 		return nil
 	}
-	return &apiv1.OwnClock{OffsetNano: c.Offset, MonotonicNano: c.Monotonic}
+	return &apiv1.OwnClock{OffsetNano: c.Offset, MonotonicNano: c.Monotonic, RatePpb: c.Rate}
 }
 
 // checkClock refuses clocks that make no sense.
@@ -38,6 +40,8 @@ func checkClock(c *apiv1.OwnClock) error {
 		return bad("a clock shows no time before 1970", "give a later one")
 	case c.GetWallUnixNano() != 0 && c.GetOffsetNano() != 0:
 		return bad("a clock cannot be set to a time and by an offset", "give one of the two")
+	case c.GetRatePpb() != 0 && !clocks.Rate(c.GetRatePpb()).Valid():
+		return bad("a clock cannot go so fast, or so slowly", fmt.Sprintf("give a rate from %v to %v", clocks.Slowest, clocks.Fastest))
 	}
 	return nil
 }
@@ -48,10 +52,10 @@ func (t clockService) AgentClock(ctx context.Context, req *apiv1.AgentClockReque
 	if err != nil {
 		return nil, err
 	}
-	if err := checkClock(&apiv1.OwnClock{OffsetNano: req.GetOffsetNano(), WallUnixNano: req.GetWallUnixNano()}); err != nil {
+	if err := checkClock(&apiv1.OwnClock{OffsetNano: req.GetOffsetNano(), WallUnixNano: req.GetWallUnixNano(), RatePpb: req.GetRatePpb()}); err != nil {
 		return nil, err
 	}
-	ask := control.ClockRequest{ID: r.id, Offset: req.OffsetNano, Actor: actor(ctx)}
+	ask := control.ClockRequest{ID: r.id, Offset: req.OffsetNano, Rate: req.GetRatePpb(), Actor: actor(ctx)}
 	if req.WallUnixNano != nil {
 		ask.Wall = max(req.GetWallUnixNano(), int64(time.Nanosecond)) // 0 is none.
 	}
@@ -70,7 +74,7 @@ var ownClockSpec = capability.Spec{Object: capability.Object{Class: abi.ClassSys
 
 // agentClock takes the grant of clocks when it sets one.
 func (a *asked) agentClock(m *apiv1.AgentClockRequest) error {
-	if m.OffsetNano != nil || m.WallUnixNano != nil {
+	if m.OffsetNano != nil || m.WallUnixNano != nil || m.RatePpb != nil {
 		if err := a.may(token.OpGrant, &m.Agent); err != nil {
 			return err
 		}

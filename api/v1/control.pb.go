@@ -930,12 +930,15 @@ func (x *SpawnRequest) GetTemplate() *TemplatePolicy {
 }
 
 // OwnClock is how far ahead of the kernel's the clocks are that an agent's programs
-// read, in nanoseconds; see docs/time.md.
+// read, in nanoseconds, and how fast they go; see docs/time.md.
 type OwnClock struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	OffsetNano    int64                  `protobuf:"varint,1,opt,name=offset_nano,json=offsetNano,proto3" json:"offset_nano,omitempty"`          // CLOCK_REALTIME
 	MonotonicNano int64                  `protobuf:"varint,2,opt,name=monotonic_nano,json=monotonicNano,proto3" json:"monotonic_nano,omitempty"` // CLOCK_MONOTONIC and CLOCK_BOOTTIME
 	WallUnixNano  int64                  `protobuf:"varint,3,opt,name=wall_unix_nano,json=wallUnixNano,proto3" json:"wall_unix_nano,omitempty"`  // of a request: what CLOCK_REALTIME is to show; 0: as the offset says
+	// How fast CLOCK_REALTIME goes, in billionths of the kernel's, from a thousandth to
+	// a thousand times; 0: as fast. The offset is what it is now.
+	RatePpb       int64 `protobuf:"varint,4,opt,name=rate_ppb,json=ratePpb,proto3" json:"rate_ppb,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -987,6 +990,13 @@ func (x *OwnClock) GetMonotonicNano() int64 {
 func (x *OwnClock) GetWallUnixNano() int64 {
 	if x != nil {
 		return x.WallUnixNano
+	}
+	return 0
+}
+
+func (x *OwnClock) GetRatePpb() int64 {
+	if x != nil {
+		return x.RatePpb
 	}
 	return 0
 }
@@ -7793,12 +7803,13 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"\btemplate\x18\x1f \x01(\v2\x17.aios.v1.TemplatePolicyR\btemplate\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"x\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x93\x01\n" +
 	"\bOwnClock\x12\x1f\n" +
 	"\voffset_nano\x18\x01 \x01(\x03R\n" +
 	"offsetNano\x12%\n" +
 	"\x0emonotonic_nano\x18\x02 \x01(\x03R\rmonotonicNano\x12$\n" +
-	"\x0ewall_unix_nano\x18\x03 \x01(\x03R\fwallUnixNano\"M\n" +
+	"\x0ewall_unix_nano\x18\x03 \x01(\x03R\fwallUnixNano\x12\x19\n" +
+	"\brate_ppb\x18\x04 \x01(\x03R\aratePpb\"M\n" +
 	"\x0eTemplatePolicy\x12\x16\n" +
 	"\x06output\x18\x01 \x01(\tR\x06output\x12#\n" +
 	"\rtimeout_nanos\x18\x02 \x01(\x03R\ftimeoutNanos\"R\n" +

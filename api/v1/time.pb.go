@@ -97,14 +97,17 @@ func (*TimeSyncRequest) Descriptor() ([]byte, []int) {
 	return file_api_v1_time_proto_rawDescGZIP(), []int{1}
 }
 
-// AgentClockRequest sets nothing if it has neither an offset nor a time.
+// AgentClockRequest sets nothing if it has neither an offset nor a time nor a rate.
 type AgentClockRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Agent string                 `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
 	// How far ahead of the kernel's CLOCK_REALTIME is to be.
 	OffsetNano *int64 `protobuf:"varint,2,opt,name=offset_nano,json=offsetNano,proto3,oneof" json:"offset_nano,omitempty"`
 	// What it is to show now.
-	WallUnixNano  *int64 `protobuf:"varint,3,opt,name=wall_unix_nano,json=wallUnixNano,proto3,oneof" json:"wall_unix_nano,omitempty"`
+	WallUnixNano *int64 `protobuf:"varint,3,opt,name=wall_unix_nano,json=wallUnixNano,proto3,oneof" json:"wall_unix_nano,omitempty"`
+	// How fast it is to go from now on, as in OwnClock. Without an offset and a time it
+	// goes on from what it shows.
+	RatePpb       *int64 `protobuf:"varint,4,opt,name=rate_ppb,json=ratePpb,proto3,oneof" json:"rate_ppb,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -156,6 +159,13 @@ func (x *AgentClockRequest) GetOffsetNano() int64 {
 func (x *AgentClockRequest) GetWallUnixNano() int64 {
 	if x != nil && x.WallUnixNano != nil {
 		return *x.WallUnixNano
+	}
+	return 0
+}
+
+func (x *AgentClockRequest) GetRatePpb() int64 {
+	if x != nil && x.RatePpb != nil {
+		return *x.RatePpb
 	}
 	return 0
 }
@@ -613,14 +623,16 @@ const file_api_v1_time_proto_rawDesc = "" +
 	"\n" +
 	"\x11api/v1/time.proto\x12\aaios.v1\x1a\x14api/v1/control.proto\"\x13\n" +
 	"\x11TimeStatusRequest\"\x11\n" +
-	"\x0fTimeSyncRequest\"\x9d\x01\n" +
+	"\x0fTimeSyncRequest\"\xca\x01\n" +
 	"\x11AgentClockRequest\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12$\n" +
 	"\voffset_nano\x18\x02 \x01(\x03H\x00R\n" +
 	"offsetNano\x88\x01\x01\x12)\n" +
-	"\x0ewall_unix_nano\x18\x03 \x01(\x03H\x01R\fwallUnixNano\x88\x01\x01B\x0e\n" +
+	"\x0ewall_unix_nano\x18\x03 \x01(\x03H\x01R\fwallUnixNano\x88\x01\x01\x12\x1e\n" +
+	"\brate_ppb\x18\x04 \x01(\x03H\x02R\aratePpb\x88\x01\x01B\x0e\n" +
 	"\f_offset_nanoB\x11\n" +
-	"\x0f_wall_unix_nano\"\xf3\x01\n" +
+	"\x0f_wall_unix_nanoB\v\n" +
+	"\t_rate_ppb\"\xf3\x01\n" +
 	"\x12AgentClockResponse\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +

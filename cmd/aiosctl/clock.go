@@ -10,6 +10,7 @@ import (
 
 	apiv1 "aios.dev/aios/api/v1"
 	"aios.dev/aios/client"
+	"aios.dev/aios/sentry/clocks"
 )
 
 // clockView is what an agent's clocks show, as -o json shows it.
@@ -20,6 +21,7 @@ type clockView struct {
 	Time      time.Time `json:"time"`
 	Uptime    int64     `json:"uptime_ns"`
 	Offset    int64     `json:"offset_ns"`
+	Rate      float64   `json:"rate"`
 	Monotonic int64     `json:"monotonic_ns"`
 }
 
@@ -42,6 +44,13 @@ func parseOwnClock(flag, text string) (*apiv1.OwnClock, error) {
 			c.OffsetNano, err = parseOffset(flag, pair, value)
 		case "monotonic":
 			c.MonotonicNano, err = parseOffset(flag, pair, value)
+		case "rate":
+			var why string
+			var rate clocks.Rate
+			if rate, why = clocks.ParseRate(value); why != "" {
+				err = invalid(flag, pair, why, "write one from 0.001 to 1000, such as rate=1.0005")
+			}
+			c.RatePpb = int64(rate)
 		case "wall":
 			var at time.Time
 			if at, err = time.Parse(time.RFC3339, value); err != nil || at.Year() < 1970 || at.Year() > 2241 {
@@ -49,7 +58,7 @@ func parseOwnClock(flag, text string) (*apiv1.OwnClock, error) {
 			}
 			c.WallUnixNano = max(at.UnixNano(), 1) // 0 is none.
 		default:
-			err = invalid(flag, pair, "nothing that can be set", "set some of offset=36h, wall=2030-01-01T00:00:00Z, monotonic=10m")
+			err = invalid(flag, pair, "nothing that can be set", "set some of offset=36h, wall=2030-01-01T00:00:00Z, rate=60, monotonic=10m")
 		}
 		if err != nil {
 			return nil, err
@@ -120,12 +129,23 @@ func offsetText(nano int64) string {
 	return sign + text + short
 }
 
+// rateOf is how fast an agent's CLOCK_REALTIME goes.
+func rateOf(c *apiv1.OwnClock) clocks.Rate {
+	if r := c.GetRatePpb(); r != 0 {
+		return clocks.Rate(r)
+	}
+	return clocks.Normal
+}
+
 // clockText is what an agent has of its own.
 func clockText(c *apiv1.OwnClock) string {
 	if c == nil {
 		return ""
 	}
 	text := "offset=" + offsetText(c.GetOffsetNano())
+	if r := rateOf(c); r != clocks.Normal {
+		text += ", rate=" + r.String()
+	}
 	if m := c.GetMonotonicNano(); m != 0 {
 		text += ", monotonic=" + offsetText(m)
 	}
@@ -137,8 +157,8 @@ func (a *app) clockCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "clock [flags] AGENT",
 		Short: "Show an agent's clock, and set it",
-		Long: `Clock shows what the clocks of an agent's programs show, and how far ahead of the host's they are.
-An agent that is called as the command below is shown by its ID.`,
+		Long: `Clock shows what the clocks of an agent's programs show, how far ahead of the host's they are now,
+and how many times as fast CLOCK_REALTIME goes. An agent that is called as the command below is shown by its ID.`,
 		Example: "  aiosctl clock web\n  aiosctl clock web -o json | jq .offset_ns\n  aiosctl clock set web offset=-30d",
 		Args:    exactly(1, "the agent"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -154,34 +174,44 @@ An agent that is called as the command below is shown by its ID.`,
 func (a *app) clockSetCmd() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
-		Use:   "set [flags] AGENT offset=TIME|wall=TIME",
+		Use:   "set [flags] AGENT KEYS",
 		Short: "Set the clock of an agent",
-		Long: `Set has CLOCK_REALTIME of an agent's programs be so much ahead of the host's from now on, and prints
-what it shows. No other agent sees it, and how long something takes is the same as before.
+		Long: `Set has CLOCK_REALTIME of an agent's programs be so much ahead of the host's, or go so many times as
+fast, from now on, and prints what it shows. No other agent sees it, and durations are what they were.
+KEYS are, with commas between them:
 
   offset=36h                   ahead of the host's clock; -30d: behind it; 0: the host's time
   wall=2030-01-01T00:00:00Z    it is that time now
+  rate=60                      a minute by it is a second; 0.001 to 1000. Without another key it goes on
+                               from what it shows; without this one it goes as fast as it did
 
 Calls that wait until a moment wait for the same moment by the new time; timers that are set keep
 theirs. CLOCK_MONOTONIC is what it was.`,
-		Example: "  aiosctl clock set web offset=-30d\n  aiosctl clock set web wall=2030-01-01T00:00:00Z\n  aiosctl clock set web offset=0",
-		Args:    atLeast(1, "the agent"),
+		Example: `  aiosctl clock set web offset=-30d
+  aiosctl clock set web wall=2030-01-01T00:00:00Z,rate=60
+  aiosctl clock set web rate=1.0005
+  aiosctl clock set web offset=0,rate=1`,
+		Args: atLeast(1, "the agent"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 2 {
-				return usage(cmd, "give one thing to set, offset=TIME or wall=TIME")
+				return usage(cmd, "say what to set, offset=TIME, wall=TIME or rate=RATE")
 			}
 			c, err := parseOwnClock("clock set", args[1])
 			if err != nil {
 				return err
 			}
 			req := &apiv1.AgentClockRequest{Agent: args[0]}
-			switch key, _, _ := strings.Cut(args[1], "="); {
-			case strings.Contains(args[1], ",") || key == "monotonic":
-				return invalid("clock set", args[1], "not what can be set of an agent that runs", "set offset=TIME or wall=TIME")
-			case key == "wall":
-				req.WallUnixNano = &c.WallUnixNano
-			default:
-				req.OffsetNano = &c.OffsetNano
+			for pair := range strings.SplitSeq(args[1], ",") {
+				switch key, _, _ := strings.Cut(pair, "="); key {
+				case "offset":
+					req.OffsetNano = &c.OffsetNano
+				case "wall":
+					req.WallUnixNano = &c.WallUnixNano
+				case "rate":
+					req.RatePpb = &c.RatePpb
+				default:
+					return invalid("clock set", pair, "not what can be set of an agent that runs", "set offset=TIME, wall=TIME or rate=RATE")
+				}
 			}
 			return a.askClock(cmd, output, req)
 		},
@@ -189,7 +219,7 @@ theirs. CLOCK_MONOTONIC is what it was.`,
 			if len(args) == 0 {
 				return a.completeFirst(a.runningAgents)(cmd, args, typed)
 			}
-			return []string{"offset=", "wall="}, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+			return []string{"offset=", "wall=", "rate="}, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 		},
 	}
 	outputFlag(cmd, &output, "json")
@@ -210,12 +240,13 @@ func (a *app) askClock(cmd *cobra.Command, output string, req *apiv1.AgentClockR
 		at := time.Unix(0, r.GetRealtimeUnixNano())
 		if asJSON {
 			return a.printJSON(clockView{
-				r.GetAgent(), r.GetName(), r.GetDomain(), at.UTC(), r.GetUptimeNano(), r.GetClock().GetOffsetNano(), r.GetClock().GetMonotonicNano(),
+				r.GetAgent(), r.GetName(), r.GetDomain(), at.UTC(), r.GetUptimeNano(), r.GetClock().GetOffsetNano(), rateOf(r.GetClock()).Float(),
+				r.GetClock().GetMonotonicNano(),
 			})
 		}
 		return a.table([]string{"WHAT", "VALUE"}, [][]string{
 			{"agent", orElse(r.GetName(), r.GetAgent())}, {"time", at.In(a.zone).Format("2006-01-02 15:04:05.000 MST")},
-			{"offset", offsetText(r.GetClock().GetOffsetNano())}, {"uptime", span(r.GetUptimeNano())},
+			{"offset", offsetText(r.GetClock().GetOffsetNano())}, {"rate", rateOf(r.GetClock()).String()}, {"uptime", span(r.GetUptimeNano())},
 			{"monotonic", offsetText(r.GetClock().GetMonotonicNano())},
 		})
 	})

@@ -19,7 +19,7 @@ func (f *fakeClock) AgentClock(_ context.Context, m *apiv1.AgentClockRequest) (*
 		offset = m.GetWallUnixNano() - clockAt.UnixNano()
 	}
 	return &apiv1.AgentClockResponse{
-		Agent: g.Id, Name: g.Name, Domain: g.Domain, Clock: &apiv1.OwnClock{OffsetNano: offset, MonotonicNano: int64(90 * time.Minute)},
+		Agent: g.Id, Name: g.Name, Domain: g.Domain, Clock: &apiv1.OwnClock{OffsetNano: offset, MonotonicNano: int64(90 * time.Minute), RatePpb: m.GetRatePpb()},
 		Was: &apiv1.OwnClock{}, RealtimeUnixNano: clockAt.UnixNano() + offset, UptimeNano: int64(5400 * time.Second),
 	}, nil
 }
@@ -32,6 +32,7 @@ func TestClock(t *testing.T) {
 	}{
 		{"clock", []string{"clock", "web"}},
 		{"clock_set", []string{"clock", "set", "web", "offset=-30d"}},
+		{"clock_rate", []string{"clock", "set", "web", "offset=1h,rate=1.0005"}},
 		{"clock_wall", []string{"clock", "set", "web", "wall=2030-01-01T00:00:00Z", "-o", "json"}},
 	} {
 		b := newBench(t)
@@ -42,6 +43,27 @@ func TestClock(t *testing.T) {
 	}
 	if got := newBench(t).run("clock", "wev"); got == 0 {
 		t.Error("there is no such agent")
+	}
+}
+
+// TestOwnClockKeys has what --clock says be read, and what it cannot say be refused.
+func TestOwnClockKeys(t *testing.T) {
+	c, err := parseOwnClock("--clock", "wall=2030-01-01T00:00:00Z,rate=0.25,monotonic=1d")
+	if err != nil || c.GetRatePpb() != 250_000_000 || c.GetWallUnixNano() != 1893456000e9 || c.GetMonotonicNano() != int64(day) {
+		t.Errorf("%v %v", c, err)
+	}
+	for _, text := range []string{"rate=0", "rate=-1", "rate=1001", "rate=", "rate=fast", "rate=1,rate=2", "offset=1h,wall=2030-01-01T00:00:00Z", "speed=1"} {
+		if c, err := parseOwnClock("--clock", text); err == nil {
+			t.Errorf("%s is %v", text, c)
+		}
+	}
+	for _, text := range []string{"monotonic=1h", "rate=2,monotonic=1h", "rate=0"} {
+		if newBench(t).run("clock", "set", "web", text) == 0 {
+			t.Errorf("%s was set", text)
+		}
+	}
+	if got := clockText(&apiv1.OwnClock{OffsetNano: int64(day), RatePpb: 60_000_000_000}); got != "offset=+1d, rate=60" {
+		t.Errorf("it is told as %s", got)
 	}
 }
 

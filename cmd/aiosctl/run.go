@@ -44,7 +44,7 @@ func (f *agentFlags) register(a *app, cmd *cobra.Command) {
 	fs.StringVar(&f.from, "from", "", "begin as a copy of `TEMPLATE`; PROGRAM and ARGs are arguments for it: see `aiosctl template`")
 	fs.StringVar(&f.hostname, "hostname", "", "host `NAME` inside (default: the agent's name, else its ID)")
 	fs.StringVar(&f.tz, "tz", "", "time `ZONE` inside, such as Europe/Berlin (default: the image's)")
-	fs.StringVar(&f.clock, "clock", "", "clocks of its own: `KEYS` are offset=36h to the host's or wall=2030-01-01T00:00:00Z, and monotonic=10m")
+	fs.StringVar(&f.clock, "clock", "", "clocks of its own: `KEYS` are offset=36h to the host's or wall=2030-01-01T00:00:00Z, rate=60 times as fast, and monotonic=10m")
 	fs.StringArrayVar(&f.mounts, "mount", nil, "grant a host directory at another path: `SRC:DST[:ro|rw]` (default ro)")
 	fs.StringVar(&f.memory, "memory", "", "the same as --limit memory=`SIZE`")
 	fs.Uint32Var(&f.pids, "pids", 0, "the same as --limit pids=`N`")

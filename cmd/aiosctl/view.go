@@ -71,10 +71,11 @@ type specView struct {
 	Mounts      []mountView `json:"mounts,omitempty"`
 }
 
-// ownClockView is how far ahead of the host's an agent's clocks are.
+// ownClockView is how far ahead of the host's an agent's clocks are, and how fast they go.
 type ownClockView struct {
-	Offset    int64 `json:"offset_ns"`
-	Monotonic int64 `json:"monotonic_ns"`
+	Offset    int64   `json:"offset_ns"`
+	Rate      float64 `json:"rate"`
+	Monotonic int64   `json:"monotonic_ns"`
 }
 
 type inspectView struct {
@@ -209,7 +210,7 @@ func viewInspect(r *apiv1.InspectResponse) inspectView {
 		},
 	}
 	if c := r.GetClock(); c != nil {
-		v.Clock = &ownClockView{c.GetOffsetNano(), c.GetMonotonicNano()}
+		v.Clock = &ownClockView{c.GetOffsetNano(), rateOf(c).Float(), c.GetMonotonicNano()}
 	}
 	for _, m := range s.GetMounts() {
 		v.Spec.Mounts = append(v.Spec.Mounts, mountView{m.GetSource(), m.GetTarget(), m.GetWritable()})

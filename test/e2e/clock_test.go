@@ -118,3 +118,105 @@ func TestOwnClock(t *testing.T) {
 		near("date", date(), 0)
 	})
 }
+
+// rateProgram says how fast its clock goes, whenever that changes.
+const rateProgram = `
+import time
+told, last = 0, 0
+while True:
+    a, b = time.time_ns(), time.monotonic_ns()
+    time.sleep(0.05) # So long by any clock of an agent.
+    c, d = time.time_ns(), time.monotonic_ns()
+    if a < last or c < a: raise SystemExit("it ran backwards")
+    last, rate = c, (c - a) / (d - b)
+    if not told or abs(rate / told - 1) > 0.1:
+        time.sleep(0.01)
+        a, b = time.time_ns(), time.monotonic_ns()
+        time.sleep(0.05)
+        again = (time.time_ns() - a) / (time.monotonic_ns() - b)
+        if abs(rate / again - 1) < 0.1:
+            told = again
+            print("goes %.2g" % told, flush=True)
+`
+
+// TestClockRate has clocks go faster and slower: in the VDSO alone, in a program that
+// runs, in a copy of it, and in another kernel process.
+func TestClockRate(t *testing.T) {
+	need(t, "python3")
+	onEach(t, func(t *testing.T, in *install) {
+		dir := in.program(t, "rate")
+		profile := filepath.Join(in.share(t, map[string][]byte{"p.json": []byte(`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+			{"names": ["clock_gettime", "gettimeofday", "time"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]}`)}), "p.json")
+		measured := make(chan result, 1)
+		go func() {
+			measured <- in.agent(t, "--clock", "offset=-30d,rate=60", "--seccomp", profile, "--mount", dir+":/t", "--", "/t/rate")
+		}()
+
+		goes := func(agent, rate string) {
+			t.Helper()
+			eventually(t, agent+" goes "+rate, 10*time.Second, func() (bool, string) {
+				text := string(in.ok(t, "logs", agent))
+				return strings.HasSuffix(text, "goes "+rate+"\n"), text
+			})
+		}
+		in.spawn(t, "--name", "own", "--domain", "other", "--clock", "wall=2031-06-01T00:00:00Z,rate=2", "--", "python3", "-c", rateProgram)
+		goes("own", "2")
+		type clock struct {
+			Offset int64 `json:"offset_ns"`
+			Rate   float64
+			Time   time.Time
+		}
+		shown := func(args ...string) (c clock) {
+			t.Helper()
+			must(t, json.Unmarshal(in.ok(t, append(append([]string{"clock"}, args...), "-o", "json")...), &c))
+			return c
+		}
+		began, before := time.Now(), shown("own")
+		after := shown("set", "own", "rate=60")
+		if most := time.Since(began) * 60; before.Rate != 2 || after.Rate != 60 || after.Time.Sub(before.Time) > most || after.Offset-before.Offset > int64(most) || after.Offset < before.Offset {
+			t.Errorf("from %+v it becomes %+v", before, after)
+		}
+		goes("own", "60")
+		if got := string(in.ok(t, "inspect", "own")); !strings.Contains(got, ", rate=60") {
+			t.Errorf("inspect says %s", got)
+		}
+		if got := string(in.ok(t, "audit", "query", "--op", "clock", "--agent", "own")); !strings.Contains(got, ",rate=60") || !strings.Contains(got, ",rate=2") {
+			t.Errorf("the trail says %s", got)
+		}
+		in.ok(t, "clone", "own", "--name", "copy")
+		if c := shown("copy"); c.Rate != 60 || c.Offset < after.Offset {
+			t.Errorf("that of a copy is %+v, after %+v", c, after)
+		}
+		in.ok(t, "clock", "set", "copy", "rate=0.5")
+		goes("copy", "0.5")
+
+		in.ok(t, "domain", "checkpoint", "other", "--stop")
+		in.ok(t, "domain", "restore", "other")
+		if c := shown("own"); c.Rate != 60 || c.Offset < after.Offset || c.Offset > after.Offset+int64(time.Since(began)*60) {
+			t.Errorf("restored, it is %+v, after %+v", c, after)
+		}
+		in.ok(t, "clock", "set", "own", "rate=1")
+		goes("own", "1")
+		if c := shown("set", "own", "offset=0,rate=1"); c.Offset != 0 || c.Rate != 1 {
+			t.Errorf("as the host's it is %+v", c)
+		}
+		if c := shown("copy"); c.Rate != 0.5 {
+			t.Errorf("restored, that of the copy is %+v", c)
+		}
+
+		in.refused(t, "a clock neither stands still nor runs backwards", "clock", "set", "own", "rate=0")
+		in.refused(t, "more than 1000 times as fast", in.runArgs("--clock", "rate=1000.5", "--", "true")...)
+		text, _ := in.issue(t, "--op", "inspect,grant", "--agent", "*")
+		in.bearing("", text).refused(t, "does not give sys:clock", "clock", "set", "own", "rate=2")
+
+		r := <-measured
+		rate, waited, _ := strings.Cut(strings.TrimSpace(string(r.stdout)), " ")
+		if n, err := strconv.ParseFloat(rate, 64); err != nil || n < 59.9 || n > 60.1 {
+			t.Errorf("it goes %s", r)
+		}
+		// Three seconds of its own.
+		if n, err := strconv.ParseFloat(waited, 64); err != nil || n < 0.049 || n > 2 {
+			t.Errorf("it waited %s", r)
+		}
+	})
+}
