@@ -339,8 +339,11 @@ func (t *txn) delete(by *semantic.Caller, d *semantic.Delete) (n int, err error)
 		if err := t.drop(r, d.Namespace); err != nil {
 			return 0, err
 		}
+		if r.expires == 0 || r.expires > t.now {
+			n++
+		}
 	}
-	return len(rows), nil
+	return n, nil
 }
 
 // all returns items of a namespace that are seen through the scopes.

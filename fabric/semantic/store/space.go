@@ -164,6 +164,20 @@ func (sp *space) seenBy(scopes []semantic.Scope, tags []string, now int64) *view
 	return v
 }
 
+// expired is how many of the items that a view of everything counts are not seen any
+// more, since their time is over; one that is filtered does not count them.
+func (sp *space) expired(v *view) (n int) {
+	if v.bits != nil {
+		return 0
+	}
+	for i := range sp.docs {
+		if d := &sp.docs[i]; !d.dead && d.expires != 0 && d.expires <= v.now {
+			n++
+		}
+	}
+	return n
+}
+
 // mark sets the bits of the items that bear all of the tags.
 func (sp *space) mark(bits []uint64, tags []string) {
 	if len(tags) == 0 {

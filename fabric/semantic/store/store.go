@@ -140,7 +140,8 @@ func (s *Store) namespaces(req *semantic.Request) (any, error) {
 		}
 		sp := s.spaces[name]
 		v := sp.seenBy(scopes, nil, now)
-		if v.count == 0 {
+		n := v.count - sp.expired(v)
+		if n == 0 {
 			continue
 		}
 		var rights abi.Rights
@@ -150,7 +151,7 @@ func (s *Store) namespaces(req *semantic.Request) (any, error) {
 			}
 		}
 		out.Namespaces = append(out.Namespaces, semantic.Namespace{
-			Name: name, Items: v.count, Dimensions: sp.dims, Rights: rights.Format(abi.ClassSemantic),
+			Name: name, Items: n, Dimensions: sp.dims, Rights: rights.Format(abi.ClassSemantic),
 		})
 	}
 	return out, nil

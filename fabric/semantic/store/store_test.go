@@ -239,13 +239,15 @@ func TestWhatHasExpiredIsNeverSeen(t *testing.T) {
 		w.must(operator, semantic.OpGet, semantic.Get{Namespace: "n", IDs: []string{"short", "long"}}, &got)
 		w.must(operator, semantic.OpSearch, semantic.Search{Text: "cat"}, &h)
 		w.must(operator, semantic.OpSearch, semantic.Search{Vector: []float32{1, 0}}, &v)
-		return fmt.Sprint(len(items.Items), len(got.Items), len(h.Hits), len(v.Hits))
+		var spaces semantic.Namespaces
+		w.must(operator, semantic.OpNamespaces, struct{}{}, &spaces)
+		return fmt.Sprint(len(items.Items), len(got.Items), len(h.Hits), len(v.Hits), spaces.Namespaces[0].Items)
 	}
-	if got := sees(); got != "2 2 2 2" {
+	if got := sees(); got != "2 2 2 2 2" {
 		t.Errorf("before: %s", got)
 	}
 	clock.Advance(4 * time.Second) // The purge, which comes every five, has not seen it.
-	if got := sees(); got != "1 1 1 1" {
+	if got := sees(); got != "1 1 1 1 1" {
 		t.Errorf("after: %s", got)
 	}
 	zero := int64(0)
@@ -258,7 +260,12 @@ func TestWhatHasExpiredIsNeverSeen(t *testing.T) {
 	if st.Usage.Items != 2 {
 		t.Errorf("there are %d items", st.Usage.Items)
 	}
-	w.must(operator, semantic.OpDelete, semantic.Delete{Namespace: "n", All: true}, nil)
+	w.must(operator, semantic.OpPut, semantic.Put{Namespace: "n", ID: "brief", Text: "cat", TTL: 1}, nil)
+	clock.Advance(2 * time.Second)
+	var gone semantic.Deleted
+	if w.must(operator, semantic.OpDelete, semantic.Delete{Namespace: "n", All: true}, &gone); gone.Deleted != 2 {
+		t.Errorf("%d items are said to have been removed", gone.Deleted)
+	}
 	if err := w.s.Purge(t.Context()); err != nil {
 		t.Fatal(err)
 	}
