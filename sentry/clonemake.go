@@ -350,7 +350,9 @@ func (c *copying) dress(tw *twin, t *kernel.Task) error {
 	stack.Flags &^= linux.SS_ONSTACK
 	t.SetSignalStack(stack)
 	t.SetRobustList(old.GetRobustList())
-	t.SetSyscallRestartBlock(old.SyscallRestartBlock())
+	again := old.SyscallRestartBlock() // Who asks takes it away.
+	old.SetSyscallRestartBlock(again)
+	t.SetSyscallRestartBlock(again)
 	t.SetScheduler(old.GetScheduler())
 	t.SetIOPrio(old.GetIOPrio())
 	t.SetNumaPolicy(old.NumaPolicy())

@@ -1,0 +1,81 @@
+package sentry
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"aios.dev/aios/control"
+)
+
+// blockedImage makes the image "blocked" known, once: its program is
+// testdata/blocked.c.
+var blockedImage = sync.OnceValue(func() error {
+	dir, err := os.MkdirTemp("", "aios-blocked")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	return mountImage(dir, "blocked", func(root string) error {
+		for _, d := range []string{"bin", "proc", "sys", "dev", "tmp"} {
+			if err := os.Mkdir(filepath.Join(root, d), 0o755); err != nil {
+				return err
+			}
+		}
+		out, err := exec.Command("gcc", "-O1", "-static", "-pthread", "-o", filepath.Join(root, "bin", "blocked"), "testdata/blocked.c").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("gcc: %w: %s", err, out)
+		}
+		return nil
+	})
+})
+
+// wasBlocked is what the program says when each of its calls has waited and gone on,
+// but for those of epoll, which Linux does not make again either.
+const wasBlocked = "read: 1\npoll: 1\nepoll_wait: -4\nepoll_pwait: -4\nppoll: 1\nselect: 1\npselect: 1\nrecv: 1\nnanosleep: 0\nclock_nanosleep: 0\n" +
+	"poll with time: 0\nfutex: 0\nfutex with time: -110\nsigsuspend: -4\npause: -4\nwaitpid: 7\nalarms: 0\nover\n"
+
+// andAlarm is what it says besides if it set a timer.
+var andAlarm = strings.Replace(wasBlocked, "alarms: 0", "alarms: 1", 1)
+
+func needBlocked(t testing.TB) {
+	t.Helper()
+	if _, err := exec.LookPath("gcc"); err != nil {
+		t.Skip("it needs gcc")
+	}
+	if err := blockedImage(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func inBlocked(r *control.SpawnRequest) { r.Root.Base = "blocked" }
+
+// Neither an agent that is copied nor its copy notices it by its calls.
+func TestCloneOfWhoWaits(t *testing.T) {
+	needBlocked(t)
+	s := spawn(t, []string{"/bin/blocked"}, inBlocked)
+	s.expect("ready\n")
+	c := s.clone(1)[0]
+	if e := c.wait(); e.Code != 0 || c.logged() != wasBlocked {
+		t.Errorf("the copy says %q, and ended with %+v", c.logged(), e)
+	}
+	if out, _, e := s.output(); out != wasBlocked || e.Code != 0 {
+		t.Errorf("the original says %q, and ended with %+v", out, e)
+	}
+}
+
+// Every copy of a template goes on in its calls as the first does.
+func TestTemplateOfWhoWaits(t *testing.T) {
+	needBlocked(t)
+	tpl := warm(t, []string{"/bin/blocked", "template"}, inBlocked)
+	for range 3 {
+		s := spawn(t, nil, from(tpl))
+		if out, _, e := s.output(); out != andAlarm || e.Code != 0 {
+			t.Errorf("%q, %+v", out, e)
+		}
+	}
+}

@@ -1,0 +1,178 @@
+// Blocked has a thread in every kind of call that waits, says that it is ready, and
+// then ends each of them and says what came of it. Called with an argument it is ready
+// by its word to /aios/self/template, and has set a timer, else by its output. With
+// "alarm" it has one thread, which reads its input while it waits for a timer.
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { READ, POLL, EPOLL, EPWAIT, PPOLL, SELECT, PSELECT, RECV, PIPES, NAP = PIPES, NAPUNTIL, POLLNAP, FUTEX, FUTEXNAP, SUSPEND, PAUSE, WAITPID, KINDS };
+
+static const char *names[KINDS] = {
+	"read", "poll", "epoll_wait", "epoll_pwait", "ppoll", "select", "pselect", "recv", "nanosleep", "clock_nanosleep", "poll with time",
+	"futex", "futex with time", "sigsuspend", "pause", "waitpid",
+};
+
+static int ends[PIPES][2], word, other, child_end[2];
+static pid_t child;
+static volatile long results[KINDS];
+static volatile sig_atomic_t alarms;
+
+static void handler(int sig) { alarms += sig == SIGALRM; }
+
+static long wait_in(long kind)
+{
+	struct timespec second = {1, 0}, until;
+	struct epoll_event ev = {EPOLLIN};
+	struct pollfd p = {kind < PIPES ? ends[kind][0] : -1, POLLIN};
+	sigset_t all, none, user;
+	char c;
+	int ep;
+	fd_set set;
+
+	sigfillset(&all);
+	sigemptyset(&none);
+	sigfillset(&user);
+	sigdelset(&user, SIGUSR1);
+	FD_ZERO(&set);
+	if (kind < PIPES)
+		FD_SET(ends[kind][0], &set);
+	switch (kind) {
+	case READ:
+		return read(ends[kind][0], &c, 1);
+	case RECV:
+		return recv(ends[kind][0], &c, 1, 0);
+	case POLL:
+		return poll(&p, 1, -1);
+	case PPOLL:
+		return ppoll(&p, 1, NULL, &all);
+	case SELECT:
+		return select(ends[kind][0] + 1, &set, NULL, NULL, NULL);
+	case PSELECT:
+		return pselect(ends[kind][0] + 1, &set, NULL, NULL, NULL, &all);
+	case EPOLL:
+	case EPWAIT:
+		ep = epoll_create1(0);
+		epoll_ctl(ep, EPOLL_CTL_ADD, ends[kind][0], &ev);
+		return kind == EPOLL ? epoll_wait(ep, &ev, 1, -1) : epoll_pwait(ep, &ev, 1, -1, &all);
+	case NAP:
+		return nanosleep(&second, &second);
+	case NAPUNTIL:
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_sec++;
+		errno = clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+		return errno ? -1 : 0;
+	case POLLNAP:
+		return poll(NULL, 0, 1000);
+	case FUTEX:
+		return syscall(SYS_futex, &word, FUTEX_WAIT, 0, NULL, NULL, 0);
+	case FUTEXNAP:
+		return syscall(SYS_futex, &other, FUTEX_WAIT, 0, &second, NULL, 0);
+	case SUSPEND:
+		return sigsuspend(&user);
+	case PAUSE:
+		pthread_sigmask(SIG_SETMASK, &user, NULL);
+		return pause();
+	case WAITPID:
+		return waitpid(child, &ep, 0) == child ? WEXITSTATUS(ep) : -1;
+	}
+	return 0;
+}
+
+static void *thread(void *arg)
+{
+	long kind = (long)arg, got;
+
+	errno = 0;
+	got = wait_in(kind);
+	results[kind] = got < 0 ? -errno : got;
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	struct sigaction act = {.sa_handler = handler};
+	struct itimerval soon = {{0, 0}, {0, 100000}};
+	pthread_t threads[KINDS];
+	sigset_t all;
+	int fd;
+
+	sigaction(SIGALRM, &act, NULL);
+	if (argc > 1 && strcmp(argv[1], "alarm") == 0) {
+		char c;
+		setitimer(ITIMER_REAL, &soon, NULL);
+		fd = read(0, &c, 1);
+		printf("read: %d, alarms: %d\n", fd < 0 ? -errno : fd, (int)alarms);
+		return 0;
+	}
+	sigaction(SIGUSR1, &act, NULL);
+	if (pipe(child_end) != 0)
+		return 1;
+	child = fork();
+	if (child == 0) {
+		char c;
+		close(child_end[1]);
+		_exit(read(child_end[0], &c, 1) == 1 ? 7 : 8);
+	}
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, NULL);
+	for (long i = 0; i < KINDS; i++) {
+		if (i < PIPES && (i == RECV ? socketpair(AF_UNIX, SOCK_STREAM, 0, ends[i]) : pipe(ends[i])) != 0)
+			return 1;
+		results[i] = -1000;
+		if (pthread_create(&threads[i], NULL, thread, (void *)i) != 0)
+			return 1;
+	}
+	usleep(200000);
+	sigemptyset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, NULL);
+	if (argc > 1) {
+		setitimer(ITIMER_REAL, &soon, NULL);
+		fd = open("/aios/self/template", O_WRONLY);
+		if (write(fd, "ready", 5) != 5)
+			return 2;
+	} else {
+		puts("ready");
+		fflush(stdout);
+		struct timespec rest = {0, 700000000};
+		while (nanosleep(&rest, &rest) != 0 && errno == EINTR)
+			;
+	}
+	for (long i = 0; i < PIPES; i++)
+		if (write(ends[i][1], "x", 1) != 1)
+			return 3;
+	if (write(child_end[1], "x", 1) != 1)
+		return 4;
+	// Who goes on where it was may have yet to get there.
+	while (syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0) == 0)
+		usleep(1000);
+	pthread_kill(threads[SUSPEND], SIGUSR1);
+	while (results[PAUSE] == -1000) {
+		pthread_kill(threads[PAUSE], SIGUSR1);
+		usleep(1000);
+	}
+	for (long i = 0; i < KINDS; i++)
+		pthread_join(threads[i], NULL);
+	while (argc > 1 && alarms == 0)
+		usleep(1000);
+	for (long i = 0; i < KINDS; i++)
+		printf("%s: %ld\n", names[i], results[i]);
+	printf("alarms: %d\n", (int)alarms);
+	puts("over");
+	return 0;
+}
