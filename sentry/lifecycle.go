@@ -48,11 +48,11 @@ func (a *Agent) mustBe(states ...abi.State) error {
 	}
 }
 
-// process returns a process that has not ended.
+// process returns a process that has not ended, and is not yet to be made.
 func (a *Agent) process(id int32) (*process, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if p := a.procs[id]; p != nil {
+	if p := a.procs[id]; p != nil && p.tg != nil {
 		return p, nil
 	}
 	return nil, errdefs.New(errdefs.AgentNotRunning, "the process has ended", errdefs.Resource("%s", a.id))

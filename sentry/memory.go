@@ -105,7 +105,7 @@ func (a *Agent) setMemoryLimit(bytes uint64) {
 	a.lookLocked()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.state.Final() {
+	if a.state != abi.StateStarting && !a.state.Final() { // One that is being made is watched once it is.
 		a.s.watch.add(a)
 	}
 }

@@ -2,6 +2,7 @@ package sentry
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -244,4 +245,31 @@ func TestCopiesGetTheSignal(t *testing.T) {
 	if out, _, e := s.output(); out != "" || e.Code != 0 {
 		t.Errorf("the original: %q, %+v", out, e)
 	}
+}
+
+// A copy that is being made has no processes yet, and perhaps no memory that it may
+// have: it is not looked at for what it has.
+func TestCopiesInTheMakingAreNotWatched(t *testing.T) {
+	over := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		w := &theKernel.watch
+		for {
+			select {
+			case <-over:
+				return
+			default:
+			}
+			w.mu.Lock()
+			w.counted = time.Time{}
+			w.mu.Unlock()
+			w.look()
+		}
+	})
+	needBlocked(t)
+	for range 5 { // Each is copied once to see whether that is possible.
+		warm(t, []string{"/bin/blocked", "template"}, inBlocked)
+	}
+	close(over)
+	wg.Wait()
 }
