@@ -165,6 +165,9 @@ func (d *System) restoreCrashed(dom *domain, info domainInfo, lost []*record, v 
 	}
 	for _, r := range lost {
 		if !again[r.id] {
+			if r.isTemplate() {
+				d.settle(r)
+			}
 			d.scheduleRestart(r)
 		}
 	}

@@ -351,7 +351,7 @@ func (d *System) recover() {
 		case same(r) && !r.heardOf:
 			d.remove(r) // The earlier daemon died before the domain heard of it.
 		default:
-			d.lose(r, "its domain was gone when the daemon started", verdict{ok: true})
+			d.lose(r, "its domain was gone when the daemon started", verdict{ok: true}, false)
 		}
 	}
 	d.sayOldEnds(records)

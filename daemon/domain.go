@@ -324,8 +324,9 @@ func (d *System) domainDied(dom *domain) {
 		d.keepCrash(dom, info, lost)
 		again = d.domainCrashed(dom, lost, info.CheckpointEvery > 0)
 	}
+	goesOn := info.CheckpointEvery > 0 && !dom.stopping.Load()
 	for _, r := range lost {
-		d.lose(r, dom.whyLost(), again)
+		d.lose(r, dom.whyLost(), again, goesOn)
 	}
 	if info.Isolated {
 		os.Remove(d.domainPath(dom.name, ".log"))
@@ -333,7 +334,7 @@ func (d *System) domainDied(dom *domain) {
 	d.settleRing(dom.name, info.Isolated)
 	dom.rounds.end()
 	dom.bury()
-	if info.CheckpointEvery > 0 && !dom.stopping.Load() {
+	if goesOn {
 		go d.restoreCrashed(dom, info, lost, again)
 		return
 	}
@@ -366,15 +367,19 @@ func (d *System) sayEnded(dom *domain, info domainInfo, lost []*record) {
 }
 
 // lose marks an agent lost and reports whether it was not final before. again
-// says whether the domain may be started again with its agents.
-func (d *System) lose(r *record, why string, again verdict) bool {
+// says whether the domain may be started again with its agents, and goesOn that it is
+// tried to have it go on from a checkpoint: then a template is forgotten only if that
+// fails.
+func (d *System) lose(r *record, why string, again verdict, goesOn bool) bool {
 	lost := r.finish(abi.StateLost, &apiv1.Exit{Signal: int32(unix.SIGKILL), Reason: why}, d.clock.Now())
 	if lost {
 		d.emit(event.AgentLost, r.id, r.domName, &eventv1.AgentLost{Name: r.name, Reason: why})
 		d.tellExit(r, r.exitOf())
 		r.wish.decide(nil, &again)
 		d.tellBudget(r)
-		d.settle(r)
+		if !goesOn || !r.isTemplate() {
+			d.settle(r)
+		}
 		close(r.settled)
 	}
 	return lost

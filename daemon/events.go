@@ -144,7 +144,14 @@ func (d *System) settle(r *record) (kept bool) {
 	if heard {
 		d.remove(r)
 	} else {
-		d.clock.AfterFunc(unheard, func() { d.remove(r) })
+		d.clock.AfterFunc(unheard, func() {
+			d.mu.Lock()
+			goesOn := d.agents[r.id] != r // From a checkpoint of its domain.
+			d.mu.Unlock()
+			if !goesOn {
+				d.remove(r)
+			}
+		})
 	}
 	return true
 }

@@ -343,6 +343,9 @@ func (d *System) fromProto(m *apiv1.InspectResponse) *record {
 	r := newRecord(a.GetId(), m.GetSpec(), a.GetDomain(), time.Unix(0, a.GetCreatedUnixNano()))
 	r.name = a.GetName()
 	r.special = a.GetSpecialized()
+	if r.isTemplate() {
+		r.hear() // Nobody waits for its end: it is forgotten at once.
+	}
 	if r.from = a.GetClonedFrom(); r.from == "" { // A copy cannot be started again.
 		r.wish = d.newWish(r.spec(), a.GetRestarts())
 	}

@@ -458,7 +458,7 @@ func (r *restoring) start(ctx context.Context) ([]string, error) {
 		}
 	}
 	for _, rec := range r.records {
-		if err := d.save(rec); err != nil {
+		if err := d.saveKnown(rec); err != nil {
 			d.log.Error("saving record", "agent", rec.id, "err", err)
 		}
 	}

@@ -137,7 +137,7 @@ var agentRows = map[Code]Info{
 		"See `aiosctl doctor` for what the host lacks, and the domain's log."},
 	TemplateNotFound: {CategoryAgent, Notice, BlameCaller, afterChange, Expose, "", 0, syscall.ENOENT, grpcNotFound, ExitFailure,
 		"no template has that name",
-		"A template lives in one domain and is gone when that ends. An agent that is to be started again from it stays ended then.",
+		"A template lives in one domain and is gone when that ends, unless that goes on from a checkpoint. An agent that is to be started again from it stays ended then.",
 		"List the templates with `aiosctl template ls`; make it anew with `aiosctl template create`."},
 	UpgradeFailed: {CategoryAgent, Notice, BlameAgent, afterChange, Expose, "", 0, syscall.ECANCELED, grpcFailedPrecondition, ExitFailure,
 		"the new program was not well, and the agent is what it was",

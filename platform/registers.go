@@ -41,18 +41,18 @@ func (c *taskContext) pull() {
 }
 
 // LastCall returns the system call by which a task of the crowd left application
-// code last; ok is false if it left it by something else, or has not executed any.
-// The task must stand still.
-func (g *Crowd) LastCall(task any) (nr uintptr, ok bool) {
+// code last; called is false if it left it by something else, and ran if it has not
+// executed any, at least not in this process. The task must stand still.
+func (g *Crowd) LastCall(task any) (nr uintptr, called, ran bool) {
 	t := g.group.Find(task)
 	if t == nil {
-		return 0, false
+		return 0, false, false
 	}
 	c, is := t.Runner().(*taskContext)
 	if !is || c.left == 0 {
-		return 0, false
+		return 0, false, is
 	}
-	return c.left - 1, true
+	return c.left - 1, true, true
 }
 
 // noteFiles notes which table of descriptors the task has: gVisor's execve replaces

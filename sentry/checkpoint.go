@@ -190,7 +190,7 @@ func (s *Kernel) standStill() (agents []*Agent, _ func(), err error) {
 		return nil, nil, err
 	}
 	for _, a := range agents {
-		if a.mustBe(abi.StatePaused) == nil {
+		if a.mustBe(abi.StatePaused, abi.StateTemplate) == nil {
 			continue
 		}
 		a.dog.hold()
@@ -301,6 +301,7 @@ func (a *Agent) record() agentRecord {
 // saved returns what of gVisor the agent holds.
 func (a *Agent) saved() *savedAgent {
 	o := &savedAgent{pid: a.ns.pid(), uts: a.ns.uts, ipc: a.ns.ipc, net: a.ns.net, mnt: a.ns.mnt, upper: a.ns.upper, clearTID: a.notes.clearTIDs(), grants: a.savedGrants(), notes: a.notes.saved()}
+	o.notes.calls = a.lastCalls()
 	for _, p := range a.programs() {
 		o.procs = append(o.procs, p.saved())
 	}

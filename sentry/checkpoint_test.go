@@ -107,6 +107,16 @@ func restoreMain(cfg Config, text string) int {
 		case "resume":
 			_, err := k.Resume(control.AgentRequest{ID: id})
 			fmt.Println("resumed", err)
+		case "spawn", "clone":
+			fmt.Println(map[string]string{"spawn": "spawned", "clone": "cloned"}[verb], beginIn(k, verb, id))
+		case "save":
+			fmt.Println("saved", saveIn(k, id))
+		case "state":
+			st, err := k.Inspect(control.AgentRequest{ID: id})
+			fmt.Println(st.State, err)
+		case "ended":
+			e := endIn(id)
+			fmt.Printf("signal %d, %s\n", e.Signal, e.Reason)
 		case "clock", "set":
 			id, offset, set := strings.Cut(id, " ")
 			req := control.ClockRequest{ID: id}

@@ -18,11 +18,11 @@ func (s *Kernel) refuseCheckpoint(agents []*Agent) error {
 	}
 	for _, a := range agents {
 		who := a.label()
-		if a.warming != nil || a.mustBe(abi.StateTemplate) == nil {
-			return refuse(who, "it is a template, or becomes one, which cannot be saved yet", "remove the template")
-		}
-		if a.dying.Load() || a.killed.Load() != nil || a.mustBe(abi.StateRunning, abi.StatePaused) != nil || a.firstGroup() == nil {
+		if a.dying.Load() || a.killed.Load() != nil || a.mustBe(abi.StateRunning, abi.StatePaused, abi.StateTemplate) != nil || a.firstGroup() == nil {
 			return refuse(who, "it is about to end", "try again when it has ended")
+		}
+		if a.warming != nil && a.mustBe(abi.StateTemplate) != nil { // Somebody waits for that.
+			return refuse(who, "it is about to become a template", "try again when it is one, or end it")
 		}
 		if a.debugger.Load() != nil {
 			return refuse(who, "it is being debugged", "end the debugger")

@@ -65,6 +65,9 @@ func (s *Kernel) Clone(req control.CloneRequest, files []*os.File) (control.Clon
 			errdefs.Fix("end the debugger first"))
 	}
 	paused := a.mustBe(abi.StatePaused) == nil
+	if paused {
+		a.awaitStops()
+	}
 	if err := a.maySplit(req.Split); err != nil {
 		return reply, err
 	}

@@ -263,7 +263,8 @@ func (c *copying) living(tw *twin, parent *kernel.Task) (*kernel.Task, error) {
 	if img, err = c.image(old); err != nil {
 		return nil, err
 	}
-	if c.hears(tw) {
+	mask := tw.mask(c.src)
+	if c.hears(tw) || tw.signalled(c.src, mask) {
 		tw.interrupted(img.Arch)
 	} else {
 		tw.restarted(img.Arch)
@@ -278,7 +279,7 @@ func (c *copying) living(tw *twin, parent *kernel.Task) (*kernel.Task, error) {
 		from = c.heir(tw.group)
 	}
 	t, err := c.newTask(&kernel.TaskConfig{
-		ThreadGroup: tw.group.new, TaskImage: img, Parent: parent, SignalMask: tw.mask(c.src), FSContext: dir, FDTable: c.table(fds),
+		ThreadGroup: tw.group.new, TaskImage: img, Parent: parent, SignalMask: mask, FSContext: dir, FDTable: c.table(fds),
 		Credentials: creds, NoNewPrivs: old.GetNoNewPrivs(), Niceness: old.Niceness(), AllowedCPUMask: c.cpus(old),
 		ContainerID: c.dst.id, Personality: old.Personality(),
 	}, from)

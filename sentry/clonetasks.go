@@ -11,6 +11,7 @@ import (
 	gvsched "gvisor.dev/gvisor/pkg/sentry/kernel/sched"
 	"gvisor.dev/gvisor/pkg/sentry/mm"
 
+	"aios.dev/aios/abi"
 	"aios.dev/aios/control"
 	"aios.dev/aios/errdefs"
 )
@@ -181,7 +182,7 @@ func (f *family) look(tw *twin) (busy string, err error) {
 		t.UserNamespace() != a.s.creds.UserNamespace:
 		return "", f.refuse(t, "is in a namespace of its own")
 	}
-	nr, called := a.crowd.LastCall(t)
+	nr, called := a.lastCall(t)
 	if called && (nr == unix.SYS_EXIT || nr == unix.SYS_EXIT_GROUP) || t.ThreadGroup().ExitStatus() != 0 {
 		return t.Name() + " is ending", nil
 	}
@@ -192,11 +193,38 @@ func (f *family) look(tw *twin) (busy string, err error) {
 	}
 	tw.restart = called && nr != unix.SYS_RT_SIGRETURN
 	tw.group.stopped = tw.group.stopped || t.StateStatus() == "T (stopped)"
+	// A template gets none, and runs on for none: its copies get them.
+	still := tw.group.stopped || a.mustBe(abi.StateTemplate) == nil
 	pending := t.PendingSignals()
-	if pending&linux.SignalSetOf(linux.SIGKILL) != 0 || !tw.group.stopped && pending&^t.SignalMask() != 0 {
+	if pending&linux.SignalSetOf(linux.SIGKILL) != 0 || !still && pending&^t.SignalMask() != 0 {
 		return t.Name() + " is about to get a signal", nil
 	}
 	return "", nil
+}
+
+// lastCall returns the system call by which a task that stands still left application
+// code last, perhaps in an earlier kernel process; called is false if it left it by
+// something else, or has not executed any.
+func (a *Agent) lastCall(t *kernel.Task) (nr uintptr, called bool) {
+	nr, called, ran := a.crowd.LastCall(t)
+	if ran {
+		return nr, called
+	}
+	a.notes.mu.Lock()
+	defer a.notes.mu.Unlock()
+	nr, called = a.notes.calls[t]
+	return nr, called
+}
+
+// lastCalls is what lastCall returns of each task.
+func (a *Agent) lastCalls() map[*kernel.Task]uint64 {
+	out := make(map[*kernel.Task]uint64)
+	for _, t := range a.ns.pid().Tasks() {
+		if nr, called := a.lastCall(t); called {
+			out[t] = uint64(nr)
+		}
+	}
+	return out
 }
 
 // place says where the processes go whose session is not that of their parent, and
@@ -285,11 +313,33 @@ func (tw *twin) interrupted(ac *arch.Context64) {
 	}
 }
 
+// signalled reports whether a signal that waits for a template's process interrupts the
+// call of its first thread in the copy: a timer's, mostly, that has expired since. mask
+// is what the thread blocks there.
+func (tw *twin) signalled(a *Agent, mask linux.SignalSet) (is bool) {
+	again, ok := linuxerr.SyscallRestartErrorFromReturn(tw.old.Arch().Return())
+	if !ok || !tw.restart || !tw.lead || tw.group.stopped {
+		return false
+	}
+	if nr, _ := a.lastCall(tw.old); nr == unix.SYS_WRITE { // It may be what says that the program is warm.
+		return false
+	}
+	decided := false // By the first that is handled.
+	linux.ForEachSignal(tw.old.PendingSignals()&^mask, func(sig linux.Signal) {
+		act, err := tw.group.old.SetSigAction(sig, nil)
+		if decided || err != nil || act.Handler == linux.SIG_DFL || act.Handler == linux.SIG_IGN {
+			return
+		}
+		decided, is = true, again != linuxerr.ERESTARTNOINTR && (again != linuxerr.ERESTARTSYS || act.Flags&linux.SA_RESTART == 0)
+	})
+	return is
+}
+
 // mask returns the signal mask with which a copy of tw goes on. A call that has
 // replaced it is over, and will be made again.
 func (tw *twin) mask(a *Agent) linux.SignalSet {
 	mask := tw.old.SignalMask()
-	nr, called := a.crowd.LastCall(tw.old)
+	nr, called := a.lastCall(tw.old)
 	if !called || !maskCalls[callName(nr)] {
 		return mask
 	}

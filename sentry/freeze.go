@@ -100,6 +100,17 @@ func awaitStop(clock ktime.Clock, t *kernel.Task, late time.Time) bool {
 	return true
 }
 
+// awaitStops waits until the tasks of an agent that is stopped stand still: those of
+// one that comes from a checkpoint, or is a copy, are started for that.
+//
+// +checklocks:a.lifeMu
+func (a *Agent) awaitStops() {
+	late := a.s.cfg.Clock.Now().Add(pauseTimeout)
+	for _, t := range a.stopped {
+		awaitStop(a.s.cfg.Clock, t, late)
+	}
+}
+
 // nap waits for d.
 func nap(clock ktime.Clock, d time.Duration) {
 	woken := make(chan struct{})

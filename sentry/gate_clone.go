@@ -29,6 +29,7 @@ type cloneNotes struct {
 	files    map[*vfs.FileDescription]*fileNote                  // +checklocks:mu
 	signals  map[*kernel.ThreadGroup]bool                        // who wants SIGAIOSCLONE; +checklocks:mu
 	aio      map[*kernel.ThreadGroup]map[uint64]uint32           // how many events contexts of io_setup(2) take; +checklocks:mu
+	calls    map[*kernel.Task]uintptr                            // by which tasks of a checkpoint had left application code; +checklocks:mu
 	prune    int                                                 // +checklocks:mu
 	masks    sync.Map                                            // *atomic.Uint64 by *kernel.Task
 }
@@ -117,6 +118,7 @@ func (n *cloneNotes) ended(t *kernel.Task) {
 	defer n.mu.Unlock()
 	delete(n.clearTID, t)
 	delete(n.filters, t)
+	delete(n.calls, t)
 	if tg := t.ThreadGroup(); len(n.timers)+len(n.signals)+len(n.aio) > 0 && tg.Count() <= 1 {
 		delete(n.timers, tg)
 		delete(n.signals, tg)

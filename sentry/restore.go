@@ -419,7 +419,7 @@ func (s *Kernel) goOn(rec *domainRecord, ended []string) error {
 			rec.Agents[i].State = abi.StateRunning
 		}
 		a.lifeMu.Lock()
-		if rec.Agents[i].State == abi.StatePaused {
+		if st := rec.Agents[i].State; st == abi.StatePaused || st == abi.StateTemplate {
 			a.dog.hold()
 			for _, t := range a.ns.pid().Tasks() {
 				t.BeginExternalStop()

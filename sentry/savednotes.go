@@ -21,6 +21,7 @@ type savedNotes struct {
 	timers  []*savedTimer
 	files   []*savedFile
 	aio     map[*kernel.ThreadGroup]map[uint64]uint32
+	calls   map[*kernel.Task]uint64
 }
 
 // savedTimer is a timer of timer_create(2).
@@ -101,6 +102,10 @@ func (n *cloneNotes) load(o *savedNotes) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.filters, n.aio = o.filters, o.aio
+	n.calls = make(map[*kernel.Task]uintptr, len(o.calls))
+	for t, nr := range o.calls {
+		n.calls[t] = uintptr(nr)
+	}
 	for _, tg := range o.signals {
 		if n.signals == nil {
 			n.signals = make(map[*kernel.ThreadGroup]bool)
@@ -144,12 +149,12 @@ func (*savedNotes) StateTypeName() string { return "aios/sentry.savedNotes" }
 
 // StateFields implements state.Type.
 func (*savedNotes) StateFields() []string {
-	return []string{"filters", "masks", "signals", "timers", "files", "aio"}
+	return []string{"filters", "masks", "signals", "timers", "files", "aio", "calls"}
 }
 
 // fields are what StateFields names.
 func (n *savedNotes) fields() []any {
-	return []any{&n.filters, &n.masks, &n.signals, &n.timers, &n.files, &n.aio}
+	return []any{&n.filters, &n.masks, &n.signals, &n.timers, &n.files, &n.aio, &n.calls}
 }
 
 // StateSave implements state.SaverLoader.

@@ -124,8 +124,8 @@ func (a *Agent) copyFrom(req control.SpawnRequest, ns *namespaces, log *os.File)
 	return c, err
 }
 
-// kin returns by what the template is copied. One that is a copy of an agent has not
-// been looked at yet: its tasks were only just started.
+// kin returns by what the template is copied. One that is a copy of an agent, or comes
+// from a checkpoint, has not been looked at yet: its tasks were only just started.
 //
 // +checklocks:a.lifeMu
 func (a *Agent) kin() (*family, error) {
@@ -133,10 +133,8 @@ func (a *Agent) kin() (*family, error) {
 		f.busy = ""
 		return f, nil
 	}
-	late := a.s.cfg.Clock.Now().Add(pauseTimeout)
-	for _, x := range a.stopped {
-		awaitStop(a.s.cfg.Clock, x, late)
-	}
+	a.awaitStops()
+	a.readTold() // It had read all when it was stopped.
 	f, busy, err := a.survey(nil)
 	if busy != "" {
 		err = errdefs.New(errdefs.WrongState, "the template cannot be copied: "+busy, errdefs.Op("spawn"), errdefs.Resource("%s", a.id))
