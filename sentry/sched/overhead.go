@@ -9,6 +9,9 @@ const overheadEach = int64(10 * time.Millisecond)
 // whoever keeps the kernel busy, or a CPU without using it, does that to others, too.
 const overheadMost = 0.25
 
+// overheadKept is how much of what was not charged for that reason is kept.
+const overheadKept = int64(20 * time.Millisecond)
+
 // overhead is what the host counts besides what tasks are served. It counts more for
 // what the kernel process needs to have tasks return, for timers, packets, garbage
 // and the Go runtime; less when it had others for the CPUs. Groups with a quota pay
@@ -44,8 +47,12 @@ func (s *Scheduler) chargeOverhead(now int64) {
 	per := 0.0
 	if d := served - o.served; d > 0 && o.at > 0 {
 		per = max(-overheadMost, min(float64(besides-o.besides)/float64(d), overheadMost))
+		o.besides += int64(per * float64(d))
 	}
-	o.at, o.besides, o.served = now, besides, served
+	// The host counts what runs now a few milliseconds late: what goes beyond the most
+	// that is charged may be made good soon.
+	o.besides = max(besides-overheadKept, min(o.besides, besides+overheadKept))
+	o.at, o.served = now, served
 	for _, g := range s.bounded {
 		q := &g.quota
 		q.due += int64(per * float64(g.got-q.paid))
