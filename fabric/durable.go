@@ -46,7 +46,7 @@ func (s *Store) CreateIn(spec Spec, f persist.File) (*Region, error) {
 	if keep == 0 {
 		keep = usualKeep
 	}
-	store, err := persist.Create(f, persist.Meta{Name: r.name, Size: r.size, Labels: r.labels, Fixed: spec.Fixed, Zeros: spec.Zeros, Keep: keep})
+	store, err := persist.Create(f, persist.Meta{Name: r.name, Size: r.size, Labels: r.labels, Fixed: spec.Fixed, Addr: r.addr, Zeros: spec.Zeros, Keep: keep})
 	if err != nil {
 		s.Remove(r)
 		return nil, err
@@ -67,7 +67,8 @@ func (s *Store) OpenIn(f persist.File, name, owner string, version uint64) (*Reg
 		return nil, errdefs.New(errdefs.RegionBroken, "its file is that of region "+m.Name, errdefs.Resource("region %s", name),
 			errdefs.Fix("give the file the name of its region"))
 	}
-	r, err := s.create(Spec{Name: m.Name, Owner: owner, Size: m.Size, Labels: m.Labels, Fixed: m.Fixed, Zeros: m.Zeros, Keep: m.Keep}, &family{mf: s.opts.Memory}, m.Lineage)
+	spec := Spec{Name: m.Name, Owner: owner, Size: m.Size, Labels: m.Labels, Fixed: m.Fixed, At: m.Addr, Zeros: m.Zeros, Keep: m.Keep}
+	r, err := s.create(spec, &family{mf: s.opts.Memory}, m.Lineage)
 	if err != nil {
 		return nil, err
 	}

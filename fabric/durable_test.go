@@ -33,6 +33,36 @@ func whole(t *testing.T, r *Region) []byte {
 	return b
 }
 
+// TestRegionKeepsItsAddress: what is fixed is where it was when its file is opened, also
+// if that is not what follows from its name; or it is refused.
+func TestRegionKeepsItsAddress(t *testing.T) {
+	_, open := keptFile(t)
+	w := newWorld(t)
+	size := uint64(1 << 20)
+	w.store.window.takeAt(placeOf("table", size), size)
+	r, err := w.store.CreateIn(Spec{Name: "table", Size: size, Fixed: true}, open())
+	must(t, err)
+	_, err = r.Commit("")
+	must(t, err)
+	if r.Addr() != WindowStart {
+		t.Errorf("it is at %#x", r.Addr())
+	}
+	w.store.Remove(r)
+	w = newWorld(t)
+	r, err = w.store.OpenIn(open(), "table", "", 0)
+	must(t, err)
+	if r.Addr() != WindowStart {
+		t.Errorf("then it is at %#x", r.Addr())
+	}
+	w.store.Remove(r)
+	w.store.window.takeAt(WindowStart, size)
+	_, err = w.store.OpenIn(open(), "table", "", 0)
+	wantCode(t, err, errdefs.AlreadyExists)
+	if w.charged[""] != 0 || len(w.store.window.taken) != 1 {
+		t.Errorf("of what was refused is left %d bytes, %x", w.charged[""], w.store.window.taken)
+	}
+}
+
 // TestRegionIsKept commits, writes, and opens again in another store: what was
 // committed is there, and nothing else.
 func TestRegionIsKept(t *testing.T) {

@@ -110,17 +110,68 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-func TestAddressesAreApart(t *testing.T) {
-	w := newWorld(t)
-	a := w.region(Spec{Name: "a", Size: 4096, Fixed: true})
-	b := w.region(Spec{Name: "b", Size: 5 << 20, Fixed: true})
-	c := w.region(Spec{Name: "c", Size: 4096, Fixed: true})
-	if a.Addr() != WindowStart || b.Addr() < a.Addr()+windowAlign || c.Addr() < b.Addr()+5<<20 {
-		t.Errorf("addresses: %#x %#x %#x", a.Addr(), b.Addr(), c.Addr())
+// TestAddressesFollowFromNames: the same region is at the same address in every domain,
+// whatever is made before it; what is in the way is not.
+func TestAddressesFollowFromNames(t *testing.T) {
+	specs := []Spec{{Name: "a", Size: 4096, Fixed: true}, {Name: "b", Size: 5 << 20, Fixed: true}, {Name: "c", Size: 4096, Fixed: true}}
+	at := make(map[string]uint64)
+	for _, order := range [][]int{{0, 1, 2}, {2, 1, 0}, {1}} {
+		w := newWorld(t)
+		for _, i := range order {
+			r := w.region(specs[i])
+			if r.Addr() < WindowStart || r.Addr()+r.Size() > WindowEnd || r.Addr()%windowAlign != 0 {
+				t.Errorf("%s is at %#x", r.Name(), r.Addr())
+			}
+			if was := at[r.Name()]; was != 0 && was != r.Addr() {
+				t.Errorf("%s is at %#x and at %#x", r.Name(), was, r.Addr())
+			}
+			at[r.Name()] = r.Addr()
+		}
 	}
-	w.store.Remove(b)
-	if d := w.region(Spec{Name: "d", Size: 1 << 20, Fixed: true}); d.Addr() != b.Addr() {
-		t.Errorf("the gap is not used: %#x, not %#x", d.Addr(), b.Addr())
+	if at["a"] == at["c"] {
+		t.Errorf("both at %#x", at["a"])
+	}
+}
+
+func TestWindow(t *testing.T) {
+	var w window
+	take := func(name string, size, want uint64) {
+		t.Helper()
+		if got, err := w.take(name, size); err != nil || got != want {
+			t.Errorf("%s is at %#x, %v, want %#x", name, got, err, want)
+		}
+	}
+	at := placeOf("x", 5<<20)
+	take("x", 5<<20, at)
+	take("x", 5<<20, WindowStart)
+	take("x", 1<<20, placeOf("x", 1<<20)) // Of another size it is elsewhere.
+	for _, taken := range []uint64{at, at + windowAlign, at - windowAlign, WindowStart - windowAlign, WindowEnd, WindowEnd - windowAlign, WindowStart + 1<<30 + 4096, 0} {
+		if w.takeAt(taken, 1<<20) {
+			t.Errorf("%#x was free", taken)
+		}
+	}
+	if length := uint64(8 << 20); !w.takeAt(at-windowLength(1<<20), 1<<20) || !w.takeAt(at+length, 1<<20) {
+		t.Error("what is beside it is taken")
+	}
+	w.give(at)
+	take("x", 5<<20, at)
+
+	// All there is, in parts of 1 TiB less a gap: no two overlap, and then there is no more.
+	w = window{}
+	n := 0
+	for ; n < 20; n++ {
+		if _, err := w.take(fmt.Sprint(n), MaxSize-windowAlign); err != nil {
+			wantCode(t, err, errdefs.MemoryLimit)
+			break
+		}
+	}
+	for i, s := range w.taken {
+		if s.end > WindowEnd || i > 0 && s.start < w.taken[i-1].end {
+			t.Errorf("%x", w.taken)
+		}
+	}
+	if n < 8 || n > 16 {
+		t.Errorf("%d of them have room", n)
 	}
 }
 

@@ -1,7 +1,6 @@
 package fabric
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -81,7 +80,9 @@ func (s *Store) Load(saved *Saved, file func(name string) persist.File, find fun
 		s.regions[r.name] = r
 		n := r.Charged()
 		s.bytes += n
-		s.window.keep(r.addr, r.size)
+		if r.addr != 0 {
+			s.window.takeAt(r.addr, r.size) // It is free: it was taken when this was saved.
+		}
 		s.mu.Unlock()
 		charged(r.owner, n)
 	}
@@ -109,14 +110,6 @@ func (s *Store) Load(saved *Saved, file func(name string) persist.File, find fun
 		r.saved = savedRegion{}
 	}
 	return nil
-}
-
-// keep takes an address that was taken before; 0 is none.
-func (w *window) keep(addr, size uint64) {
-	if addr != 0 {
-		w.taken = append(w.taken, span{addr, addr + windowLength(size)})
-		slices.SortFunc(w.taken, func(a, b span) int { return cmp.Compare(a.start, b.start) })
-	}
 }
 
 // reopen gives a persistent region its file again. If something else was committed to

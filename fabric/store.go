@@ -82,6 +82,8 @@ type Spec struct {
 	Labels []string
 	// Fixed has it mapped at the same address everywhere.
 	Fixed bool
+	// At is the address then; 0 is the one that follows from name and size.
+	At uint64
 	// Zeros has who loses the right to it read zeros where it was, instead of a
 	// fault; to write stays one.
 	Zeros bool
@@ -128,10 +130,17 @@ func (s *Store) create(spec Spec, fam *family, lineage string) (*Region, error) 
 		return nil, errdefs.Newf(errdefs.MemoryLimit, "the regions of the domain may have %d bytes in all, and have %d", s.opts.MaxBytes, s.bytes).
 			With(op, res, errdefs.Fix("ask for less, or remove some"))
 	}
-	if spec.Fixed {
-		if r.addr, err = s.window.take(size); err != nil {
+	switch {
+	case !spec.Fixed:
+	case spec.At == 0:
+		if r.addr, err = s.window.take(spec.Name, size); err != nil {
 			return nil, err
 		}
+	case s.window.takeAt(spec.At, size):
+		r.addr = spec.At
+	default:
+		return nil, errdefs.Newf(errdefs.AlreadyExists, "another region of the domain is at %#x, where it was", spec.At).
+			With(errdefs.Op("open region"), res, errdefs.Fix("remove that, or open this one in another domain"))
 	}
 	if err := s.opts.Charge(spec.Owner, size); err != nil {
 		s.window.give(r.addr)

@@ -27,6 +27,7 @@ type Meta struct {
 	Size    uint64   `json:"size"`
 	Labels  []string `json:"labels,omitempty"`
 	Fixed   bool     `json:"fixed,omitempty"`
+	Addr    uint64   `json:"addr,omitempty"` // where it is fixed
 	Zeros   bool     `json:"zeros,omitempty"`
 	Keep    int      `json:"keep"` // versions, 1 to MaxKeep
 	Lineage string   `json:"lineage,omitempty"`

@@ -105,8 +105,10 @@ except OSError as e: print(type(e).__name__)`
 			}
 		}
 
+		var shown struct{ Address uint64 }
+		must(t, json.Unmarshal(in.ok(t, "fabric", "show", "table", "-o", "json"), &shown))
 		r := looks.wait()
-		if want := "200000000000\n104\n0\nPermissionError\n"; string(r.stdout) != want && string(r.stdout) != strings.Replace(want, "PermissionError", "FileNotFoundError", 1) {
+		if want := fmt.Sprintf("%x", shown.Address) + "\n104\n0\nPermissionError\n"; string(r.stdout) != want && string(r.stdout) != strings.Replace(want, "PermissionError", "FileNotFoundError", 1) {
 			t.Errorf("who had it mapped says %s", r)
 		}
 		eventually(t, "it is told", 10*time.Second, func() (bool, string) {
