@@ -53,6 +53,27 @@ func MakeMachine(driver platform.Driver, device *fd.FD, cpus int, alone bool) (*
 	return &Machine{inner, mf}, nil
 }
 
+// warmSpaces is how many address spaces a domain begins with: one is the pause
+// process', the other its first program's.
+const warmSpaces = 2
+
+// Warm makes the address spaces that a domain begins with. The platform keeps them until
+// they are wanted.
+func (m *Machine) Warm() error {
+	var spaces []gvplatform.AddressSpace
+	for range warmSpaces {
+		as, err := m.platform.NewAddressSpace()
+		if err != nil {
+			return errdefs.Wrap(err, errdefs.DomainBoot, "make an address space")
+		}
+		spaces = append(spaces, as)
+	}
+	for _, as := range spaces {
+		as.Release()
+	}
+	return nil
+}
+
 // pointsKnown makes gVisor's trace points known, which takes some milliseconds: other
 // things can be done meanwhile.
 var pointsKnown = sync.OnceFunc(seccheck.Initialize)

@@ -163,6 +163,11 @@ func (s *Kernel) load(from Restored) (*savedDomain, error) {
 	s.viewCalls(linux.AMD64)
 	s.gateCalls(linux.AMD64)
 	gofer.SetDentryCacheSize(goferDentries)
+	timer := timing.New("restore", s.started)
+	memory, err := s.loadPages(from, timer) // First: it goes on beside the rest.
+	if err != nil {
+		return nil, err
+	}
 	state, err := readPart(from.State)
 	if err != nil {
 		return nil, err
@@ -182,11 +187,6 @@ func (s *Kernel) load(from Restored) (*savedDomain, error) {
 		netstack.RestoredCreator:          &netstack.Creator{Wheel: s.wheel, IDs: s.k, OnPacket: s.packetSeen},
 	})
 	clocks := gvtime.NewCalibratedClocks(false)
-	timer := timing.New("restore", s.started)
-	memory, err := s.loadPages(from, timer)
-	if err != nil {
-		return nil, err
-	}
 	files := &vfs.CompleteRestoreOptions{ValidateFileSizes: !from.ForceFiles, ValidateFileModificationTimestamps: !from.ForceFiles}
 	err = s.k.LoadFrom(ctx, state, memory.loader, nil, rootNetwork{}, clocks, files, timer.Fork("load"))
 	if err != nil {

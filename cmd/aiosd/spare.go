@@ -42,6 +42,9 @@ func becomeSomething(cfg control.KernelConfig) (control.KernelConfig, *sentry.Ma
 	if err != nil {
 		return failed(err)
 	}
+	if err := machine.Warm(); err != nil {
+		return failed(err)
+	}
 	populate(text)
 	c, err := spareSocket(cfg.SpareFD)
 	if err != nil {
