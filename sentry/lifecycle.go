@@ -99,22 +99,27 @@ func (s *Kernel) Signal(req control.SignalRequest) (struct{}, error) {
 	if err := a.mustBe(live...); err != nil {
 		return none, err
 	}
+	first := req.All || req.ExecID == 0
 	p, err := a.process(req.ExecID)
-	if err != nil {
+	t := a.trial.Load()
+	starts := err != nil && req.ExecID == 0 && t != nil // Its new program has not begun yet.
+	if err != nil && !(starts && sig == linux.SIGKILL) {
 		return none, err
 	}
-	first := req.All || p.id == 0
 	if sig == linux.SIGKILL && first {
 		a.dying.Store(true)
-		if t := a.trial.Load(); t != nil {
+		if t != nil {
 			t.condemned.Store(true)
 		}
-	}
-	if sig == linux.SIGKILL && first {
 		if req.Reason != "" {
 			a.killed.CompareAndSwap(nil, &req.Reason)
 		}
 		s.emit(a, event.AgentKill, &eventv1.AgentKill{By: cmp.Or(req.By.By, "operator"), Reason: req.Reason})
+		if starts {
+			if p, err = a.process(0); err != nil {
+				return none, nil // Who starts it looks whether the agent is dying, then.
+			}
+		}
 	} else {
 		s.emit(a, event.AgentSignal, &eventv1.AgentSignal{
 			Signal: req.Signal, SignalName: unix.SignalName(unix.Signal(req.Signal)), Pid: int32(a.ns.pid().IDOfThreadGroup(p.tg)),
@@ -136,6 +141,9 @@ func (s *Kernel) Signal(req control.SignalRequest) (struct{}, error) {
 		if now, e := a.process(0); e == nil && now != p && p.id == 0 { // An upgrade was decided meanwhile.
 			a.dying.Store(true)
 			err = s.k.SendExternalSignalThreadGroup(now.tg, kernel.SignalInfoPriv(sig))
+		}
+		if t != nil {
+			err = nil // Whatever has ended already, the agent does.
 		}
 		a.unpause("")
 	case sig == linux.SIGKILL:

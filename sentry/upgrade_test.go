@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -168,12 +169,19 @@ func TestUpgradeUndecided(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	go func() { done <- s.upgrade("sleep 100", healthy("false", 20*time.Second)) }()
-	eventually(t, func() bool { return inspect(t, s.id).Upgrading })
-	theKernel.Signal(control.SignalRequest{ID: s.id, Signal: 9})
-	wantCode(t, <-done, errdefs.AgentNotRunning)
-	if e := exits.wait(t, s.id, 0); e.Signal != 9 {
-		t.Errorf("it ended with %+v", e)
+	for range 10 { // It may be killed before the new program has begun.
+		go func() { done <- s.upgrade("sleep 100", healthy("false", 20*time.Second)) }()
+		for !inspect(t, s.id).Upgrading {
+			runtime.Gosched()
+		}
+		if _, err := theKernel.Signal(control.SignalRequest{ID: s.id, Signal: 9}); err != nil {
+			t.Fatal(err)
+		}
+		wantCode(t, <-done, errdefs.AgentNotRunning)
+		if e := exits.wait(t, s.id, 0); e.Signal != 9 {
+			t.Errorf("it ended with %+v", e)
+		}
+		s = original(t)
 	}
 }
 
