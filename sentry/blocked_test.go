@@ -36,7 +36,7 @@ var blockedImage = sync.OnceValue(func() error {
 
 // wasBlocked is what the program says when each of its calls has waited and gone on,
 // but for those of epoll, which Linux does not make again either.
-const wasBlocked = "read: 1\npoll: 1\nepoll_wait: -4\nepoll_pwait: -4\nppoll: 1\nselect: 1\npselect: 1\nrecv: 1\nnanosleep: 0\nclock_nanosleep: 0\n" +
+const wasBlocked = "read: 1\npoll: 1\nepoll_wait: -4\nepoll_pwait: -4\nppoll: 1\nselect: 1\npselect: 1\nreadv: 1\nnanosleep: 0\nclock_nanosleep: 0\n" +
 	"poll with time: 0\nfutex: 0\nfutex with time: -110\nsigsuspend: -4\npause: -4\nwaitpid: 7\nalarms: 0\nover\n"
 
 // andAlarm is what it says besides if it set a timer.
