@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -159,7 +160,10 @@ func TestRoutedStreamsAreWhole(t *testing.T) {
 	rand.Read(want)
 	go func() {
 		if c, err := l.Accept(); err == nil {
-			c.Write(want)
+			for piece := range slices.Chunk(want, 64<<10) {
+				c.Write(piece)
+				time.Sleep(time.Millisecond) // A route at least is another by then.
+			}
 			c.Close()
 		}
 	}()
