@@ -99,9 +99,9 @@ func carries(t *testing.T, s *stack.Stack, port uint16) {
 				got <- nil
 				return
 			}
-			defer c.Close()
 			b, _ := io.ReadAll(c)
-			got <- b
+			c.Close()
+			got <- b // Nobody is at work when carries returns.
 		}()
 		c, err := gonet.DialTCP(s, at(lo.address, port), lo.proto)
 		if err != nil {
