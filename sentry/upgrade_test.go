@@ -172,7 +172,12 @@ func TestUpgradeUndecided(t *testing.T) {
 	for range 10 { // It may be killed before the new program has begun.
 		go func() { done <- s.upgrade("sleep 100", healthy("false", 20*time.Second)) }()
 		for !inspect(t, s.id).Upgrading {
-			runtime.Gosched()
+			select {
+			case err := <-done:
+				t.Fatalf("it was decided already: %v", err)
+			default:
+				runtime.Gosched()
+			}
 		}
 		if _, err := theKernel.Signal(control.SignalRequest{ID: s.id, Signal: 9}); err != nil {
 			t.Fatal(err)
