@@ -220,7 +220,7 @@ func TestMaskedConsole(t *testing.T) {
 func TestMaskedNetwork(t *testing.T) {
 	s := spawn(t, []string{"sleep", "1000"})
 	listens := eventsOf[*eventv1.NetListen](t, s, "net.listen")
-	server := s.execIn(sh("nc -l -p 7"))
+	server := s.execIn(sh("sleep 1000 | nc -l -p 7")) // Without input it would end the connection first.
 	listens()
 	masked(t, irq.NetRx, true)
 	t.Cleanup(func() { masked(t, irq.NetRx, false) })
