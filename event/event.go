@@ -3,6 +3,7 @@ package event
 import (
 	"math"
 	"strconv"
+	"sync"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -51,17 +52,20 @@ func (e *Event) weigh() {
 	}
 }
 
-// payloads are the fields of the oneof by the kind of message they hold.
-var payloads = func() map[protoreflect.FullName]protoreflect.FieldDescriptor {
+// payloads are the fields of the oneof by the kind of message they hold: it takes the
+// descriptors of all messages, which is long for a process that only starts.
+var payloads = sync.OnceValue(func() map[protoreflect.FullName]protoreflect.FieldDescriptor {
 	m := make(map[protoreflect.FullName]protoreflect.FieldDescriptor)
-	fields := payloadOneof.Fields()
+	fields := payloadOneof().Fields()
 	for i := range fields.Len() {
 		m[fields.Get(i).Message().FullName()] = fields.Get(i)
 	}
 	return m
-}()
+})
 
-var payloadOneof = (*eventv1.Event)(nil).ProtoReflect().Descriptor().Oneofs().ByName("payload")
+var payloadOneof = sync.OnceValue(func() protoreflect.OneofDescriptor {
+	return (*eventv1.Event)(nil).ProtoReflect().Descriptor().Oneofs().ByName("payload")
+})
 
 // Proto returns the event as it travels. Text that is not valid UTF-8, which
 // agents can cause, is repaired.
@@ -72,7 +76,7 @@ func (e *Event) Proto() *eventv1.Event {
 	}
 	if e.Payload != nil {
 		p := e.Payload.ProtoReflect()
-		if field := payloads[p.Descriptor().FullName()]; field != nil && p.IsValid() {
+		if field := payloads()[p.Descriptor().FullName()]; field != nil && p.IsValid() {
 			m.ProtoReflect().Set(field, protoreflect.ValueOfMessage(repaired(p)))
 		}
 	}
@@ -95,7 +99,7 @@ func FromProto(m *eventv1.Event) (Event, error) {
 		e.Severity = t.Info().Severity
 	}
 	r := m.ProtoReflect()
-	if field := r.WhichOneof(payloadOneof); field != nil {
+	if field := r.WhichOneof(payloadOneof()); field != nil {
 		e.Payload = r.Get(field).Message().Interface()
 	}
 	return e, nil
