@@ -6,11 +6,12 @@
 // Groups are two levels deep, PARENT/NAME, below the base that Detect finds:
 // the root of the hierarchy for root, the highest delegated group for an
 // ordinary user on v2. The parent is made with the first group in it and
-// removed with the last.
+// removed with the last. Below a group may be one more, for threads of it that
+// shall have what CPU time the others leave (Group.OpenIdle).
 //
 //	Detect  what the host offers, as facts (Info)
 //	Create  a group with Limits        Load  the group a former daemon made
-//	Group   Start, SetLimits, Stats, OpenUsage, Rename, Kill, Delete
+//	Group   Start, SetLimits, Stats, OpenUsage, OpenIdle, Rename, Kill, Delete
 //	Sweep   removes the groups whose owners are gone
 //
 // A child is born inside its group (Group.Start): there is no moment in which
@@ -127,6 +128,9 @@ type backend interface {
 	start(*exec.Cmd) error
 	// usage is the file that tells what CPU time was used.
 	usage() string
+	// idle makes the idle group, unless it is there, and returns the file that
+	// takes threads.
+	idle() (string, error)
 	// freeze stops or continues every process where the host can.
 	freeze(bool)
 	// killAll asks the kernel to kill the whole group at once; false when it

@@ -73,6 +73,8 @@ func child(mode string) int {
 		for n := 0; ; n++ {
 			_ = n
 		}
+	case "idle":
+		return idler()
 	case "sleep":
 		fmt.Println("sleeping")
 		time.Sleep(time.Minute)
@@ -123,10 +125,11 @@ func group(t *testing.T, name string, l Limits) *Group {
 
 // run starts a child of the given mode in g and returns it with its first
 // line of output.
-func run(t *testing.T, g *Group, mode string) (*exec.Cmd, string) {
+func run(t *testing.T, g *Group, mode string, files ...*os.File) (*exec.Cmd, string) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = []string{childEnv + "=" + mode}
+	cmd.ExtraFiles = files
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -25,10 +25,15 @@ const patience = 5 * time.Second
 func (g *Group) Processes() ([]int, error) {
 	seen := map[int]bool{}
 	var pids []int
+	var dirs []string
 	for _, d := range g.backend.dirs() {
+		dirs = append(dirs, d, filepath.Join(d, idleGroup))
+	}
+	for _, d := range dirs {
 		b, err := os.ReadFile(filepath.Join(d, "cgroup.procs"))
 		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
+			// A threaded group does not say; the one above it does.
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.EOPNOTSUPP) {
 				continue
 			}
 			return nil, hostError(err, "list cgroup", g.String())
@@ -115,6 +120,7 @@ func (g *Group) Delete() error {
 func (g *Group) removeDirs() error {
 	var first error
 	for _, d := range g.backend.dirs() {
+		_ = unix.Rmdir(filepath.Join(d, idleGroup))
 		if err := unix.Rmdir(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			if first == nil {
 				first = &os.PathError{Op: "rmdir", Path: d, Err: err}

@@ -104,6 +104,7 @@ func (b *v2) rename(to *Group, l Limits) error {
 		to.removeDirs()
 		return err
 	}
+	idlers := b.idleThreads() // Before their processes leave, which takes them along.
 	raw, err := os.ReadFile(filepath.Join(b.dir(), "cgroup.procs"))
 	procs := filepath.Join(to.backend.dirs()[0], "cgroup.procs")
 	for _, pid := range strings.Fields(string(raw)) {
@@ -111,8 +112,23 @@ func (b *v2) rename(to *Group, l Limits) error {
 			err = writeFile(procs, pid)
 		}
 	}
+	if err == nil && len(idlers) > 0 {
+		err = moveIdle(to, idlers)
+	}
 	if err == nil {
+		_ = os.Remove(filepath.Join(b.dir(), idleGroup))
 		err = os.Remove(b.dir())
+	}
+	return err
+}
+
+// moveIdle has those threads of to be in its idle group.
+func moveIdle(to *Group, threads []string) error {
+	file, err := to.backend.idle()
+	for _, tid := range threads {
+		if err == nil {
+			err = writeFile(file, tid)
+		}
 	}
 	return err
 }
