@@ -95,6 +95,12 @@ const (
 	MaxWarmUp     = time.Hour
 )
 
+// How many copies of a template are ready before anybody asks: usually, and at most.
+const (
+	DefaultAhead = 2
+	MaxAhead     = 64
+)
+
 // ChaosEnv names the environment variable that, when it is 1 for a daemon, lets
 // agents inject failures into the domains that it starts: for tests, and for
 // nothing else.

@@ -11,13 +11,13 @@ import (
 
 // RegionArg is the argument of every ioctl of the file of a region.
 type RegionArg struct {
-	Offset   uint64 `doc:"in: where in the region the word is, a multiple of its size"`
+	Offset   uint64 `doc:"in: where in the region the word is, a multiple of its size; map: what is mapped begins there"`
 	Deadline uint64 `doc:"in: wait, lock: when to give up, in nanoseconds of CLOCK_MONOTONIC; 0 is never"`
-	Expect   uint64 `doc:"in: wait: what the word is; cas: what it is to be; out: cas: what it was; commit: the number of the version"`
-	New      uint64 `doc:"in: cas: what it becomes"`
+	Expect   uint64 `doc:"in: wait: what the word is; cas: what it is to be; out: cas: what it was; commit: the number of the version; map: in: at which address, 0 for any, out: at which it is"`
+	New      uint64 `doc:"in: cas: what it becomes; map: how many bytes, 0 for all that follow; out: map: how many"`
 	ID       uint32 `doc:"in: lock, unlock, leave, alive: number of the member; out: join"`
 	Count    uint32 `doc:"in: wake: how many at most; out: how many were woken"`
-	Flags    uint32 `doc:"in: 1 AIOS_REGION_PROCESS: join as a process; 2 AIOS_REGION_TRY: lock, but do not wait; 4 AIOS_REGION_WIDE: cas of 8 bytes, not 4"`
+	Flags    uint32 `doc:"in: 1 AIOS_REGION_PROCESS: join as a process; 2 AIOS_REGION_TRY: lock, but do not wait; 4 AIOS_REGION_WIDE: cas of 8 bytes, not 4; 8 AIOS_REGION_WRITABLE: map it to be written, too"`
 	Pad      uint32 `doc:"0"`
 }
 
@@ -26,6 +26,7 @@ const (
 	RegionProcess = 1 << iota
 	RegionTry
 	RegionWide
+	RegionWritable
 )
 
 // RegionArgSize is the size of a RegionArg on the wire.
@@ -49,6 +50,7 @@ const (
 	RegionUnlock
 	RegionCas
 	RegionCommit
+	RegionMap
 )
 
 var regionCalls = [...]RegionCall{
@@ -61,6 +63,7 @@ var regionCalls = [...]RegionCall{
 	RegionUnlock: {"AIOS_REGION_UNLOCK", 0, "give it back, to who waits longest"},
 	RegionCas:    {"AIOS_REGION_CAS", RegionWide, "compare and swap, for programs that cannot do it themselves"},
 	RegionCommit: {"AIOS_REGION_COMMIT", 0, "have what a persistent region is at one moment kept; returns when it is on disk"},
+	RegionMap:    {"AIOS_REGION_MAP", RegionWritable, "map it, as `mmap` of the file with `MAP_SHARED` does; not over anything else: `EEXIST`"},
 }
 
 // regionBase is the number of the first of them among the ioctls of type 'A'.

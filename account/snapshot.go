@@ -24,7 +24,8 @@ type Snapshot struct {
 // CPUUse is what an agent used of the processors.
 type CPUUse struct {
 	// UserNS is the time its programs ran, SystemNS the time the kernel
-	// worked for them, in nanoseconds.
+	// worked for them, in nanoseconds. Their sum is exact, the parts are
+	// estimated by samples.
 	UserNS   uint64 `json:"user_ns"`
 	SystemNS uint64 `json:"system_ns"`
 	// QuotaMilli is how many thousandths of a CPU it may use; nil is any

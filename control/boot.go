@@ -44,6 +44,9 @@ type KernelConfig struct {
 	Alone bool `json:"alone,omitempty"`
 	// UsageFD tells what CPU time its host cgroup has used; 0: nothing does.
 	UsageFD int `json:"usage_fd,omitempty"`
+	// IdleFD takes threads that shall have the CPU time that the others of the host
+	// cgroup leave; 0: nothing does.
+	IdleFD int `json:"idle_fd,omitempty"`
 	// Clock is how AIOS's clock differs from the host's.
 	Clock Steer `json:"clock,omitzero"`
 	// RingFD is the ring of the process' log; 0: it has none. LogLevels are as

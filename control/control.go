@@ -188,6 +188,8 @@ type WarmUp struct {
 	Output string `json:"output,omitempty"`
 	// Timeout is how long that may take.
 	Timeout time.Duration `json:"timeout"`
+	// Ahead is how many copies of it are to be ready before anybody asks.
+	Ahead int `json:"ahead,omitempty"`
 }
 
 // WarmReply says how an agent became a template.
@@ -204,6 +206,8 @@ type CloneRequest struct {
 	Pause bool `json:"pause,omitempty"`
 	// Template makes templates of the copies.
 	Template bool `json:"template,omitempty"`
+	// Ahead is what WarmUp.Ahead is, of each.
+	Ahead int `json:"ahead,omitempty"`
 	// Only, if it is set, has the copies have less authority than their part.
 	Only *Specialize `json:"only,omitempty"`
 	// Split, if it is set, has the copy be one of some processes, which leave the
@@ -360,6 +364,7 @@ type AgentStatus struct {
 	Ended       time.Time `json:"ended,omitzero"`
 	Processes   []Proc    `json:"processes,omitempty"` // inspect only
 	Clock       *Clock    `json:"clock,omitempty"`     // inspect only; nil: the kernel's
+	Ahead       uint32    `json:"ahead,omitempty"`     // copies that are ready, of a template; inspect only
 	// Upgraded is the token of the upgrade by which the agent became what it is;
 	// Upgrading says that one is not decided.
 	Upgraded  string `json:"upgraded,omitempty"`

@@ -1006,6 +1006,7 @@ type TemplatePolicy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Output        string                 `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`                                  // when it has written this; "": it says so, or waits for its input
 	TimeoutNanos  int64                  `protobuf:"varint,2,opt,name=timeout_nanos,json=timeoutNanos,proto3" json:"timeout_nanos,omitempty"` // how long that may take; 0: a minute
+	Ahead         *uint32                `protobuf:"varint,3,opt,name=ahead,proto3,oneof" json:"ahead,omitempty"`                             // how many copies are to be ready before anybody asks; not set: 2
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1050,6 +1051,13 @@ func (x *TemplatePolicy) GetOutput() string {
 func (x *TemplatePolicy) GetTimeoutNanos() int64 {
 	if x != nil {
 		return x.TimeoutNanos
+	}
+	return 0
+}
+
+func (x *TemplatePolicy) GetAhead() uint32 {
+	if x != nil && x.Ahead != nil {
+		return *x.Ahead
 	}
 	return 0
 }
@@ -7809,10 +7817,12 @@ const file_api_v1_control_proto_rawDesc = "" +
 	"offsetNano\x12%\n" +
 	"\x0emonotonic_nano\x18\x02 \x01(\x03R\rmonotonicNano\x12$\n" +
 	"\x0ewall_unix_nano\x18\x03 \x01(\x03R\fwallUnixNano\x12\x19\n" +
-	"\brate_ppb\x18\x04 \x01(\x03R\aratePpb\"M\n" +
+	"\brate_ppb\x18\x04 \x01(\x03R\aratePpb\"r\n" +
 	"\x0eTemplatePolicy\x12\x16\n" +
 	"\x06output\x18\x01 \x01(\tR\x06output\x12#\n" +
-	"\rtimeout_nanos\x18\x02 \x01(\x03R\ftimeoutNanos\"R\n" +
+	"\rtimeout_nanos\x18\x02 \x01(\x03R\ftimeoutNanos\x12\x19\n" +
+	"\x05ahead\x18\x03 \x01(\rH\x00R\x05ahead\x88\x01\x01B\b\n" +
+	"\x06_ahead\"R\n" +
 	"\x0eWatchdogPolicy\x12#\n" +
 	"\rtimeout_nanos\x18\x01 \x01(\x03R\ftimeoutNanos\x12\x1b\n" +
 	"\ton_expiry\x18\x02 \x01(\tR\bonExpiry\"?\n" +
@@ -8676,6 +8686,7 @@ func file_api_v1_control_proto_init() {
 	if File_api_v1_control_proto != nil {
 		return
 	}
+	file_api_v1_control_proto_msgTypes[12].OneofWrappers = []any{}
 	file_api_v1_control_proto_msgTypes[50].OneofWrappers = []any{
 		(*AttachRequest_Spawn)(nil),
 		(*AttachRequest_Exec)(nil),

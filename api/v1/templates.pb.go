@@ -39,6 +39,8 @@ type Template struct {
 	Agents          uint32                 `protobuf:"varint,10,opt,name=agents,proto3" json:"agents,omitempty"`                          // that began from it and run
 	ClonedFrom      string                 `protobuf:"bytes,11,opt,name=cloned_from,json=clonedFrom,proto3" json:"cloned_from,omitempty"` // the ID of the agent that it is a copy of, or ""
 	Labels          map[string]string      `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Ahead           uint32                 `protobuf:"varint,13,opt,name=ahead,proto3" json:"ahead,omitempty"`                                // copies that are ready
+	AheadWanted     uint32                 `protobuf:"varint,14,opt,name=ahead_wanted,json=aheadWanted,proto3" json:"ahead_wanted,omitempty"` // that are to be
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -157,11 +159,26 @@ func (x *Template) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *Template) GetAhead() uint32 {
+	if x != nil {
+		return x.Ahead
+	}
+	return 0
+}
+
+func (x *Template) GetAheadWanted() uint32 {
+	if x != nil {
+		return x.AheadWanted
+	}
+	return 0
+}
+
 type TemplateCreateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Spec          *SpawnRequest          `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`   // what to warm; its name does not count
-	Agent         string                 `protobuf:"bytes,3,opt,name=agent,proto3" json:"agent,omitempty"` // instead: the agent to copy, by ID or name
+	Spec          *SpawnRequest          `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`          // what to warm; its name does not count
+	Agent         string                 `protobuf:"bytes,3,opt,name=agent,proto3" json:"agent,omitempty"`        // instead: the agent to copy, by ID or name
+	Ahead         *uint32                `protobuf:"varint,4,opt,name=ahead,proto3,oneof" json:"ahead,omitempty"` // of that: TemplatePolicy.ahead
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -215,6 +232,13 @@ func (x *TemplateCreateRequest) GetAgent() string {
 		return x.Agent
 	}
 	return ""
+}
+
+func (x *TemplateCreateRequest) GetAhead() uint32 {
+	if x != nil && x.Ahead != nil {
+		return *x.Ahead
+	}
+	return 0
 }
 
 type TemplateCreateResponse struct {
@@ -449,7 +473,7 @@ var File_api_v1_templates_proto protoreflect.FileDescriptor
 
 const file_api_v1_templates_proto_rawDesc = "" +
 	"\n" +
-	"\x16api/v1/templates.proto\x12\aaios.v1\x1a\x14api/v1/control.proto\"\x9e\x03\n" +
+	"\x16api/v1/templates.proto\x12\aaios.v1\x1a\x14api/v1/control.proto\"\xd7\x03\n" +
 	"\bTemplate\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -464,14 +488,18 @@ const file_api_v1_templates_proto_rawDesc = "" +
 	" \x01(\rR\x06agents\x12\x1f\n" +
 	"\vcloned_from\x18\v \x01(\tR\n" +
 	"clonedFrom\x125\n" +
-	"\x06labels\x18\f \x03(\v2\x1d.aios.v1.Template.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\f \x03(\v2\x1d.aios.v1.Template.LabelsEntryR\x06labels\x12\x14\n" +
+	"\x05ahead\x18\r \x01(\rR\x05ahead\x12!\n" +
+	"\fahead_wanted\x18\x0e \x01(\rR\vaheadWanted\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"l\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x91\x01\n" +
 	"\x15TemplateCreateRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
 	"\x04spec\x18\x02 \x01(\v2\x15.aios.v1.SpawnRequestR\x04spec\x12\x14\n" +
-	"\x05agent\x18\x03 \x01(\tR\x05agent\"\x82\x01\n" +
+	"\x05agent\x18\x03 \x01(\tR\x05agent\x12\x19\n" +
+	"\x05ahead\x18\x04 \x01(\rH\x00R\x05ahead\x88\x01\x01B\b\n" +
+	"\x06_ahead\"\x82\x01\n" +
 	"\x16TemplateCreateResponse\x12-\n" +
 	"\btemplate\x18\x01 \x01(\v2\x11.aios.v1.TemplateR\btemplate\x12\x1d\n" +
 	"\n" +
@@ -537,6 +565,7 @@ func file_api_v1_templates_proto_init() {
 		return
 	}
 	file_api_v1_control_proto_init()
+	file_api_v1_templates_proto_msgTypes[1].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
