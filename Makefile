@@ -12,7 +12,7 @@ FUZZTIME   ?= 30s
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X aios.dev/aios/abi.Version=$(VERSION)
-GOTEST  := $(GO) test -p 2 -timeout 28m
+GOTEST  := $(GO) test -p 2 -timeout 40m
 
 # Tools run at fixed versions; checklocks comes with the gVisor that is linked.
 GVISOR      = $(shell $(GO) list -m -f '{{.Version}}' gvisor.dev/gvisor)
@@ -86,10 +86,11 @@ sim: ## run random worlds of the scheduler for a minute, or the one of SEED agai
 	$(GO) run ./tools/sim $(if $(SEED),-seed $(SEED)) $(SIMFLAGS)
 
 .PHONY: soak
-soak: build vm-test ## the long runs: the emulated machine, races and fuzzing for an hour each, ten thousand spawns, chaos for half an hour
+soak: build vm-test ## the long runs: the emulated machine, races and fuzzing for an hour each, ten thousand spawns, chaos for half an hour, 11,600 clones
 	$(MAKE) fuzz FUZZTIME=1h
 	AIOS_SOAK=1 $(RACEENV) $(GO) test -race -timeout 6h ./capability ./sentry
-	AIOS_SOAK=1 $(GO) test -timeout 3h ./test/e2e
+	AIOS_SOAK=1 $(GO) test -timeout 3h -skip TestClonePrograms ./test/e2e
+	AIOS_INSTANTS=200 $(GO) test -timeout 12h -v -run TestClonePrograms ./test/e2e
 	$(GO) run ./tools/bench -only sustain,density -sustain 10m
 
 .PHONY: install

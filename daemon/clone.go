@@ -110,6 +110,9 @@ func (d *System) clone(ctx context.Context, r *record, dom *domain, copies []*re
 	}
 	defer func() { call.Done(err) }()
 	req := control.CloneRequest{ID: r.id, Pause: how.pause, Template: copies[0].isTemplate(), Only: how.only, Split: how.split, Actor: who}
+	if req.Template {
+		req.Ahead = ahead(copies[0].spec().GetTemplate())
+	}
 	var files []*os.File
 	defer func() {
 		for _, f := range files {

@@ -255,6 +255,7 @@ func (d *System) startInGroup(k *kernelStart) (box.Report, error) {
 	}
 	if err == nil {
 		k.tellUsage(g)
+		k.tellIdle(g)
 		if err = g.Start(cmd); err == nil {
 			return box.Stands(box.Cgroup), nil
 		}
@@ -273,6 +274,14 @@ func (k *kernelStart) tellUsage(g *cgroup.Group) {
 	}
 	if f, err := g.OpenUsage(); err == nil {
 		k.cfg.UsageFD = extra(k.cmd, k.all.add(f, nil))
+	}
+}
+
+// tellIdle has the process be told where application code shall execute, so that the
+// process itself goes first. Where the host has no such place it goes without.
+func (k *kernelStart) tellIdle(g *cgroup.Group) {
+	if f, err := g.OpenIdle(); err == nil {
+		k.cfg.IdleFD = extra(k.cmd, k.all.add(f, nil))
 	}
 }
 

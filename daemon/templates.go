@@ -101,6 +101,9 @@ func checkTemplate(req *apiv1.SpawnRequest) error {
 		return errdefs.New(errdefs.InvalidArgument, "a template cannot have "+n.String()+" to become warm", errdefs.Op("spawn agent"),
 			errdefs.Fix("give a time from %v to %v", abi.MinWarmUp, abi.MaxWarmUp))
 	}
+	if err := checkAhead(t); err != nil {
+		return err
+	}
 	switch {
 	case req.GetName() == "":
 		return bad("a template needs a name", "say how it is to be called")
@@ -114,6 +117,22 @@ func checkTemplate(req *apiv1.SpawnRequest) error {
 	return nil
 }
 
+// checkAhead refuses more copies ahead than there can be.
+func checkAhead(t *apiv1.TemplatePolicy) error {
+	if n := t.GetAhead(); n > abi.MaxAhead {
+		return errdefs.Newf(errdefs.InvalidArgument, "a template cannot have %d copies ready; the most is %d", n, abi.MaxAhead)
+	}
+	return nil
+}
+
+// ahead is how many copies of a template are to be ready.
+func ahead(t *apiv1.TemplatePolicy) int {
+	if t.Ahead == nil {
+		return abi.DefaultAhead
+	}
+	return int(t.GetAhead())
+}
+
 // maxReady bounds the text that says that a program is warm, in bytes.
 const maxReady = 1 << 10
 
@@ -122,7 +141,7 @@ func warmUp(t *apiv1.TemplatePolicy) *control.WarmUp {
 	if t == nil {
 		return nil
 	}
-	w := &control.WarmUp{Output: t.GetOutput(), Timeout: time.Duration(t.GetTimeoutNanos())}
+	w := &control.WarmUp{Output: t.GetOutput(), Timeout: time.Duration(t.GetTimeoutNanos()), Ahead: ahead(t)}
 	if w.Timeout == 0 {
 		w.Timeout = abi.DefaultWarmUp
 	}
@@ -223,12 +242,16 @@ func (s *templatesService) copied(ctx context.Context, req *apiv1.TemplateCreate
 	if req.GetName() == "" {
 		return nil, errdefs.New(errdefs.InvalidArgument, "a template needs a name", errdefs.Op("template"))
 	}
+	policy := &apiv1.TemplatePolicy{Ahead: req.Ahead}
+	if err := checkAhead(policy); err != nil {
+		return nil, err
+	}
 	of, dom, err := s.d.findRunning(req.GetAgent())
 	if err != nil {
 		return nil, err
 	}
 	copies, err := s.d.copiesOf(ctx, of, req.GetName(), 1, func(spec *apiv1.SpawnRequest) {
-		spec.Template, spec.Remove = &apiv1.TemplatePolicy{}, true
+		spec.Template, spec.Remove = policy, true
 	})
 	if err != nil {
 		return nil, err
@@ -270,7 +293,8 @@ func (s *templatesService) TemplateList(ctx context.Context, req *apiv1.Template
 			Processes: a.GetProcesses(), MemoryBytes: a.GetMemoryBytes(), ClonedFrom: r.from, Labels: a.GetLabels(),
 		}
 		if a.GetState() == string(abi.StateTemplate) {
-			t.State = "ready"
+			t.State, t.AheadWanted = "ready", uint32(ahead(r.spec().GetTemplate()))
+			t.Ahead = aheadOf(ctx, r)
 		}
 		for _, other := range all.GetAgents() {
 			if from := other.GetTemplate(); from != "" && (from == r.id || from == r.name) && !abi.State(other.GetState()).Final() {
@@ -284,6 +308,19 @@ func (s *templatesService) TemplateList(ctx context.Context, req *apiv1.Template
 	}
 	sort.Slice(resp.Templates, func(i, j int) bool { return resp.Templates[i].GetName() < resp.Templates[j].GetName() })
 	return resp, nil
+}
+
+// aheadOf asks how many copies of a template are ready. One that has just ended has none.
+func aheadOf(ctx context.Context, r *record) uint32 {
+	dom, err := r.running()
+	if err != nil {
+		return 0
+	}
+	var st control.AgentStatus
+	if err := dom.call(ctx, control.MethodInspect, control.AgentRequest{ID: r.id}, &st); err != nil {
+		return 0
+	}
+	return st.Ahead
 }
 
 // TemplateRemove implements the RPC.

@@ -24,7 +24,8 @@ type Crowd struct {
 	faults atomic.Uint64 // page faults
 	// resolved are those of them after which memory was there.
 	resolved FaultCounts
-	watch    atomic.Uint32 // watchCalls and others
+	touches  atomic.Pointer[Touches] // where they are noted, or nil
+	watch    atomic.Uint32           // watchCalls and others
 	// interrupts is immutable once a task runs; nil if nobody counts.
 	interrupts *irq.Source
 }
@@ -134,9 +135,6 @@ func (p *place) await() bool {
 		}
 	}
 	p.waits.Store(false)
-	if a != sched.Go {
-		p.task.Skip()
-	}
 	return a == sched.Go
 }
 

@@ -8,14 +8,14 @@
 //
 // Key types: Platform and its contexts (the decorator), Hooks (what the kernel
 // wants to hear), Crowd (the tasks of an agent, which need a CPU of the scheduler
-// to run), Driver and Drivers (which platforms exist, which of them work on this
+// to run), Touches (the pages that they touch first), Driver and Drivers (which platforms exist, which of them work on this
 // host, and how to choose).
 // The drivers are in platform/kvm, platform/systrap and platform/ptrace;
 // platform/drivers lists them; platform/fake interprets a few instructions for
 // tests without a host platform; platform/platformtest is the contract that all
 // of them keep.
 //
-// It has no locks of its own; that of the scheduler is a leaf. A context's Switch,
+// It has no locks of its own but that of Touches; that and the scheduler's are leaves. A context's Switch,
 // Prepare* and Release are called by the one goroutine of its task; Interrupt and
 // Preempt by anybody.
 //
@@ -253,6 +253,9 @@ func (c *taskContext) Switch(ctx context.Context, mm gvplatform.MemoryManager, a
 	case err == gvplatform.ErrContextSignal:
 		if at.Any() {
 			crowd.faults.Add(1)
+			if n := crowd.touches.Load(); n != nil {
+				n.note(mm, hostarch.Addr(info.Addr()), at)
+			}
 			c.faulted(mm, ac, at)
 		}
 		if c.excepted(ctx, ac, info, at) {

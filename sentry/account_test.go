@@ -285,7 +285,7 @@ func TestIOTakenBack(t *testing.T) {
 func TestAccountOfTheDying(t *testing.T) {
 	s := spawn(t, sh("while :; do (:); done"))
 	a := limited(t, s)
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(max(time.Second, soak(t)/100)); time.Now().Before(end); {
 		a.snapshot()
 	}
 	if snap := a.snapshot(); snap.Files.Peak == 0 || snap.Files.Now > 1000 {

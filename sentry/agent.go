@@ -78,6 +78,8 @@ type Agent struct {
 	// barMu is held while regions are kept from it, or no longer.
 	barMu sync.Mutex
 	clock agentClocks
+	// devices are the numbers that its programs are told, nil if they are the kernel's.
+	devices atomic.Pointer[deviceNumbers]
 	// watches is how many files of events it has open.
 	watches atomic.Int32
 
@@ -153,8 +155,12 @@ type Agent struct {
 	// warming is set before its first process is made, if it is to become a
 	// template.
 	warming *warmUp
-	// family is what it is copied by, once it is a template.
+	// family is what it is copied by, once it is a template, and ahead what it has
+	// ready of copies.
 	family *family // +checklocks:lifeMu
+	ahead  agentAhead
+	// lesson is what its template learns from it, or nil.
+	lesson atomic.Pointer[lesson]
 
 	zone string // of TZ, unless a process is given another; set before the first
 	born time.Time
@@ -198,7 +204,7 @@ func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 		logFile.Close()
 		return err
 	}
-	a, err := s.addAgent(req, ns, logFile, nil)
+	a, err := s.addAgent(req, ns, logFile, s.newMemID(), nil)
 	if err != nil {
 		s.releaseShell(ns)
 		closeFile(stream)
@@ -240,9 +246,17 @@ func (s *Kernel) Spawn(req control.SpawnRequest, files []*os.File) error {
 	return nil
 }
 
+// newMemID returns a number under which gVisor accounts memory that nobody else has.
+func (s *Kernel) newMemID() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.byCgID++
+	return s.byCgID
+}
+
 // addAgent makes the agent known, which with restored was known before. It owns the
 // log, if it succeeds.
-func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.File, restored *agentRecord) (*Agent, error) {
+func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.File, memID uint32, restored *agentRecord) (*Agent, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -254,9 +268,8 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 	if s.agents[req.ID] != nil {
 		return nil, errdefs.New(errdefs.AlreadyExists, "the domain knows an agent of that ID", errdefs.Resource("%s", req.ID))
 	}
-	s.byCgID++
 	a := &Agent{
-		s: s, id: req.ID, name: req.Name, memID: s.byCgID,
+		s: s, id: req.ID, name: req.Name, memID: memID,
 		log:    newAgentLog(logFile, req.LogBytes, s.cfg.Clock),
 		spec:   specOf(req),
 		grants: make(map[capability.ID]*fileGrant),
@@ -275,7 +288,7 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 	a.orph.timer.Init(a.s.wheel, func() { go a.sweep() })
 	a.setNetwork(ns.net.Stack())
 	if restored != nil {
-		a.memID, a.born = restored.MemID, a.born.Add(-restored.Age)
+		a.born = a.born.Add(-restored.Age)
 	}
 	a.ctx = s.context(a.ns, s.creds, a.memID)
 	a.openAccount(req.DiskBytes)
@@ -490,6 +503,7 @@ func (a *Agent) waitFirst(p *process) {
 		delete(a.procs, 0)
 		a.mu.Unlock()
 		a.s.watch.remove(a)
+		a.s.heap.end(a)
 		a.s.emit(a, event.AgentExit, a.exitPayload(exit))
 		a.report(0, exit)
 		close(a.told)
@@ -519,6 +533,8 @@ func (a *Agent) report(execID int32, exit control.Exit) {
 // +checklocks:a.lifeMu
 func (a *Agent) release() {
 	a.dog.end()
+	a.closeAhead()
+	a.endLesson()
 	a.loseAll("the agent ended")
 	a.dropRegions()
 	a.s.clearing.settleFor(a) // It needs the namespaces.

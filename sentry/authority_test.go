@@ -54,18 +54,19 @@ func own(t testing.TB, id, class string) control.Cap {
 
 // TestLeasesEnd lets leases run out, and prolongs one.
 func TestLeasesEnd(t *testing.T) {
+	t.Parallel()
 	_, key := racerDir(t)
 	s := idle(t)
-	c := give(t, s.id, "fs:/grant:rw,lease=600ms", key)
+	c := give(t, s.id, "fs:/grant:rw,lease=2s", key)
 	h := s.hold()
 	if got := h.does("touchw"); got != 0 {
 		t.Fatalf("touchw: %d", got)
 	}
 	time.Sleep(300 * time.Millisecond)
-	if _, err := theKernel.CapRenew(control.CapRequest{Cap: c.ID, Lease: time.Second}); err != nil {
+	if _, err := theKernel.CapRenew(control.CapRequest{Cap: c.ID, Lease: 4 * time.Second}); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(500 * time.Millisecond)
+	time.Sleep(2 * time.Second)
 	if got := h.does("touchw"); got != 0 {
 		t.Errorf("after it was renewed, touchw gives %d", got)
 	}

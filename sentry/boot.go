@@ -56,8 +56,9 @@ type Config struct {
 	Topology *smp.Topology
 	// MemoryBytes is how much memory agents see; 0 means the host's.
 	MemoryBytes uint64
-	// Alone says that the process shares its part of the host's CPUs with no other.
-	Alone bool
+	// Yield has the calling thread, and what it forks, leave the host's CPUs to the
+	// rest of the process; nil if these are shared with others.
+	Yield func()
 	// HostCPU tells the CPU time that the host has counted for the process and those
 	// that execute application code; nil if it does not.
 	HostCPU func() (time.Duration, error)
@@ -106,6 +107,7 @@ type Kernel struct {
 	emptyFS   *vfs.Filesystem // covers what agents must not see; read-only
 	emptyRoot *vfs.Dentry
 	watch     memoryWatch
+	heap      heapWatch
 	// What is swapped out; made when it is needed first.
 	swapMu   sync.Mutex
 	swapSys  *swapSystem // +checklocks:swapMu
@@ -113,6 +115,7 @@ type Kernel struct {
 	warmers  atomic.Int32 // agents that are to become templates
 	emptyTmp sync.Map     // bool by key of an image: nothing is in its /tmp
 	shells   shellPool
+	ahead    aheads
 	// Memory between agents; what of it no agent owns, in bytes.
 	fabric     *fabric.Store
 	ownRegions atomic.Uint64
@@ -191,6 +194,8 @@ func Boot(cfg Config) (*Kernel, error) {
 		return nil, err
 	}
 	s.watch.init(s)
+	s.heap.init(s)
+	s.ahead.init()
 	s.shells.s = s
 	s.booted()
 	s.lockups.start(s)
@@ -251,7 +256,7 @@ func (s *Kernel) bootPlatform() error {
 	m := s.cfg.Machine
 	if m == nil {
 		var err error
-		if m, err = MakeMachine(s.cfg.Driver, s.cfg.Device, s.cfg.CPUs, s.cfg.Alone); err != nil {
+		if m, err = MakeMachine(s.cfg.Driver, s.cfg.Device, s.cfg.CPUs, s.cfg.Yield); err != nil {
 			return err
 		}
 	}

@@ -55,6 +55,7 @@ type agentRecord struct {
 	MemID    uint32               `json:"mem_id"`
 	Zone     string               `json:"zone,omitempty"`
 	Clock    *control.Clock       `json:"clock,omitempty"`
+	Devices  deviceNumbers        `json:"devices,omitempty"`
 	State    abi.State            `json:"state"`
 	Age      time.Duration        `json:"age"`
 	NextExec int32                `json:"next_exec"`
@@ -173,7 +174,8 @@ func (s *Kernel) standStill() (agents []*Agent, _ func(), err error) {
 		}
 	}()
 	s.shells.hold()
-	undo = append(undo, s.shells.release)
+	s.holdAheads()
+	undo = append(undo, s.shells.release, s.freeAheads)
 	all := s.liveAgents()
 	slices.SortFunc(all, func(a, b *Agent) int { return cmp.Compare(a.id, b.id) })
 	for _, a := range all {
@@ -285,6 +287,9 @@ func (a *Agent) record() agentRecord {
 	}
 	r.Spec.Hostname, r.Clock = a.ns.uts.HostName(), a.ownClock()
 	r.Copies, r.CopyOf, r.Template, r.Job = a.past.copies, a.past.from, a.past.template, a.past.job
+	if d := a.devices.Load(); d != nil {
+		r.Devices = *d
+	}
 	a.mu.Lock()
 	r.State, r.NextExec = a.state, a.nextExec
 	a.mu.Unlock()

@@ -213,3 +213,18 @@ func TestTimersOfTemplatesInterrupt(t *testing.T) {
 	}
 	r.ask("end")
 }
+
+// What a copy's programs are told of devices is part of a checkpoint.
+func TestCheckpointKeepsDevices(t *testing.T) {
+	look := "stat -c %d /file /tmp/file /bin/busybox"
+	s := spawn(t, sh(`echo x > /file; echo x > /tmp/file; `+look+` > /before; echo ready; while usleep 100000; do `+look+` | cmp -s - /before && echo same || echo other; done`))
+	s.expect("ready\n")
+	c := s.clone(1)[0]
+	r := takeCheckpoint(t, s, c).restore()
+	for _, x := range []*spawned{s, c} {
+		if got := r.expectText(x, "same\nsame\n"); strings.Contains(got, "other") {
+			t.Errorf("%s says %q", x.id, got)
+		}
+	}
+	r.ask("end")
+}

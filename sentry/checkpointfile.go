@@ -9,9 +9,6 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-	"gvisor.dev/gvisor/pkg/sentry/kernel"
-	"gvisor.dev/gvisor/pkg/sentry/state/stateio"
-	"gvisor.dev/gvisor/pkg/timing"
 	"lukechampine.com/blake3"
 
 	"aios.dev/aios/control"
@@ -133,7 +130,7 @@ type capture struct {
 	pack   *summedFile
 }
 
-// What gVisor may hand over at once.
+// What gVisor may hand over, or ask for, at once.
 const (
 	pagesAtOnce = 256 << 10
 	pagesRanges = 64
@@ -186,17 +183,40 @@ func (c *capture) finish(reply *control.CheckpointReply) error {
 // maxWindow bounds the memory that reading a part takes besides what is in it.
 const maxWindow = 64 << 20
 
+// smallPart is how large a part may be, compressed, that is read at once.
+const smallPart = 1 << 20
+
 // readPart reads what a partWriter has written.
 func readPart(f *os.File) (*bytes.Reader, error) {
-	// On this goroutine: what is small is read before others have begun to help.
-	z, err := zstd.NewReader(bufio.NewReaderSize(f, partBuffer), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxWindow), zstd.WithDecoderMaxWindow(maxWindow))
-	if err != nil {
+	damaged := func(err error) (*bytes.Reader, error) {
 		return nil, errdefs.Wrap(err, errdefs.CheckpointDamaged, "read the checkpoint")
 	}
+	about, err := f.Stat()
+	if err != nil {
+		return damaged(err)
+	}
+	// On this goroutine: what is small is read before others have begun to help.
+	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxWindow), zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		return damaged(err)
+	}
 	defer z.Close()
+	packed := io.NewSectionReader(f, 0, about.Size())
+	if n := about.Size(); n <= smallPart {
+		buf := make([]byte, n)
+		if _, err := f.ReadAt(buf, 0); err != nil {
+			return damaged(err)
+		}
+		if raw, err := z.DecodeAll(buf, make([]byte, 0, 4*n)); err == nil {
+			return bytes.NewReader(raw), nil
+		} // It may be much when it is not compressed.
+	}
+	if err := z.Reset(bufio.NewReaderSize(packed, partBuffer)); err != nil {
+		return damaged(err)
+	}
 	var raw bytes.Buffer
 	if _, err := raw.ReadFrom(z); err != nil {
-		return nil, errdefs.Wrap(err, errdefs.CheckpointDamaged, "read the checkpoint")
+		return damaged(err)
 	}
 	return bytes.NewReader(raw.Bytes()), nil
 }
@@ -210,59 +230,4 @@ func readIndex(f *os.File) (*pages.Index, []byte, error) {
 	raw := make([]byte, r.Len())
 	r.Read(raw)
 	return pages.Decode(raw)
-}
-
-// memoryLoad is memory that is read while the kernel is.
-type memoryLoad struct {
-	s      *Kernel
-	loader *kernel.AsyncMFLoader
-	pages  int
-}
-
-// pagesReaders is how many read pages at a time.
-const pagesReaders = 2
-
-// loadPages begins to read the pages of the domain.
-func (s *Kernel) loadPages(from Restored, timer *timing.Timer) (*memoryLoad, error) {
-	x, about, err := readIndex(from.Memory)
-	if err != nil {
-		return nil, err
-	}
-	var packs []io.ReaderAt
-	for _, f := range from.Packs {
-		packs = append(packs, f)
-	}
-	r, err := pages.NewReader(x, packs)
-	if err != nil {
-		return nil, err
-	}
-	metadata := io.NopCloser(bytes.NewReader(about))
-	pagesFile := stateio.NewIOReader(r, pagesAtOnce, pagesRanges, pagesReaders)
-	loader := kernel.NewAsyncMFLoader(metadata, pagesFile, s.k.MemoryFile(), timer.Fork("pages"))
-	loader.KickoffPrivate(nil) // All memory is in one file.
-	return &memoryLoad{s, loader, x.Pages()}, nil
-}
-
-// fewPages is how many are all read before any program goes on. If there are more,
-// who touches one that was not read yet waits for it.
-const fewPages = 64 << 20 / pages.Size
-
-// wait returns when programs can go on.
-func (m *memoryLoad) wait() error {
-	failed := func(err error) error {
-		return errdefs.Wrap(err, errdefs.CheckpointDamaged, "read the checkpoint")
-	}
-	if err := m.loader.WaitMetadata(); err != nil || m.pages <= fewPages {
-		if err == nil {
-			err = m.loader.Wait()
-		}
-		return failed(err)
-	}
-	go func() {
-		if err := m.loader.Wait(); err != nil { // Nobody may run with other memory.
-			m.s.log.boot.Error("the memory of the domain cannot be read", "err", failed(err))
-			m.s.cfg.Exit(1)
-		}
-	}()
-	return nil
 }

@@ -23,7 +23,7 @@ import (
 //	files       the upper layer, mounts of grants                       clonetree.go
 //	terminals   before who has one                                      cloneterminals.go
 //	tasks       processes and threads, memory copy-on-write             clonemake.go
-//	descriptors what is open                                            clonefiles.go, clonesockets.go, clonelocks.go
+//	descriptors what is open                                            clonefiles.go, cloneremoved.go, clonesockets.go, cloneudp.go, clonelocks.go, cloneowner.go
 //	System V    shared memory, semaphores, messages                     clonesysv.go
 //	memory      what a fork would share                                 clonemem.go
 //
@@ -191,6 +191,9 @@ func (a *Agent) copies(req control.CloneRequest, files []*os.File, shells []*nam
 			}
 			return nil, 0, f.busy, err
 		}
+		if req.Template {
+			c.dst.spec.Template = &control.WarmUp{Ahead: req.Ahead}
+		}
 		made = append(made, c)
 		f.forget()
 	}
@@ -234,13 +237,24 @@ func (a *Agent) copyAs(f *family, ns *namespaces, req control.SpawnRequest, log 
 	if err != nil {
 		return nil, err
 	}
-	dst, err := s.addAgent(req, ns, own, nil)
+	var ahead *aheadMemory
+	memID := uint32(0)
+	if req.From != "" {
+		if ahead = a.takeAhead(); ahead != nil {
+			memID = ahead.memID
+		}
+		defer ahead.release()
+	}
+	if memID == 0 {
+		memID = s.newMemID()
+	}
+	dst, err := s.addAgent(req, ns, own, memID, nil)
 	if err != nil {
 		own.Close()
 		return nil, err
 	}
 	c := &copying{
-		s: s, f: f, src: a, dst: dst, ctx: dst.ctx,
+		s: s, f: f, src: a, dst: dst, ctx: dst.ctx, ahead: ahead,
 		handlers: make(map[*kernel.SignalHandlers]*kernel.SignalHandlers), images: make(map[*mm.MemoryManager]*kernel.Task),
 		dirs: make(map[*kernel.FSContext]*kernel.FSContext), tables: make(map[*kernel.FDTable]*kernel.FDTable),
 	}
@@ -305,7 +319,7 @@ func (c *copying) make(req control.SpawnRequest, rest uint64) error {
 	if err := c.consoles(); err != nil {
 		return err
 	}
-	for _, step := range []func() error{c.tasks, c.files.tables, c.sysv, c.memory, c.bury, c.timers} {
+	for _, step := range []func() error{c.tasks, c.files.tables, c.sysv, c.memory, c.devices, c.bury, c.timers} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -440,6 +454,9 @@ func (c *copying) run(after abi.State) {
 		procs = append(procs, p)
 	}
 	a.mu.Unlock()
+	if c.fresh != nil {
+		c.learn()
+	}
 	for _, t := range c.made {
 		t.Start(root.IDOfTask(t))
 	}
@@ -456,6 +473,9 @@ func (c *copying) run(after abi.State) {
 		} else {
 			go a.waitFurther(p)
 		}
+	}
+	if after == abi.StateTemplate {
+		a.keepAhead()
 	}
 }
 

@@ -80,21 +80,24 @@ func TestCloneOfALoop(t *testing.T) {
 
 // Whatever the original is made to do, the copy does not follow, and the reverse.
 func TestCopiesShareNothing(t *testing.T) {
-	s := spawn(t, sh(`echo one > /tmp/f; exec 3< /tmp/f; echo two > /root-file; mkdir -p /d/e; ln /root-file /d/e/link; ln /root-file /a-link; rm -f /gone; stat -c %i /root-file /d/e/link /tmp/f > /inodes;  ln -s x /d/sym
-		echo ready; until [ -e /go ]; do usleep 2000; done; read line <&3; echo "$line $(cat /root-file) $(cat /d/e/link) $(readlink /d/sym) $(cat /own 2>/dev/null)"; stat -c %i /root-file /d/e/link /tmp/f | cmp - /inodes && echo same`))
+	s := spawn(t, sh(`echo one > /tmp/f; exec 3< /tmp/f; echo two > /root-file; mkdir -p /d/e; ln /root-file /d/e/link; ln /root-file /a-link; rm -f /gone; stat -c '%d %i' /root-file /d/e/link /tmp/f /tmp /bin/busybox > /inodes;  ln -s x /d/sym
+		echo ready; until [ -e /go ]; do usleep 2000; done; read line <&3; echo "$line $(cat /root-file) $(cat /d/e/link) $(readlink /d/sym) $(cat /own 2>/dev/null)"; stat -c '%d %i' /root-file /d/e/link /tmp/f /tmp /bin/busybox | cmp - /inodes && echo same`))
 	s.expect("ready\n")
 	c := s.clone(1)[0]
+	d := c.clone(1)[0]
 	for _, x := range []struct {
 		who  *spawned
 		word string
-	}{{s, "original"}, {c, "copy"}} {
+	}{{s, "original"}, {c, "copy"}, {d, "copy"}} {
 		x.who.execIn(sh("echo " + x.word + " > /own; echo " + x.word + " > /root-file; touch /go")).wait()
 	}
-	if e := c.wait(); e.Code != 0 {
-		t.Errorf("the copy ended with %+v", e)
-	}
-	if got := c.logged(); got != "one copy copy x copy\nsame\n" {
-		t.Errorf("the copy wrote %q", got)
+	for _, x := range []*spawned{c, d} {
+		if e := x.wait(); e.Code != 0 {
+			t.Errorf("the copy ended with %+v", e)
+		}
+		if got := x.logged(); got != "one copy copy x copy\nsame\n" {
+			t.Errorf("the copy wrote %q", got)
+		}
 	}
 	if out, _, _ := s.output(); out != "one original original x original\nsame\n" {
 		t.Errorf("the original wrote %q", out)
@@ -144,7 +147,7 @@ func TestCloneOfAPipeline(t *testing.T) {
 }
 
 func TestCloneOfStoppedAndEnded(t *testing.T) {
-	s := spawn(t, sh(`sleep 1000 & p=$!; kill -STOP $p; sh -c 'exit 3' & q=$!; usleep 20000; echo ready; until [ -e /go ]; do usleep 2000; done
+	s := spawn(t, sh(`sleep 1000 & p=$!; until grep -q "T (stopped)" /proc/$p/status; do kill -STOP $p; usleep 5000; done; sh -c 'exit 3' & q=$!; usleep 20000; echo ready; until [ -e /go ]; do usleep 2000; done
 		wait $q; echo $?; grep State /proc/$p/status; kill -9 $p; kill -CONT $p; wait $p; echo $?`))
 	s.expect("ready\n")
 	c := s.clone(1)[0]
@@ -270,10 +273,10 @@ func TestCloneOfATerminal(t *testing.T) {
 
 // What cannot be carried over is refused, and the original goes on.
 func TestCloneRefused(t *testing.T) {
-	s := spawn(t, sh("mkdir /gone; cd /gone; rmdir /gone; echo ready; exec sh -i"), withTTY)
+	s := spawn(t, sh("echo ready; exec sh -i"), withTTY, granted("mem:self:map+exec,bytes=256M", "proc:self:spawn+exec+signal,count=32", "cpu:self", "io:self"))
 	s.expect("ready")
-	_, err := s.tryClone(2)
-	wantCode(t, err, errdefs.Unsupported)
+	_, err := s.tryClone(40)
+	wantCode(t, err, errdefs.BudgetExhausted)
 	s.send("echo still $((40+2))\n")
 	s.expect("still 42")
 	if n := len(theKernel.liveAgents()); n == 0 {

@@ -1,12 +1,15 @@
 package sentry
 
 import (
-	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
+	"gvisor.dev/gvisor/pkg/hostarch"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/eventfd"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/pipefs"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/signalfd"
@@ -30,7 +33,7 @@ type fileCopier struct {
 	from, to vfs.VirtualDentry // the roots
 	files    map[*vfs.FileDescription]*vfs.FileDescription
 	pipes    map[*pipe.Pipe]*pipeEnds
-	deleted  map[fileID]string // files without a name, and the name they have for now
+	deleted  map[fileID]nameless // files without a name, and the name they have for now
 	holder   map[*vfs.FileDescription]*twin
 	endings  []func() // at the end
 	sockets  socketCopier
@@ -54,7 +57,7 @@ func newFileCopier(c *copying) *fileCopier {
 	return &fileCopier{
 		c: c, ctx: c.ctx, from: c.src.ns.mnt.Root(c.ctx), to: c.dst.ns.mnt.Root(c.ctx),
 		files: make(map[*vfs.FileDescription]*vfs.FileDescription), pipes: make(map[*pipe.Pipe]*pipeEnds),
-		deleted: make(map[fileID]string), holder: make(map[*vfs.FileDescription]*twin),
+		deleted: make(map[fileID]nameless), holder: make(map[*vfs.FileDescription]*twin),
 		remains: make(map[*vfs.FileDescription]*remains), terminals: make(map[*vfs.FileDescription]*terminal), byNumber: make(map[uint32]*terminal),
 	}
 }
@@ -62,8 +65,12 @@ func newFileCopier(c *copying) *fileCopier {
 // release gives back what the copier holds, and takes away names that were needed
 // for a while.
 func (f *fileCopier) release() {
-	for _, p := range f.deleted {
-		f.c.s.k.VFS().UnlinkAt(f.ctx, f.c.s.creds, creating(f.to, p))
+	for _, x := range f.deleted {
+		remove := f.c.s.k.VFS().UnlinkAt
+		if x.dir {
+			remove = f.c.s.k.VFS().RmdirAt
+		}
+		remove(f.ctx, f.c.s.creds, creating(f.to, x.name))
 	}
 	for _, file := range f.files {
 		if file != nil {
@@ -101,20 +108,6 @@ func (f *fileCopier) refuse(file *vfs.FileDescription, why string) error {
 	}
 	return errdefs.New(errdefs.Unsupported, who+"an open file that cannot be copied: "+why, errdefs.Op("clone"), errdefs.Resource("%s", f.c.src.id),
 		errdefs.Fix("have the program close it, and clone the agent then; docs/clone.md says what a copy can carry"))
-}
-
-// find returns, with a reference, what is at the place of vd in the copy.
-func (f *fileCopier) find(vd vfs.VirtualDentry) (vfs.VirtualDentry, error) {
-	v := f.c.s.k.VFS()
-	name, err := v.PathnameReachable(f.ctx, f.from, vd)
-	if err == nil && name != "" && !vd.Dentry().IsDead() {
-		found, err := v.GetDentryAt(f.ctx, f.c.s.creds, creating(f.to, name), &vfs.GetDentryOptions{})
-		if err == nil {
-			return found, nil
-		}
-	}
-	return vfs.VirtualDentry{}, errdefs.New(errdefs.Unsupported, "a process is in a directory that was removed", errdefs.Op("clone"),
-		errdefs.Resource("%s", name), errdefs.Fix("have it leave that directory, and clone the agent then"))
 }
 
 // tables fills the tables of the copy.
@@ -165,6 +158,7 @@ func (f *fileCopier) tables() error {
 		if err := f.interests(old, file); err != nil {
 			return err
 		}
+		f.owner(old, file)
 	}
 	for _, end := range f.endings {
 		end()
@@ -352,21 +346,30 @@ func anonFlags(old *vfs.FileDescription) uint32 {
 	return old.StatusFlags() & (linux.O_ACCMODE | linux.O_NONBLOCK)
 }
 
-// copyTimer makes a timer that expires when the original does. One that has
-// expired and was not read expires at once.
+// copyTimer makes a timer that expires when the original does. How often one has
+// expired and was not read can only be seen by reading it; both have it again by
+// being set to a time that is past.
 func (f *fileCopier) copyTimer(old *vfs.FileDescription, impl *timerfd.TimerFileDescription) (*vfs.FileDescription, error) {
 	file, err := timerfd.New(f.ctx, f.c.s.k.VFS(), impl.Clock(), anonFlags(old))
 	if err != nil {
 		return nil, errdefs.Wrap(err, errdefs.Internal, "make a timer")
 	}
-	now, set := impl.GetTime()
 	timer := file.Impl().(*timerfd.TimerFileDescription)
-	if impl.Readiness(waiter.ReadableEvents)&waiter.ReadableEvents != 0 {
+	now, set := impl.GetTime()
+	var unread uint64
+	for raw := make([]byte, 8); ; now, set = impl.GetTime() { // Until it has not expired meanwhile.
+		if _, err := impl.Read(f.ctx, usermem.BytesIOSequence(raw), vfs.ReadOptions{}); err != nil {
+			break
+		}
+		unread += hostarch.ByteOrder.Uint64(raw)
+	}
+	if unread > 0 {
 		if !set.Enabled { // It was to expire once.
 			set.Enabled, set.Next = true, now
-		} else if set.Period > 0 {
-			set.Next = set.Next.Add(-set.Period)
+		} else {
+			set.Next = set.Next.Add(-time.Duration(unread) * set.Period)
 		}
+		impl.SetTime(set)
 	}
 	timer.SetTime(set)
 	return file, nil
@@ -406,55 +409,6 @@ func (f *fileCopier) seek(old, file *vfs.FileDescription) {
 	if at, err := old.Seek(f.ctx, 0, linux.SEEK_CUR); err == nil && at != 0 {
 		file.Seek(f.ctx, at, linux.SEEK_SET)
 	}
-}
-
-// content copies the bytes of a file, which may have no name any more.
-func (f *fileCopier) content(vd vfs.VirtualDentry, to *vfs.FileDescription) error {
-	from, err := f.c.s.k.VFS().OpenAt(f.ctx, f.c.s.creds, &vfs.PathOperation{Root: vd, Start: vd}, &vfs.OpenOptions{Flags: linux.O_RDONLY})
-	if err != nil {
-		return errdefs.Wrap(err, errdefs.Internal, "read a file without a name")
-	}
-	defer from.DecRef(f.ctx)
-	return copyBytes(f.ctx, from, to, nil)
-}
-
-// path returns the name by which the agent reaches a file, which a file that was
-// removed gets in the copy for a while.
-func (f *fileCopier) path(old *vfs.FileDescription) (string, error) {
-	v := f.c.s.k.VFS()
-	vd := old.VirtualDentry()
-	name, err := v.PathnameReachable(f.ctx, f.from, vd)
-	if err == nil && name == "" {
-		name = f.beneath(vd)
-	}
-	if err != nil || name == "" {
-		return "", f.refuse(old, "it is in a file system that the agent does not see")
-	}
-	stat, err := old.Stat(f.ctx, vfs.StatOptions{Mask: linux.STATX_NLINK | linux.STATX_TYPE | linux.STATX_MODE | linux.STATX_INO | linux.STATX_UID | linux.STATX_GID})
-	if err != nil {
-		return "", errdefs.Wrap(err, errdefs.Internal, "look at", errdefs.Resource("%s", name))
-	}
-	if stat.Nlink != 0 && !vd.Dentry().IsDead() {
-		return name, nil
-	}
-	if stat.Mode&linux.S_IFMT != linux.S_IFREG {
-		return "", f.refuse(old, name+" was removed and is no plain file")
-	}
-	id := idOf(f.ctx, old)
-	if p := f.deleted[id]; p != "" {
-		return p, nil
-	}
-	p := fmt.Sprintf("/.clone-%d", len(f.deleted))
-	file, err := v.OpenAt(f.ctx, f.c.s.creds, creating(f.to, p), &vfs.OpenOptions{
-		Flags: linux.O_WRONLY | linux.O_CREAT | linux.O_EXCL, Mode: linux.FileMode(stat.Mode & 0o777),
-	})
-	if err != nil {
-		return "", errdefs.Wrap(err, errdefs.Internal, "make a file for one that was removed")
-	}
-	defer file.DecRef(f.ctx)
-	f.deleted[id] = p
-	file.SetStat(f.ctx, vfs.SetStatOptions{Stat: linux.Statx{Mask: linux.STATX_UID | linux.STATX_GID, UID: stat.UID, GID: stat.GID}})
-	return p, f.content(vd, file)
 }
 
 // beneath returns the name by which the agent reaches what is in a layer of its
@@ -542,7 +496,19 @@ func (f *fileCopier) interests(old, file *vfs.FileDescription) error {
 		}
 	}
 	notes.mu.Unlock()
-	for k, ev := range want {
+	off := func(k interestKey) bool { return want[k].Events&^linux.EP_PRIVATE_BITS == 0 }
+	keys := slices.Collect(maps.Keys(want))
+	slices.SortFunc(keys, func(a, b interestKey) int { // Those that are off come first.
+		switch {
+		case off(a) == off(b):
+			return int(a.fd - b.fd)
+		case off(a):
+			return -1
+		}
+		return 1
+	})
+	for _, k := range keys {
+		ev := want[k]
 		to := f.files[k.file]
 		if to == nil {
 			continue // It is closed.
@@ -550,14 +516,15 @@ func (f *fileCopier) interests(old, file *vfs.FileDescription) error {
 		if err := ep.AddInterest(to, k.fd, ev); err != nil {
 			return errdefs.Wrap(err, errdefs.Internal, "wait for a file")
 		}
+		if off(k) {
+			ep.ReadEvents(nil, 1) // Of an end that was told; one to come is told once.
+		}
 		key := interestKey{to, k.fd}
 		mine.mu.Lock()
 		x := mine.file(file)
-		if x.interests == nil {
-			x.interests = make(map[interestKey]linux.EpollEvent)
-		}
-		x.interests[key] = ev
+		x.waitFor(key, ev)
 		mine.mu.Unlock()
+		mine.watchFor(ev)
 	}
 	return nil
 }

@@ -24,6 +24,8 @@ type copying struct {
 	ctx      context.Context // of dst
 	// fresh is what is asked for of a copy of a template; nil for a clone.
 	fresh *control.SpawnRequest
+	// ahead is memory that was made ahead, or nil.
+	ahead *aheadMemory
 
 	handlers map[*kernel.SignalHandlers]*kernel.SignalHandlers
 	images   map[*mm.MemoryManager]*kernel.Task // the first task with the copy of each
@@ -297,7 +299,10 @@ func (c *copying) living(tw *twin, parent *kernel.Task) (*kernel.Task, error) {
 func (c *copying) image(old *kernel.Task) (*kernel.TaskImage, error) {
 	first := c.images[old.MemoryManager()]
 	if first == nil {
-		return c.fork(old)
+		if img := c.ahead.take(old); img != nil {
+			return img, nil
+		}
+		return c.s.forkMemory(c.ctx, old)
 	}
 	img, err := first.TaskImage().Fork(c.ctx, c.s.k, true)
 	if err != nil {
@@ -526,7 +531,7 @@ func (c *copying) bury() error {
 }
 
 // signals gives the copies what is pending for their originals: what these block,
-// or have not got for being stopped.
+// or have not got for being stopped; and what they are to get when a parent ends.
 func (c *copying) signals() {
 	for _, g := range c.f.groups {
 		if g.leader.zombie {
@@ -539,6 +544,9 @@ func (c *copying) signals() {
 		linux.ForEachSignal(common, func(sig linux.Signal) { c.carry(g.leader, sig, true) })
 		for _, tw := range g.tasks {
 			linux.ForEachSignal(tw.old.PendingSignals()&^common, func(sig linux.Signal) { c.carry(tw, sig, false) })
+		}
+		for _, tw := range g.tasks { // Not before: leaders that only take a number have ended since.
+			tw.new.SetParentDeathSignal(tw.old.ParentDeathSignal())
 		}
 		if g.stopped {
 			g.leader.new.SendGroupSignal(&linux.SignalInfo{Signo: int32(linux.SIGSTOP)})

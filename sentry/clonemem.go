@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
+	"gvisor.dev/gvisor/pkg/context"
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/hostarch"
 	"gvisor.dev/gvisor/pkg/sentry/fsimpl/tmpfs"
@@ -32,10 +33,10 @@ type mapping struct {
 	path   string
 }
 
-// fork copies an address space. What a program wants left out when it forks itself,
+// forkMemory copies an address space. What a program wants left out when it forks itself,
 // by madvise(2), is copied all the same.
-func (c *copying) fork(old *kernel.Task) (*kernel.TaskImage, error) {
-	img, err := old.TaskImage().Fork(c.ctx, c.s.k, false)
+func (s *Kernel) forkMemory(ctx context.Context, old *kernel.Task) (*kernel.TaskImage, error) {
+	img, err := old.TaskImage().Fork(ctx, s.k, false)
 	if err != nil {
 		return nil, errdefs.Wrap(err, errdefs.Internal, "copy memory")
 	}
@@ -44,23 +45,23 @@ func (c *copying) fork(old *kernel.Task) (*kernel.TaskImage, error) {
 		return img, nil
 	}
 	has := make(map[hostarch.Addr]hostarch.Addr)
-	img.MemoryManager.ReadMapsDataInto(c.ctx, func(start, end hostarch.Addr, _ hostarch.AccessType, _ string, _ uint64, _, _ uint32, _ uint64, _ string) {
+	img.MemoryManager.ReadMapsDataInto(ctx, func(start, end hostarch.Addr, _ hostarch.AccessType, _ string, _ uint64, _, _ uint32, _ uint64, _ string) {
 		has[start] = end
 	})
 	var left []hostarch.AddrRange
-	from.ReadMapsDataInto(c.ctx, func(start, end hostarch.Addr, _ hostarch.AccessType, _ string, _ uint64, _, _ uint32, _ uint64, _ string) {
+	from.ReadMapsDataInto(ctx, func(start, end hostarch.Addr, _ hostarch.AccessType, _ string, _ uint64, _, _ uint32, _ uint64, _ string) {
 		if has[start] != end {
 			left = append(left, hostarch.AddrRange{Start: start, End: end})
 		}
 	})
-	img.MemoryManager.DecUsers(c.ctx)
+	img.MemoryManager.DecUsers(ctx)
 	set := func(m *mm.MemoryManager, leave bool) {
 		for _, r := range left {
 			m.SetDontFork(r.Start, uint64(r.Length()), leave)
 		}
 	}
 	set(from, false)
-	img, err = old.TaskImage().Fork(c.ctx, c.s.k, false)
+	img, err = old.TaskImage().Fork(ctx, s.k, false)
 	set(from, true)
 	if err != nil {
 		return nil, errdefs.Wrap(err, errdefs.Internal, "copy memory")

@@ -282,9 +282,9 @@ func (f *fileCopier) install(old, file *vfs.FileDescription, at map[*vfs.FileDes
 			if k.file != old {
 				continue
 			}
-			delete(x.interests, k)
+			x.forget(k)
 			if ep, ok := e.Impl().(*vfs.EpollInstance); ok {
-				x.interests[interestKey{file, k.fd}] = ev
+				x.waitFor(interestKey{file, k.fd}, ev)
 				waits = append(waits, interest{ep, k.fd, ev})
 			}
 		}

@@ -155,7 +155,7 @@ func (f *fileCopier) copyUnix(old *vfs.FileDescription, s *unix.Socket) (*vfs.Fi
 	_, stype, proto := s.Type()
 	if listens, ok := ep.(interface{ Listening() bool }); ok && listens.Listening() {
 		if s.Readiness(waiter.ReadableEvents)&waiter.ReadableEvents != 0 {
-			return nil, f.busy("a connection waits to be accepted")
+			return nil, f.busy("a connection of AF_UNIX waits to be accepted")
 		}
 		file, err := f.bound(old, ep, stype, proto)
 		if err == nil {
@@ -370,6 +370,9 @@ func (f *fileCopier) copyInet(old *vfs.FileDescription, s socket.Socket) (*vfs.F
 				return file, nil // The copy has no way there; the program hears of it when it sends.
 			}
 		}
+	}
+	if stype == linux.SOCK_DGRAM && (family == linux.AF_INET || family == linux.AF_INET6) && (proto == 0 || proto == linux.IPPROTO_UDP) {
+		return file, f.copyDatagrams(old, file)
 	}
 	return file, nil
 }

@@ -3,6 +3,7 @@ package sentry
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/abi/linux"
@@ -55,20 +56,30 @@ type tcpEnd struct {
 	sock  socket.Socket
 	ep    tcpip.Endpoint // nil if the stack has forgotten it
 	waits []byte         // what it has not read
+	// backlog says that it is a server's end that waits to be accepted.
+	backlog bool
+}
+
+// wanted reports whether the copy has the end.
+func (e *tcpEnd) wanted() bool { return e.file != nil || e.backlog }
+
+// tcpPair are the two ends of a connection, and what listens at the server's address.
+type tcpPair struct {
+	client, server *tcpEnd
+	listeners      []*vfs.FileDescription
 }
 
 // connections makes anew what TCP connections there are within the agent.
 func (f *fileCopier) connections() error {
 	ends, listeners, err := f.tcpEnds()
-	if err != nil || len(ends) == 0 {
+	if err != nil || len(ends)+len(listeners) == 0 {
 		return err
 	}
 	of := endpoints(f.c.src.network())
-	type pair struct {
-		client, server *tcpEnd
-		listeners      []*vfs.FileDescription
+	if err := f.backlog(ends, listeners, of); err != nil {
+		return err
 	}
-	var pairs []pair
+	var pairs []tcpPair
 	done := make(map[flow]bool)
 	for w, e := range ends {
 		e.ep = of[w]
@@ -78,7 +89,11 @@ func (f *fileCopier) connections() error {
 		mate := ends[w.reverse()]
 		if mate == nil {
 			// It may have been closed, and what it had sent wait here.
-			if at := of[w.reverse()]; !w.to.Addr().IsLoopback() || !hasEnded(e.ep) && (at == nil || !isClosed(at)) {
+			at := of[w.reverse()]
+			if why := f.coming(e, at, listeners); why != "" {
+				return f.busy(why)
+			}
+			if !w.to.Addr().IsLoopback() || !e.backlog && !hasEnded(e.ep) && (at == nil || !isClosed(at)) {
 				continue // It is to somebody else.
 			}
 			mate = &tcpEnd{flow: w.reverse()}
@@ -87,9 +102,9 @@ func (f *fileCopier) connections() error {
 			return f.busy("a connection is ending")
 		}
 		done[w], done[mate.flow] = true, true
-		p := pair{e, mate, f.serving(listeners, mate.flow.at)}
+		p := tcpPair{e, mate, f.serving(listeners, mate.flow.at)}
 		if at := f.serving(listeners, w.at); len(at) > 0 {
-			p = pair{mate, e, at}
+			p = tcpPair{mate, e, at}
 		}
 		pairs = append(pairs, p)
 	}
@@ -101,6 +116,16 @@ func (f *fileCopier) connections() error {
 			return err
 		}
 	}
+	// What is accepted at once finds no other at its listener.
+	slices.SortStableFunc(pairs, func(a, b tcpPair) int {
+		switch {
+		case a.server.backlog == b.server.backlog:
+			return 0
+		case b.server.backlog:
+			return -1
+		}
+		return 1
+	})
 	for _, p := range pairs {
 		if err := f.connect(p.client, p.server, p.listeners); err != nil {
 			return err
@@ -132,9 +157,6 @@ func (f *fileCopier) tcpEnds() (map[flow]*tcpEnd, []*vfs.FileDescription, error)
 		}
 		switch s.State() {
 		case linux.TCP_LISTEN:
-			if s.Readiness(waiter.ReadableEvents)&waiter.ReadableEvents != 0 {
-				return nil, nil, f.busy("a connection waits to be accepted")
-			}
 			listeners = append(listeners, file)
 		case linux.TCP_SYN_SENT, linux.TCP_SYN_RECV:
 			return nil, nil, f.busy("a connection is being made")
@@ -268,7 +290,7 @@ func isClosed(ep tcpip.Endpoint) bool {
 // take notes what the receiver has not read, when all that the sender has sent is
 // there.
 func (f *fileCopier) take(sender, receiver *tcpEnd) error {
-	if receiver.file == nil {
+	if !receiver.wanted() {
 		return nil
 	}
 	there := func() bool { return acknowledged(sender.ep) }
@@ -309,8 +331,12 @@ func fill(ep tcpip.Endpoint, data []byte) tcpip.Error {
 // connect makes a connection in the copy, from the client to who listens.
 func (f *fileCopier) connect(client, server *tcpEnd, listeners []*vfs.FileDescription) error {
 	open := client.file
-	if open == nil {
+	switch {
+	case open != nil:
+	case server.file != nil:
 		open = server.file
+	default:
+		open = listeners[0]
 	}
 	t := f.creator(open)
 	from, to, family, err := f.addresses(client, server)
@@ -345,7 +371,13 @@ func (f *fileCopier) connect(client, server *tcpEnd, listeners []*vfs.FileDescri
 		}
 	}
 	var b *vfs.FileDescription
-	if serr == nil {
+	switch {
+	case serr != nil:
+	case server.backlog:
+		if !f.arrives(server.flow) {
+			serr = syserr.ErrTimedOut
+		}
+	default:
 		b, serr = f.accept(t, at)
 	}
 	if serr == nil && !f.until(settling, func() bool { return c.State() == linux.TCP_ESTABLISHED }) {
@@ -373,8 +405,14 @@ func (f *fileCopier) connect(client, server *tcpEnd, listeners []*vfs.FileDescri
 func (f *fileCopier) addresses(client, server *tcpEnd) (from, to []byte, family int, err error) {
 	own, other := (socket.Socket).GetSockName, (socket.Socket).GetPeerName
 	e := client
-	if e.file == nil {
+	switch {
+	case client.file != nil:
+	case server.file != nil:
 		e, own, other = server, other, own
+	default:
+		from, family = socketAddress(client.flow.at)
+		to, _ = socketAddress(server.flow.at)
+		return from, to, family, nil
 	}
 	family, _, _ = e.sock.Type()
 	t := f.src(e.file)
@@ -430,7 +468,7 @@ func (f *fileCopier) put(e *tcpEnd, ep, mate tcpip.Endpoint) error {
 	if ep == nil || mate == nil {
 		return f.busy("a connection in the copy has ended")
 	}
-	if e.file == nil {
+	if !e.wanted() {
 		return nil
 	}
 	from, to := e.ep.SocketOptions(), ep.SocketOptions()

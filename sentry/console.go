@@ -261,6 +261,9 @@ func (c *console) deliver(kind control.FrameType, p []byte) {
 	for _, a := range streams {
 		a.send(kind, p)
 	}
+	if c.a.lesson.Load() != nil {
+		c.a.endLesson()
+	}
 }
 
 // drain passes on what the process has written before it ended, and closes.

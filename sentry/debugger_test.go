@@ -385,13 +385,21 @@ func TestDebugSignals(t *testing.T) {
 		if stop := d.cont(); stop.Signal != int32(linux.SIGUSR1) {
 			t.Fatalf("%+v", stop)
 		}
+		// On a busy host another thread gets the next signal before the first has
+		// handled its own.
 		handled := d.word("handled")
-		time.AfterFunc(50*time.Millisecond, func() { s.signal(int32(linux.SIGUSR1)) })
-		if stop := d.cont(); stop.Signal != int32(linux.SIGUSR1) {
-			t.Fatalf("%+v", stop)
-		}
-		if n := d.word("handled"); n != handled+1 {
-			t.Errorf("%d signals were handled, then %d", handled, n)
+		for passed := uint32(1); ; passed++ {
+			time.AfterFunc(50*time.Millisecond, func() { s.signal(int32(linux.SIGUSR1)) })
+			if stop := d.cont(); stop.Signal != int32(linux.SIGUSR1) {
+				t.Fatalf("%+v", stop)
+			}
+			n := d.word("handled")
+			if n == handled+passed {
+				break
+			}
+			if n > handled+passed || passed == 20 {
+				t.Fatalf("%d signals were passed on, %d handled", passed, n-handled)
+			}
 		}
 		d.finish() // It is delivered when the debugger leaves.
 	})
@@ -546,6 +554,7 @@ func TestDebugKilled(t *testing.T) {
 // TestDebugWatchdog has an agent not feed its watchdog while it is debugged, and
 // afterwards.
 func TestDebugWatchdog(t *testing.T) {
+	t.Parallel()
 	const timeout = time.Second
 	s := spawn(t, sh("exec sleep 1000"), withWatchdog(timeout, ""))
 	d := debugIt(t, s, nil, 0)

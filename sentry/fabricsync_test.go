@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"aios.dev/aios/abi"
 	"aios.dev/aios/control"
 )
 
@@ -125,10 +126,11 @@ func TestLockBetweenAgents(t *testing.T) {
 // TestLeaseEndsWaits cuts those who wait when their lease is over, and hands on
 // what they have.
 func TestLeaseEndsWaits(t *testing.T) {
+	t.Parallel()
 	regionOf(t, control.FabricRequest{Name: "leased", Size: 1 << 20})
 	b, _ := partner(t, "leased", "read+write")
 	a := regioner(t)
-	share(t, "leased", a, "read+write", 3*time.Second)
+	share(t, "leased", a, "read+write", 4*time.Second)
 	a.say("open /aios/fabric/leased rw", 0)
 	a.say("map w", 0)
 	a.say("join", 0)
@@ -215,4 +217,37 @@ func TestScribblerHangsNobody(t *testing.T) {
 	regionOf(t, control.FabricRequest{Name: "other", Size: 4096})
 	c, _ := partner(t, "other", "read+write")
 	c.say("lock 0 0", 0)
+}
+
+// TestRegionIsMappedByACall: an ioctl of the file maps a region like mmap does, where
+// and as far as the right to it goes.
+func TestRegionIsMappedByACall(t *testing.T) {
+	regionOf(t, control.FabricRequest{Name: "called", Size: 4 << 20})
+	a, b := regioner(t), regioner(t)
+	held := share(t, "called", a, "read+write", 0)
+	share(t, "called", b, "read", 0)
+	const writable, there = 8, 0x200000000000 - 1<<30
+	call := func(flags, offset, length, addr uint64) string {
+		return fmt.Sprintf("mapcall %d %d %d %d", flags, offset, length, addr)
+	}
+	a.say("open /aios/fabric/called rw", 0)
+	a.say(call(writable, 0, 0, 0), 0)
+	a.say("poke 4106 7", 0)
+	a.say("poke 4194303 8", 0) // All of it.
+	a.say(call(writable, 4096, 8192, there), 0)
+	a.say("peek 10", 1007)
+	a.say(call(writable, 4096, 8192, there), int(unix.EEXIST))
+	for _, wrong := range []string{call(0, 4<<20, 0, 0), call(0, 4096, 4<<20, 0), call(0, 5, 0, 0), call(16, 0, 0, 0), call(0, 0, 0, 5)} {
+		a.say(wrong, int(unix.EINVAL))
+	}
+	b.say("open /aios/fabric/called r", 0)
+	b.say(call(writable, 0, 0, 0), int(unix.EBADF))
+	b.say(call(0, 0, 0, 0), 0)
+	b.say("peek 4106", 1007)
+	b.say("poke 4106 1", -int(unix.SIGSEGV))
+	limited(t, b).setMask(abi.MaskAll() &^ abi.GroupMap.Bit())
+	b.say(call(0, 0, 0, 0), int(unix.ENOMEM))
+	takeBack(t, held.ID)
+	a.say("peek 10", -int(unix.SIGBUS))
+	a.say(call(0, 0, 0, 0), int(unix.EACCES))
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/errors/linuxerr"
 	"gvisor.dev/gvisor/pkg/sentry/arch"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
@@ -51,6 +52,9 @@ func (s *Kernel) gateCalls(table *kernel.SyscallTable) {
 		entry.Fn = s.gateCall(nr, entry.Fn)
 		table.Table[nr] = entry
 	}
+	ioctl := table.Table[unix.SYS_IOCTL]
+	ioctl.Fn = s.mapByIoctl(ioctl.Fn, table.Table[unix.SYS_MMAP].Fn)
+	table.Table[unix.SYS_IOCTL] = ioctl
 	table.Init()
 }
 
@@ -63,7 +67,7 @@ func (s *Kernel) gateCall(nr uintptr, inner kernel.SyscallFn) kernel.SyscallFn {
 			return 0, nil, linuxerr.ENOSYS
 		}
 	}
-	inner = s.meterCall(call, s.readPieces(call, s.guardCall(call, s.traceCall(call, s.timeCall(call, s.schedCall(call, s.noteCall(call, s.warmCall(call, s.swapCall(call, s.clockCall(call, inner))))))))))
+	inner = s.meterCall(call, s.readPieces(call, s.guardCall(call, s.traceCall(call, s.timeCall(call, s.schedCall(call, s.noteCall(call, s.warmCall(call, s.swapCall(call, s.clockCall(call, s.heapCall(call, s.deviceCall(call, s.againWhen(call, inner)))))))))))))
 	switch call.Name {
 	case "pidfd_send_signal":
 		inner = s.sendSignal(call)
@@ -206,8 +210,8 @@ func (a *Agent) endClone() {
 }
 
 // interruptTasks makes every call in which a task of the agent waits come back
-// to the gate. Most calls begin anew by themselves; those that Linux does not
-// restart return EINTR.
+// to the gate. They begin anew by themselves; those of which againCalls cannot say
+// what time is left return EINTR.
 func (a *Agent) interruptTasks() {
 	for _, t := range a.ns.pid().Tasks() {
 		t.BeginExternalStop()

@@ -31,6 +31,7 @@ type cloneNotes struct {
 	aio      map[*kernel.ThreadGroup]map[uint64]uint32           // how many events contexts of io_setup(2) take; +checklocks:mu
 	calls    map[*kernel.Task]uintptr                            // by which tasks of a checkpoint had left application code; +checklocks:mu
 	prune    int                                                 // +checklocks:mu
+	oneShots atomic.Bool                                         // somebody has used EPOLLONESHOT
 	masks    sync.Map                                            // *atomic.Uint64 by *kernel.Task
 }
 
@@ -50,6 +51,8 @@ type interestKey struct {
 // fileNote is what is known of an open file.
 type fileNote struct {
 	interests map[interestKey]linux.EpollEvent
+	byData    map[[2]int32]ofData
+	sweep     int                 // how many interests are noted before closed files are forgotten
 	flock     int32               // LOCK_SH, LOCK_EX, or 0
 	watches   map[int32]watchNote // of inotify, by number
 }
@@ -92,7 +95,7 @@ func (n *cloneNotes) crowded() []*vfs.FileDescription {
 			if k.file.TryIncRef() {
 				held = append(held, k.file)
 			} else {
-				delete(x.interests, k)
+				x.forget(k)
 			}
 		}
 	}
@@ -190,13 +193,18 @@ func (n *cloneNotes) savedMask(t *kernel.Task) (linux.SignalSet, bool) {
 	return linux.SignalSet(v.(*atomic.Uint64).Load()), true
 }
 
-// maskCalls are the calls that replace the signal mask while they wait.
+// maskCalls are the calls that replace the signal mask while they wait, or that go on
+// with one that does.
 var maskCalls = map[string]bool{
 	"rt_sigsuspend": true, "ppoll": true, "pselect6": true, "epoll_pwait": true, "epoll_pwait2": true,
+	"restart_syscall": true,
 }
 
 // noteCall returns inner with notes taken of it.
 func (s *Kernel) noteCall(call abi.Syscall, inner kernel.SyscallFn) kernel.SyscallFn {
+	if epollWaits[call.Name] {
+		inner = s.noteEvents(call, inner)
+	}
 	if maskCalls[call.Name] {
 		return func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
 			if a := s.agentOf(t); a != nil {
@@ -274,42 +282,6 @@ func noteFlock(a *Agent, t *kernel.Task, args arch.SyscallArguments) {
 		}
 		a.notes.note(t, f, func(x *fileNote) { x.flock = op })
 		f.DecRef(t)
-	}
-}
-
-// noteInterest follows what epoll instances wait for. The files are looked up
-// first: the call may be the last that knows them.
-func (s *Kernel) noteInterest(inner kernel.SyscallFn) kernel.SyscallFn {
-	return func(t *kernel.Task, sysno uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
-		a := s.agentOf(t)
-		if a == nil {
-			return inner(t, sysno, args)
-		}
-		ep, f := t.GetFile(args[0].Int()), t.GetFile(args[2].Int())
-		n, ctrl, err := inner(t, sysno, args)
-		if err == nil && ep != nil && f != nil {
-			key := interestKey{f, args[2].Int()}
-			var ev linux.EpollEvent
-			if args[1].Int() != linux.EPOLL_CTL_DEL {
-				ev.CopyIn(t, args[3].Pointer()) // The call could read it.
-			}
-			a.notes.note(t, ep, func(x *fileNote) {
-				if args[1].Int() == linux.EPOLL_CTL_DEL {
-					delete(x.interests, key)
-					return
-				}
-				if x.interests == nil {
-					x.interests = make(map[interestKey]linux.EpollEvent)
-				}
-				x.interests[key] = ev
-			})
-		}
-		for _, file := range []*vfs.FileDescription{ep, f} {
-			if file != nil {
-				file.DecRef(t)
-			}
-		}
-		return n, ctrl, err
 	}
 }
 

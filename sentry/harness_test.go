@@ -84,7 +84,7 @@ func (s *spawned) send(text string) {
 }
 
 // expected is how long what an agent says is waited for.
-const expected = time.Minute
+const expected = 3 * time.Minute
 
 // expect reads standard output until it contains text, and returns all of it.
 func (s *spawned) expect(text string) string {

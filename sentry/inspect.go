@@ -23,7 +23,7 @@ func (s *Kernel) Inspect(req control.AgentRequest) (control.AgentStatus, error) 
 	s.watch.refresh(a)
 	st := a.status()
 	if st.Exit == nil {
-		st.Processes, st.Clock = a.processes(), a.ownClock()
+		st.Processes, st.Clock, st.Ahead = a.processes(), a.ownClock(), uint32(a.aheadCount())
 	}
 	return st, nil
 }

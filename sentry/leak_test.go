@@ -129,8 +129,8 @@ func TestSpawnsLeakNothing(t *testing.T) {
 			t.Run("", func(t *testing.T) { kinds[i%len(kinds)](t) })
 		}
 	}
-	run(50)
-	leaksNothing(t, 200, func() { run(200) })
+	run(25)
+	leaksNothing(t, 100, func() { run(100) })
 }
 
 // last returns the number of the newest event that waits.

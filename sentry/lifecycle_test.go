@@ -256,6 +256,7 @@ func TestIDs(t *testing.T) {
 
 // TestOrphansAreCollected starts an agent whose first process never waits.
 func TestOrphansAreCollected(t *testing.T) {
+	t.Parallel()
 	for name, script := range map[string]string{
 		// The grandchild ends after its parent.
 		"inherited": "(sleep 0.1 & exec true) & exec sleep 1000",
@@ -263,17 +264,19 @@ func TestOrphansAreCollected(t *testing.T) {
 		// parent ends.
 		"zombie first": "(sh -c 'exit 0' & exec sleep 1.5) & exec sleep 1000",
 	} {
-		s := spawn(t, sh(script))
-		// What the first process started itself is its own to collect.
-		var st control.AgentStatus
-		eventually(t, func() bool {
-			st = inspect(t, s.id)
-			return len(st.Processes) == 2 && st.Processes[1].State == "Z" && st.Processes[1].PID == 2
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := spawn(t, sh(script))
+			// What the first process started itself is its own to collect.
+			eventually(t, func() bool {
+				st := inspect(t, s.id)
+				return len(st.Processes) == 2 && st.Processes[1].State == "Z" && st.Processes[1].PID == 2
+			})
+			time.Sleep(orphanGrace + 200*time.Millisecond)
+			if st := inspect(t, s.id); len(st.Processes) != 2 {
+				t.Errorf("%+v", st.Processes)
+			}
 		})
-		time.Sleep(orphanGrace + 200*time.Millisecond)
-		if st := inspect(t, s.id); len(st.Processes) != 2 {
-			t.Errorf("%s: %+v", name, st.Processes)
-		}
 	}
 }
 

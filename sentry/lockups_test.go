@@ -134,9 +134,13 @@ func TestBottomHalfThatTakesLong(t *testing.T) {
 	go func() {
 		defer close(turned)
 		w := lockups{s: theKernel}
-		for range 100 {
-			time.Sleep(25 * time.Millisecond)
-			w.lookAtHalves(20 * time.Millisecond)
+		for {
+			select {
+			case <-until:
+				return
+			case <-time.After(25 * time.Millisecond):
+				w.lookAtHalves(20 * time.Millisecond)
+			}
 		}
 	}()
 	p, _ := next()

@@ -25,16 +25,17 @@ import (
 type Machine struct {
 	platform gvplatform.Platform
 	memory   *pgalloc.MemoryFile
+	file     *os.File // of memory, which closes it
 }
 
-// MakeMachine makes a platform of that driver for so many CPUs; alone is
-// Config.Alone. It may be called once per process.
-func MakeMachine(driver platform.Driver, device *fd.FD, cpus int, alone bool) (*Machine, error) {
+// MakeMachine makes a platform of that driver for so many CPUs; yield is
+// Config.Yield. It may be called once per process.
+func MakeMachine(driver platform.Driver, device *fd.FD, cpus int, yield func()) (*Machine, error) {
 	if err := processPrepared(); err != nil {
 		return nil, errdefs.Wrap(err, errdefs.DomainBoot, "prepare process")
 	}
 	gomaxprocs.SetBase(cpus) // The platform has no more threads than that for an address space.
-	inner, err := platform.Start(driver, gvplatform.Options{DeviceFile: device, ApplicationCores: cpus}, alone)
+	inner, err := platform.Start(driver, gvplatform.Options{DeviceFile: device, ApplicationCores: cpus}, yield)
 	if err != nil {
 		return nil, err
 	}
@@ -46,32 +47,12 @@ func MakeMachine(driver platform.Driver, device *fd.FD, cpus int, alone bool) (*
 	if err != nil {
 		return nil, errdefs.Wrap(err, errdefs.HostFeature, "create memory file")
 	}
-	mf, err := pgalloc.NewMemoryFile(os.NewFile(uintptr(memfd), "aios-memory"), pgalloc.MemoryFileOpts{})
+	file := os.NewFile(uintptr(memfd), "aios-memory")
+	mf, err := pgalloc.NewMemoryFile(file, pgalloc.MemoryFileOpts{})
 	if err != nil {
 		return nil, errdefs.Wrap(err, errdefs.HostFeature, "create memory file")
 	}
-	return &Machine{inner, mf}, nil
-}
-
-// warmSpaces is how many address spaces a domain begins with: one is the pause
-// process', the other its first program's.
-const warmSpaces = 2
-
-// Warm makes the address spaces that a domain begins with. The platform keeps them until
-// they are wanted.
-func (m *Machine) Warm() error {
-	var spaces []gvplatform.AddressSpace
-	for range warmSpaces {
-		as, err := m.platform.NewAddressSpace()
-		if err != nil {
-			return errdefs.Wrap(err, errdefs.DomainBoot, "make an address space")
-		}
-		spaces = append(spaces, as)
-	}
-	for _, as := range spaces {
-		as.Release()
-	}
-	return nil
+	return &Machine{inner, mf, file}, nil
 }
 
 // pointsKnown makes gVisor's trace points known, which takes some milliseconds: other

@@ -1,6 +1,7 @@
 package sentry
 
 import (
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -68,6 +69,7 @@ func (b *exitBook) forget() {
 }
 
 func TestMain(m *testing.M) {
+	flag.Set("test.parallel", "4") // Those that say so wait most of the time.
 	exits.cond = sync.NewCond(&exits.mu)
 	exits.got = map[string]map[int32]control.Exit{}
 	os.Exit(run(m))

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/abi/linux"
 	"gvisor.dev/gvisor/pkg/hostarch"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
@@ -44,8 +45,14 @@ type memoryAccount struct {
 	// rest is what the last count found that is not anonymous memory of a
 	// process, in bytes, and what reads and writes can have added since.
 	rest atomic.Int64
+	// returning is what it counts and is nobody's any more: gVisor gives it back.
+	returning atomic.Uint64
 	// kernel is what the kernel process itself needs for the agent.
 	kernel overhead
+	// made is what the agent's calls can have left on the kernel's heap since that
+	// was looked at, and heap what of the heap is charged to it (heap.go).
+	made atomic.Uint64
+	heap atomic.Uint64
 	// soon is until when the watch looks often, in nanoseconds since the
 	// kernel was started.
 	soon atomic.Int64
@@ -174,6 +181,9 @@ func (a *Agent) lookLocked() {
 		now := a.s.cfg.Clock.Now()
 		m.notBefore, m.never = now.Add(min(lookRatio*now.Sub(start), lookPause)), now.Add(min(now.Sub(start), lookPause))
 	}
+	if most > limit && a.dropAhead() { // They can be made again, and it cannot.
+		most = a.countLocked()
+	}
 	if a.reclaims(most, limit) && most > limit {
 		m.room.Store(lookRoom) // It is stopped for that, at once.
 		return
@@ -208,6 +218,7 @@ func (a *Agent) countLocked() uint64 {
 	}
 	a.s.watch.refresh(a)
 	stats, total := usage.MemoryAccounting.CopyPerCg(a.memID)
+	m.returning.Store(stats.System)
 	m.kernel.recent(a)
 	total += a.beside()
 	m.rest.Add(int64(total-min(stats.Anonymous, total)) - before)
@@ -242,6 +253,9 @@ func (g accountGuard) MayMap(t *kernel.Task, bytes uint64) bool {
 			g.a.s.watch.hurry(g.a)
 		}
 		return true
+	}
+	if t.Arch().SyscallNo() == unix.SYS_IOCTL {
+		return true // A region, whose owner was charged for it.
 	}
 	if args := t.Arch().SyscallArgs(); t.Arch().SyscallNo() == sysMmap {
 		prot, flags := args[2].Int(), args[3].Int()
@@ -372,9 +386,13 @@ func (w *memoryWatch) tick() {
 // look looks at the agents if the kernel's memory has grown, and returns when
 // to look again.
 func (w *memoryWatch) look() time.Duration {
+	w.s.heap.look()
 	total, err := w.s.k.MemoryFile().TotalUsage()
 	if err != nil {
 		return watchEvery
+	}
+	if w.s.shortOf(total) {
+		w.s.dropAheads()
 	}
 	now := w.s.cfg.Clock.Now()
 	since := int64(now.Sub(w.s.started))
@@ -393,7 +411,7 @@ func (w *memoryWatch) look() time.Duration {
 		m := &a.account.memory
 		silent := m.silent.Load() && a.crowd.Group().Active() > 0
 		hurry = hurry || silent
-		if total <= a.memoryLimit() {
+		if total+a.beside() <= a.memoryLimit() {
 			continue // It cannot be above it.
 		}
 		if thorough || grew && (since < m.soon.Load() || m.growth.Load() > 0 || silent) && a.mayBeNear() {
@@ -450,11 +468,16 @@ func (w *memoryWatch) refresh(agents ...*Agent) {
 }
 
 // beside is what is charged to a beside its pages: regions of its own, what a merge
-// needs, and what the kernel process needs for it, as it was measured last: whoever
-// asks may hold what measuring locks.
+// needs, copies that were made ahead, and what the kernel process needs for it, as it
+// was measured last: whoever asks may hold what measuring locks.
 func (a *Agent) beside() uint64 {
-	return a.fabric.charged.Load() + a.kept.Load() + a.account.memory.kernel.last.Load()
+	m := &a.account.memory
+	return a.fabric.charged.Load() + a.kept.Load() + m.forKernel() + a.ahead.bytes.Load()
 }
+
+// forKernel is what the kernel process needs for it: what was found, or what of the
+// heap is charged to it.
+func (m *memoryAccount) forKernel() uint64 { return max(m.kernel.last.Load(), m.heap.Load()) }
 
 // memoryOf returns the bytes that are accounted to a.
 func memoryOf(a *Agent) uint64 {

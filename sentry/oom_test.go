@@ -183,3 +183,42 @@ func TestOOMLadder(t *testing.T) {
 		t.Errorf("%+v", exit)
 	}
 }
+
+// TestOOMWaits: while a process that was chosen ends, however long that takes, and
+// while what it had is given back, nobody else is if the rest is within the limit.
+func TestOOMWaits(t *testing.T) {
+	const limit = 64 << 20
+	s := inMemoryImage(t, sh("sleep 1000 & cat"), withStdin, memory(limit), onOOM("kill-process"))
+	a := limited(t, s)
+	var victim oomProcess
+	eventually(t, func() bool {
+		for _, p := range a.candidates(limit) {
+			if p.task.Name() == "sleep" {
+				victim = p
+			}
+		}
+		return victim.mm != nil && victim.mm.ResidentSetSize() > 64<<10
+	})
+	after := func(victims []oomProcess, returning, used uint64) uint64 {
+		m := &a.account.memory
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		before := a.oom.times.Load()
+		a.oom.victims, a.oom.chosen = victims, theKernel.cfg.Clock.Now().Add(-10*oomPatience)
+		a.oom.first, a.oom.began = limit+1, limit+1
+		m.returning.Store(returning)
+		a.outOfMemory(used, limit)
+		return a.oom.times.Load() - before
+	}
+	if after([]oomProcess{victim}, 0, limit+32<<10) != 0 {
+		t.Error("something was done although the process that was chosen has more than what is too much")
+	}
+	if after(nil, 2<<20, limit+1<<20) != 0 {
+		t.Error("something was done although it is given back")
+	}
+	s.send("alive\n")
+	s.expect("alive")
+	if after(nil, 1<<20, limit+2<<20) != 1 {
+		t.Error("nothing was done although more than that is too much")
+	}
+}

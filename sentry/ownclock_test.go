@@ -97,6 +97,7 @@ func TestOwnClock(t *testing.T) {
 		{"far ahead", 200 * 365 * days, 50 * 365 * days},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			opts := []func(*control.SpawnRequest){inClocks}
 			if test.offset != 0 {
 				opts = append(opts, withClock(test.offset, test.monotonic))

@@ -39,7 +39,7 @@ var memoryImage = sync.OnceValue(func() error {
 				return err
 			}
 		}
-		for _, name := range []string{"pager", "hog", "swapper", "pressure"} {
+		for _, name := range []string{"pager", "hog", "hoard", "swapper", "pressure"} {
 			prog, err := compiled(dir, name)
 			if err != nil {
 				return err

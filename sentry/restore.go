@@ -111,6 +111,8 @@ func (s *Kernel) Restore(from Restored) error {
 		return err
 	}
 	s.watch.init(s)
+	s.heap.init(s)
+	s.ahead.init()
 	s.shells.s = s
 	if err := s.space.Load(rec.Capability, s.cfg.Clock.Now()); err != nil {
 		return err
@@ -330,7 +332,7 @@ func (s *Kernel) adoptAgent(rec *agentRecord, saved *savedAgent, logs map[string
 	ns.counting(saved.pid)
 	req := rec.Spec
 	req.LogBytes = logFile.Bytes
-	a, err := s.addAgent(req, ns, logFile.File, rec)
+	a, err := s.addAgent(req, ns, logFile.File, rec.MemID, rec)
 	if err != nil {
 		return failed(err)
 	}
@@ -359,6 +361,9 @@ func (a *Agent) adopt(rec *agentRecord, saved *savedAgent) error {
 	}
 	if err := a.dog.init(a, time.Duration(req.Watchdog), req.OnWatchdog); err != nil {
 		return err
+	}
+	if rec.Devices != nil {
+		a.devices.Store(&rec.Devices)
 	}
 	if c := rec.Clock; c != nil {
 		// It is as far ahead as it was, and goes on from there. What is older says no rate.
@@ -446,6 +451,9 @@ func (s *Kernel) goOn(rec *domainRecord, ended []string) error {
 			} else {
 				go a.waitFurther(p)
 			}
+		}
+		if a.mustBe(abi.StateTemplate) == nil {
+			a.keepAhead()
 		}
 	}
 	return nil

@@ -278,7 +278,7 @@ func TestRevokeRace(t *testing.T) {
 	r.seen(racerGood) // Else it would prove nothing.
 	takeBack(t, r.cap.ID)
 	r.end()
-	end := ktime.Real.Now().Add(max(6*time.Second, soak(t)))
+	end := ktime.Real.Now().Add(max(2*time.Second, soak(t)))
 	for rounds := 0; rounds < 4*len(names) || ktime.Real.Now().Before(end); rounds++ {
 		way := names[rounds%len(names)]
 		ways[way]()
@@ -347,7 +347,7 @@ func TestDelegateAgainstRevoke(t *testing.T) {
 // TestGrantAgainstEnd grants and hands on while givers and takers end.
 func TestGrantAgainstEnd(t *testing.T) {
 	_, key := racerDir(t)
-	end := ktime.Real.Now().Add(max(2*time.Second, soak(t)/10))
+	end := ktime.Real.Now().Add(max(time.Second, soak(t)/10))
 	for n := 0; n < 20 || ktime.Real.Now().Before(end); n++ {
 		agents := []*spawned{spawn(t, sh("exec sleep 1000"), detached), spawn(t, sh("exec sleep 1000"), detached)}
 		var running []*Agent

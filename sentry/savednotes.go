@@ -130,10 +130,9 @@ func (n *cloneNotes) load(o *savedNotes) {
 		x := n.file(s.file)
 		x.flock = s.flock
 		for i, file := range s.files {
-			if x.interests == nil {
-				x.interests = make(map[interestKey]linux.EpollEvent)
-			}
-			x.interests[interestKey{file, s.fds[i]}] = linux.EpollEvent{Events: s.events[i], Data: [2]int32{int32(s.data[i]), int32(s.data[i] >> 32)}}
+			ev := linux.EpollEvent{Events: s.events[i], Data: [2]int32{int32(s.data[i]), int32(s.data[i] >> 32)}}
+			x.waitFor(interestKey{file, s.fds[i]}, ev)
+			n.watchFor(ev)
 		}
 		for i, wd := range s.wds {
 			if x.watches == nil {

@@ -117,7 +117,7 @@ func TestSwapBusy(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.does("threads")
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(max(time.Second, soak(t)/100)); time.Now().Before(end); {
 		s.a.swapAll(t, sw)
 	}
 	s.does("join", "check")

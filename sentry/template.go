@@ -196,6 +196,7 @@ func (a *Agent) freezeForGood() (tasks uint32, busy string, err error) {
 	}
 	a.dog.hold()
 	a.setState(abi.StateTemplate)
+	a.keepAhead()
 	tasks = uint32(len(a.family.twins))
 	a.s.emit(a, event.AgentTemplate, &eventv1.AgentTemplate{Name: a.name, Tasks: tasks, WarmNanos: int64(a.warming.what.Took)})
 	return tasks, "", nil

@@ -21,13 +21,14 @@ func warm(t *testing.T, argv []string, opts ...func(*control.SpawnRequest)) *spa
 	if st := inspect(t, s.id); st.State != string(abi.StateTemplate) {
 		t.Fatalf("it is %s", st.State)
 	}
+	s.awaitAhead(1) // So that the first copy is of memory that was made ahead, and others are not.
 	return s
 }
 
 func tryWarm(t *testing.T, argv []string, opts ...func(*control.SpawnRequest)) (*spawned, error) {
 	t.Helper()
 	s := spawn(t, argv, append([]func(*control.SpawnRequest){func(r *control.SpawnRequest) {
-		r.Attach, r.Process.Stdin, r.Template = false, true, &control.WarmUp{Timeout: 30 * time.Second}
+		r.Attach, r.Process.Stdin, r.Template = false, true, &control.WarmUp{Timeout: 30 * time.Second, Ahead: 1}
 	}}, opts...)...)
 	_, err := theKernel.Warm(control.AgentRequest{ID: s.id})
 	return s, err
@@ -111,7 +112,7 @@ func TestTemplatesThatDoNotBecomeWarm(t *testing.T) {
 	}{
 		{"ends", `echo no module >&2; exit 3`, "it ended with status 3 before it was warm; it wrote:\nno module", nil},
 		{"dies", `kill -9 $$`, "by signal 9 before it was warm; it wrote nothing", nil},
-		{"takes long", `echo slow; sleep 100`, "it was not warm after 100ms; it wrote:\nslow", func(r *control.SpawnRequest) { r.Template.Timeout = 100 * time.Millisecond }},
+		{"takes long", `echo slow; sleep 100`, "it was not warm after 1s; it wrote:\nslow", func(r *control.SpawnRequest) { r.Template.Timeout = time.Second }},
 		{"reads when its output counts", `read x`, "it was not warm after 100ms", func(r *control.SpawnRequest) {
 			r.Template.Timeout, r.Template.Output = 100*time.Millisecond, "warm"
 		}},

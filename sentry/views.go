@@ -84,7 +84,7 @@ func (v *view) ownMemory() (usage.MemoryStats, uint64) {
 	}
 	v.s.watch.refresh(v.a)
 	kinds, used := usage.MemoryAccounting.CopyPerCg(v.a.memID)
-	kinds.System += v.a.account.memory.kernel.last.Load()
+	kinds.System += v.a.account.memory.forKernel()
 	used += v.a.beside()
 	v.a.account.ledger.Measure(account.Memory, used)
 	return kinds, used

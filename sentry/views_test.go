@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"aios.dev/aios/account"
 	"aios.dev/aios/control"
@@ -124,6 +125,16 @@ func TestCPUHex(t *testing.T) {
 	}
 }
 
+// TestCPUTimeIsUserAndSystemTime: of a program that computes and calls the kernel both
+// become more.
+func TestCPUTimeIsUserAndSystemTime(t *testing.T) {
+	a := limited(t, spawn(t, sh("while :; do : </dev/null; done")))
+	eventually(t, func() bool {
+		u := a.cpuUse()
+		return u.User > 20*time.Millisecond && u.System > 20*time.Millisecond
+	})
+}
+
 // TestAccount compares an agent's account with what it did.
 func TestAccount(t *testing.T) {
 	s := spawn(t, sh("dd if=/dev/zero of=/tmp/x bs=64K count=32 2>/dev/null; x=0; while [ $x -lt 3000 ]; do x=$((x+1)); done; echo done; exec sleep 1000"), tasks(9), memory(128<<20))
@@ -136,7 +147,7 @@ func TestAccount(t *testing.T) {
 		return snap
 	}
 	snap := get()
-	if snap.CPU.UserNS == 0 || snap.CPU.SystemNS == 0 || snap.CPU.QuotaMilli != nil || snap.CPU.CPUs != uint64(theKernel.cfg.CPUs) {
+	if snap.CPU.UserNS+snap.CPU.SystemNS == 0 || snap.CPU.QuotaMilli != nil || snap.CPU.CPUs != uint64(theKernel.cfg.CPUs) {
 		t.Errorf("CPU %+v", snap.CPU)
 	}
 	if snap.Memory.Now < 2<<20 || snap.Memory.Peak < snap.Memory.Now || snap.Memory.Limit != 128<<20 || snap.Memory.Faults == 0 {

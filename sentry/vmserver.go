@@ -22,7 +22,7 @@ func (s *Kernel) VM(req control.AgentRequest) (control.VMReply, error) {
 	}
 	g := a.snapshot().Memory
 	r = control.VMReply{
-		Used: g.Now, Peak: g.Peak, Limit: g.Limit, Kernel: a.account.memory.kernel.last.Load(), OnOOM: a.oom.policy.Load().rule.String(),
+		Used: g.Now, Peak: g.Peak, Limit: g.Limit, Kernel: a.account.memory.forKernel(), OnOOM: a.oom.policy.Load().rule.String(),
 		OOMs: a.oom.times.Load(), Kills: a.oom.kills.Load(),
 	}
 	all := g.Limit

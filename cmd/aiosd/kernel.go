@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"os/signal"
@@ -93,7 +94,7 @@ func bootKernel() (*kernelProcess, error) {
 	}
 	k, err := boot(sentry.Config{
 		Domain: cfg.Domain, Driver: driver, Device: device, Machine: machine, Log: logs,
-		CPUs: cfg.CPUs.Len(), Topology: &cfg.CPUs, MemoryBytes: cfg.MemoryBytes, Alone: cfg.Alone, HostCPU: hostCPU(cfg),
+		CPUs: cfg.CPUs.Len(), Topology: &cfg.CPUs, MemoryBytes: cfg.MemoryBytes, Yield: hostYield(cfg), HostCPU: hostCPU(cfg),
 		ImagesOnly: cfg.ImagesOnly,
 		OnExit:     func(e control.ExitEvent) { p.push(control.EventExit, e) },
 		Push:       p.push,
@@ -139,6 +140,25 @@ func hostCPU(cfg control.KernelConfig) func() (time.Duration, error) {
 	}
 	f := os.NewFile(uintptr(cfg.UsageFD), "CPU usage")
 	return func() (time.Duration, error) { return cgroup.ReadUsage(f) }
+}
+
+// hostYield returns what the thread does first that makes the platform, so that the
+// process comes before application code on the host's CPUs; nil if these are shared with
+// others, of whose CPU time application code would get what they leave.
+func hostYield(cfg control.KernelConfig) func() {
+	if !cfg.Alone {
+		return nil
+	}
+	return func() {
+		if cfg.IdleFD != 0 {
+			f := os.NewFile(uintptr(cfg.IdleFD), "idle cgroup")
+			defer f.Close()
+			if err := cgroup.EnterIdle(f); err != nil {
+				fmt.Fprintln(os.Stderr, err) // Then its policy has to do.
+			}
+		}
+		platform.YieldThread()
+	}
 }
 
 // platformOf returns the driver of the platform, and the device that it was handed.
@@ -188,7 +208,7 @@ func (p *kernelProcess) limits(clock ktime.Clock) func(string, account.Crossing)
 // keptFiles are the descriptors that the process was started with and needs.
 func keptFiles(cfg control.KernelConfig) []int {
 	keep := []int{1, 2, control.KernelListenFD, control.KernelStatusFD}
-	for _, fd := range []int{cfg.DeviceFD, cfg.SpareFD, cfg.UsageFD} {
+	for _, fd := range []int{cfg.DeviceFD, cfg.SpareFD, cfg.UsageFD, cfg.IdleFD} {
 		if fd != 0 {
 			keep = append(keep, fd)
 		}

@@ -38,7 +38,7 @@ func becomeSomething(cfg control.KernelConfig) (control.KernelConfig, *sentry.Ma
 	if err != nil {
 		return failed(err)
 	}
-	machine, err := sentry.MakeMachine(driver, device, cfg.CPUs.Len(), cfg.Alone)
+	machine, err := sentry.MakeMachine(driver, device, cfg.CPUs.Len(), hostYield(cfg))
 	if err != nil {
 		return failed(err)
 	}

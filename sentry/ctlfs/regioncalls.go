@@ -53,14 +53,15 @@ func (f *regionFD) Ioctl(ctx context.Context, _ usermem.IO, _ uintptr, args arch
 
 // answers says whether a call changes its argument.
 func answers(call int) bool {
-	return call == abi.RegionJoin || call == abi.RegionWake || call == abi.RegionCas || call == abi.RegionCommit
+	return call == abi.RegionMap || call == abi.RegionJoin || call == abi.RegionWake || call == abi.RegionCas || call == abi.RegionCommit
 }
 
 // synchronise carries out a call, and fills in what it answers. A file that was
 // opened to be read changes nothing.
 func (f *regionFD) synchronise(t *kernel.Task, call int, a *abi.RegionArg) (err error) {
 	v, c := f.view, fabric.Caller{Task: t, Space: t.MemoryManager()}
-	if call != abi.RegionWait && call != abi.RegionAlive && !(f.vfsfd.IsReadable() && f.vfsfd.IsWritable()) {
+	reads := call == abi.RegionWait || call == abi.RegionAlive || call == abi.RegionMap && a.Flags&abi.RegionWritable == 0
+	if !reads && !(f.vfsfd.IsReadable() && f.vfsfd.IsWritable()) {
 		return linuxerr.EBADF
 	}
 	if !f.vfsfd.IsReadable() {
@@ -90,6 +91,16 @@ func (f *regionFD) synchronise(t *kernel.Task, call int, a *abi.RegionArg) (err 
 		reply, err = auth.Fabric(t, auth.Actor(f.session.agent), &control.FabricRequest{Op: control.FabricCommit, Name: v.Region().Name()})
 		for _, v := range reply.Stored {
 			a.Expect = v.Number
+		}
+	case abi.RegionMap:
+		// It is mapped by the kernel's way to map files, when this has answered. A
+		// length of 0 is the rest.
+		size := v.Region().Size()
+		if a.Offset >= size || a.New > size-a.Offset {
+			return linuxerr.EINVAL
+		}
+		if a.New == 0 {
+			a.New = size - a.Offset
 		}
 	case abi.RegionCas:
 		a.Expect, err = v.CompareAndSwap(a.Offset, a.Flags&abi.RegionWide != 0, a.Expect, a.New)

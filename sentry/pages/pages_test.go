@@ -78,13 +78,22 @@ func (s *store) reader() *Reader {
 	return r
 }
 
+// read fills b with pages from number at on, and returns how many bytes it got.
+func read(r *Reader, b []byte, at int) (n int, err error) {
+	err = r.Each(int64(at), int64(len(b)/Size), func(pages []byte) error {
+		n += copy(b[n:], pages)
+		return nil
+	})
+	return n, err
+}
+
 func (s *store) expect(m memory) {
 	s.t.Helper()
 	r := s.reader()
 	got := make([]byte, len(m)*Size)
 	for at := 0; at < len(m); at += 5 {
 		n := min(5, len(m)-at)
-		if k, err := r.ReadAt(got[at*Size:(at+n)*Size], int64(at*Size)); err != nil || k != n*Size {
+		if k, err := read(r, got[at*Size:(at+n)*Size], at); err != nil || k != n*Size {
 			s.t.Fatalf("page %d: %d bytes, %v", at, k, err)
 		}
 	}
@@ -153,7 +162,7 @@ func TestReadTogether(t *testing.T) {
 			for range 200 {
 				at, n := r.IntN(len(m)), 1+r.IntN(80)
 				n = min(n, len(m)-at)
-				if _, err := reader.ReadAt(buf[:n*Size], int64(at*Size)); err != nil {
+				if _, err := read(reader, buf[:n*Size], at); err != nil {
 					t.Error(err)
 					return
 				}
@@ -170,6 +179,45 @@ func TestReadTogether(t *testing.T) {
 	}
 }
 
+// Who reads all once needs a buffer or two, and pages that many have alike are not
+// decompressed for each of them.
+func TestBlocksAreForgotten(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 10))
+	s := &store{t: t}
+	m := random(r, 8*blockPages)
+	last := m[blockPages-1] // Of its block.
+	for i := 2 * blockPages; i < len(m); i += 3 {
+		m[i] = last
+	}
+	s.save(m)
+	reader := s.reader()
+	decoded := 0
+	for i, p := range reader.packs {
+		reader.packs[i] = counted{p, &decoded}
+	}
+	got := make([]byte, len(m)*Size)
+	if _, err := read(reader, got, 0); err != nil || !bytes.Equal(got, bytes.Join(m, nil)) {
+		t.Fatalf("it is not what was saved: %v", err)
+	}
+	if want := len(s.last.blocks) + 1; decoded != want {
+		t.Errorf("%d blocks were read, want %d", decoded, want)
+	}
+	if n := len(reader.raw.free); n > 3 { // +checklocksignore
+		t.Errorf("it took %d buffers", n)
+	}
+}
+
+// counted counts reads.
+type counted struct {
+	io.ReaderAt
+	n *int
+}
+
+func (c counted) ReadAt(b []byte, off int64) (int, error) {
+	*c.n++
+	return c.ReaderAt.ReadAt(b, off)
+}
+
 func TestDamagedPages(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	s := &store{t: t}
@@ -178,14 +226,14 @@ func TestDamagedPages(t *testing.T) {
 	whole := s.packs[0]
 	buf := make([]byte, 100*Size)
 	s.packs[0] = whole[:len(whole)-1]
-	if _, err := s.reader().ReadAt(buf, 0); errdefs.CodeOf(err) != errdefs.CheckpointDamaged {
+	if _, err := read(s.reader(), buf, 0); errdefs.CodeOf(err) != errdefs.CheckpointDamaged {
 		t.Errorf("cut off: %v", err)
 	}
 	if _, err := NewReader(s.last, nil); errdefs.CodeOf(err) != errdefs.CheckpointDamaged {
 		t.Errorf("no packs: %v", err)
 	}
 	s.packs[0] = whole
-	if n, err := s.reader().ReadAt(make([]byte, 2*Size), 99*Size); n != Size || err != io.EOF {
+	if n, err := read(s.reader(), make([]byte, 2*Size), 99); n != Size || err != io.EOF {
 		t.Errorf("beyond the end: %d, %v", n, err)
 	}
 }
@@ -209,7 +257,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.ReadAt(make([]byte, 4*Size), 0)
+		read(r, make([]byte, 4*Size), 0)
 		w, err := NewWriter(io.Discard, x)
 		if err != nil {
 			t.Fatal(err)
@@ -232,7 +280,7 @@ func BenchmarkRead(b *testing.B) {
 	for b.Loop() {
 		r := s.reader()
 		for at := 0; at < len(m); at += len(buf) / Size {
-			if _, err := r.ReadAt(buf, int64(at*Size)); err != nil {
+			if _, err := read(r, buf, at); err != nil {
 				b.Fatal(err)
 			}
 		}

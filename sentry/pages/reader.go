@@ -2,6 +2,7 @@ package pages
 
 import (
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -20,15 +21,18 @@ type Reader struct {
 	mu sync.Mutex
 	// Blocks that were read last, the latest first.
 	last []*opened // +checklocks:mu
+	// seen are the blocks that were read, by number.
+	seen []bool // +checklocks:mu
 }
 
 // opened is a block that was decompressed.
 type opened struct {
 	number uint32
+	again  bool // it was opened before
 	once   sync.Once
 	raw    []byte
 	err    error
-	// Those who copy from raw, and the list: when there are none, it is used again.
+	// Those who use raw, and the list: when there are none, it is used again.
 	// Guarded by Reader.mu.
 	users int
 }
@@ -62,6 +66,9 @@ func (b *buffers) put(buf []byte) {
 // that the decoder need not look where it ends.
 const decodeSlack = 64
 
+// decoders is how many blocks are decompressed at a time: each of them has buffers.
+const decoders = 2
+
 // lastBlocks is how many a Reader keeps.
 const lastBlocks = 8
 
@@ -70,39 +77,42 @@ func NewReader(x *Index, packs []io.ReaderAt) (*Reader, error) {
 	if len(packs) != len(x.packs) {
 		return nil, errdefs.Newf(errdefs.CheckpointDamaged, "there are %d packs, and it needs %d", len(packs), len(x.packs)).With(errdefs.Op("read pages"))
 	}
-	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxBlock), zstd.WithDecoderMaxWindow(1<<20))
-	r := &Reader{x: x, packs: packs, z: z, raw: buffers{size: blockPages*Size + decodeSlack}, packed: buffers{size: maxBlock}}
+	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(decoders), zstd.WithDecoderMaxMemory(maxBlock), zstd.WithDecoderMaxWindow(1<<20))
+	r := &Reader{x: x, packs: packs, seen: make([]bool, len(x.blocks)), z: z, raw: buffers{size: blockPages*Size + decodeSlack}, packed: buffers{size: maxBlock}}
 	return r, errdefs.Wrap(err, errdefs.Internal, "read pages")
 }
 
-// ReadAt implements io.ReaderAt, for whole pages.
-func (r *Reader) ReadAt(b []byte, off int64) (int, error) {
-	if off%Size != 0 || len(b)%Size != 0 {
-		return 0, errdefs.New(errdefs.Internal, "it asks for parts of pages", errdefs.Op("read pages"))
-	}
-	n := 0
-	for n < len(b) {
-		at := off/Size + int64(n/Size)
+// Each hands out n pages from number at on, in their order, as many at a time as lie one
+// behind the other. What use is given is good until it returns. If there are fewer
+// pages, io.EOF comes after the last of them.
+func (r *Reader) Each(at, n int64, use func(pages []byte) error) error {
+	for n > 0 {
 		if at >= int64(len(r.x.pages)) {
-			return n, io.EOF
+			return io.EOF
 		}
 		p := r.x.pages[at]
-		o, err := r.block(p.block)
-		if err != nil {
-			return n, err
-		}
-		// What follows is likely to follow there, too.
-		run := 1
-		for n+run*Size < len(b) && at+int64(run) < int64(len(r.x.pages)) {
-			if q := r.x.pages[at+int64(run)]; q.block != p.block || int(q.slot) != int(p.slot)+run {
+		run := int64(1)
+		for ; run < n && at+run < int64(len(r.x.pages)); run++ {
+			if q := r.x.pages[at+run]; q.block != p.block || int64(q.slot) != int64(p.slot)+run {
 				break
 			}
-			run++
 		}
-		n += copy(b[n:n+run*Size], o.raw[int(p.slot)*Size:])
+		o, err := r.block(p.block)
+		if err != nil {
+			return err
+		}
+		from := int64(p.slot) * Size
+		err = use(o.raw[from : from+run*Size])
+		if from+run*Size == int64(len(o.raw)) {
+			r.finished(o)
+		}
 		r.done(o)
+		if err != nil {
+			return err
+		}
+		at, n = at+run, n-run
 	}
-	return n, nil
+	return nil
 }
 
 // block returns a block, until done is called.
@@ -118,7 +128,8 @@ func (r *Reader) block(number uint32) (*opened, error) {
 		}
 	}
 	if o == nil {
-		o = &opened{number: number, users: 1}
+		o = &opened{number: number, again: r.seen[number], users: 1}
+		r.seen[number] = true
 		if len(r.last) < lastBlocks {
 			r.last = append(r.last, nil)
 		} else {
@@ -135,6 +146,18 @@ func (r *Reader) block(number uint32) (*opened, error) {
 		return nil, o.err
 	}
 	return o, nil
+}
+
+// finished says that the last page of a block was used: in the order in which pages
+// were saved, none of it comes any more, but of one that several have alike. A block
+// that came back is kept.
+func (r *Reader) finished(o *opened) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if i := slices.Index(r.last, o); i >= 0 && !o.again {
+		r.last = slices.Delete(r.last, i, i+1)
+		r.doneLocked(o)
+	}
 }
 
 // done says that one of its users has no use for a block any more.

@@ -26,6 +26,9 @@ func (s *Scheduler) Check() error {
 		}
 		has[c.task.g]++
 	}
+	if s.idle < s.nOn && (s.timer == nil || s.sampleAt == noTime) {
+		return errdefs.Newf(errdefs.Internal, "nobody will look what those do that have %d CPUs", s.nOn-s.idle)
+	}
 	if idleCPUs != s.idle {
 		return errdefs.Newf(errdefs.Internal, "%d CPUs have no task, %d are counted", idleCPUs, s.idle)
 	}

@@ -134,7 +134,7 @@ func (s *Scheduler) contested(c *cpu) bool {
 
 // arm sets the timer for when there is next something to do.
 func (s *Scheduler) arm(now int64) {
-	at := min(s.nextSlice(now), s.nextQuota(now), s.nextReserved(now))
+	at := min(s.nextSlice(now), s.nextQuota(now), s.nextReserved(now), s.nextSample(now))
 	if at == noTime {
 		return // A timer that is set finds nothing to do.
 	}
@@ -171,12 +171,14 @@ func (s *Scheduler) nextSlice(now int64) int64 {
 	return at
 }
 
-// tick is the timer: it takes CPUs from tasks whose time is over.
+// tick is the timer: it takes CPUs from tasks whose time is over, and sees what those
+// do that have one.
 func (s *Scheduler) tick() {
 	s.mu.Lock()
 	defer s.unlock()
 	now := s.Now()
 	s.timer, s.timerAt = nil, noTime
+	s.sample(now)
 	for i := range s.cpus {
 		c := &s.cpus[i]
 		s.charge(c, now)

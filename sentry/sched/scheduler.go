@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -102,10 +103,15 @@ type Scheduler struct {
 	timer   ktime.Timer
 	timerAt int64 // noTime: none
 	again   int64 // when to look again for whom a CPU is taken
-	kicks   []int // CPUs whose tasks must leave them
-	tracer  *tracer
-	traces  uint32 // so far
-	counts  Counts
+	// sampleAt is when to look next what those do that have a CPU, noTime if nobody
+	// had one; sampledAt since when the sample stands for their time.
+	sampleAt, sampledAt int64
+	// random says how far apart samples are; always the same, for the simulator.
+	random *rand.Rand
+	kicks  []int // CPUs whose tasks must leave them
+	tracer *tracer
+	traces uint32 // so far
+	counts Counts
 
 	overhead overhead
 }
@@ -160,7 +166,7 @@ func New(cfg Config) *Scheduler {
 	n := min(max(cfg.CPUs, 1), smp.MaxCPUs)
 	s := &Scheduler{
 		clock: cfg.Clock, timers: cfg.Timers, epoch: cfg.Clock.Now(), near: cfg.Near, notify: cfg.Notify,
-		cpus: make([]cpu, n), online: smp.First(n), nOn: n, idle: n, timerAt: noTime, again: noTime,
+		cpus: make([]cpu, n), online: smp.First(n), nOn: n, idle: n, timerAt: noTime, again: noTime, sampleAt: noTime, random: rand.New(rand.NewPCG(0, 0)),
 	}
 	s.calls = smp.NewCalls(n, cfg.Clock, s)
 	s.overhead.of = cfg.Besides
@@ -252,6 +258,8 @@ func (s *Scheduler) charge(c *cpu, now int64) {
 	t, payer := c.task, c.payer()
 	c.busy += d
 	t.got += d
+	t.use.total += d
+	t.owner.use.total += d
 	t.burst += d
 	payer.got += d
 	payer.spend(d)
@@ -301,7 +309,6 @@ func (s *Scheduler) dispatch(c *cpu, t *Task, sv *server, now int64) {
 	}
 	t.g.switches++
 	t.yield.Store(false)
-	t.restart(now)
 	if sv != nil {
 		sv.start()
 	}
@@ -312,7 +319,6 @@ func (s *Scheduler) dispatch(c *cpu, t *Task, sv *server, now int64) {
 // vacate takes the CPU from its task, which has been charged.
 func (s *Scheduler) vacate(c *cpu, now int64) {
 	t := c.task
-	t.settle(now)
 	told := int64(0)
 	if c.kicked != 0 {
 		told = max(now-c.kicked, 1)

@@ -9,6 +9,8 @@ import (
 
 // Usage is what the tasks of a group have used, and how its quota fared.
 type Usage struct {
+	// User is what they executed, and System what the kernel did for them. The sum is
+	// exact; the parts are estimated by samples.
 	User, System time.Duration
 	// Periods counts the quota periods in which a task ran or waited, Stops
 	// those in which the quota was used up, and Stopped is for how long it was.
@@ -22,13 +24,14 @@ func (g *Group) Usage() Usage {
 	s.mu.Lock()
 	defer s.unlock()
 	now := s.Now()
+	uncharged := int64(0)
 	for i := range s.cpus {
-		if t := s.cpus[i].task; t != nil && t.owner == g {
-			t.settle(now)
+		if c := &s.cpus[i]; c.task != nil && c.task.owner == g {
+			uncharged += max(now-c.since, 0)
 		}
 	}
-	u := Usage{User: duration(g.use.user.Load()), System: duration(g.use.system.Load()),
-		Periods: g.quota.periods, Stops: g.quota.stops, Stopped: duration(g.quota.stoppedFor)}
+	user, system := g.use.split(uncharged)
+	u := Usage{User: user, System: system, Periods: g.quota.periods, Stops: g.quota.stops, Stopped: duration(g.quota.stoppedFor)}
 	if g.quota.stopped {
 		u.Stopped += duration(now - g.quota.since)
 		u.Periods++ // The present one.
@@ -132,7 +135,8 @@ type TaskState struct {
 	CPU                int // -1: none
 	Attr               Attr
 	CPUs               smp.Set
-	// Service is the time it had a CPU; User and System is what of that was metered.
+	// Service is the time it had a CPU. User and System are that and what it executed
+	// without one, divided by samples.
 	Service, User, System time.Duration
 	// Lent says that it has rank of another that waits for it.
 	Lent bool
@@ -153,14 +157,15 @@ func (g *Group) Tasks() []TaskState {
 			ID: t.id, Runs: t.state == running, Waits: t.state == queued || t.state == spent, Spent: t.state == spent,
 			CPU: t.cpu, Attr: t.attr, CPUs: t.cpus(), Service: duration(t.got), Lent: t.boost.lent || t.boost.weight > 0,
 		}
+		uncharged := int64(0)
 		if st.Runs {
-			t.settle(now)
+			uncharged = max(now-s.cpus[t.cpu].since, 0)
 			st.For = duration(now - s.cpus[t.cpu].got)
 		}
 		if st.Waits {
 			st.For = duration(now - t.asked)
 		}
-		st.User, st.System = t.Used()
+		st.User, st.System = t.use.split(uncharged)
 		if _, sv := t.outer(); sv != nil {
 			st.Missed, st.Overruns = sv.missed, sv.overruns
 		}

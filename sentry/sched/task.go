@@ -43,9 +43,11 @@ type Task struct {
 	// lock.
 	yield atomic.Bool
 	// entered is one more than the CPU on which it executes application code; 0
-	// while it does not. It belongs to the task.
+	// while it does not. bare is one more than since when it does so without a CPU;
+	// 0 while it does not. They belong to the task.
 	entered int
-	meter
+	bare    int64
+	use     use
 }
 
 type state uint8
@@ -75,8 +77,7 @@ func (g *Group) Init(t *Task, r Runner, id any) {
 	t.n.of, t.n.task = &t.e, t
 	t.attr, t.allowed, t.was, t.server, t.boost = Attr{}, smp.Set{}, nil, nil, boost{}
 	t.asked, t.got, t.burst, t.usual = 0, 0, 0, 0
-	t.user.Store(0)
-	t.system.Store(0)
+	t.use = use{}
 	t.traceOf = 0
 	g.tasks++
 	if g.members == nil {

@@ -132,6 +132,9 @@ func (c *Calls) enter(p *callCPU, cpu int) {
 	p.state.Store(inApp)
 }
 
+// Inside reports whether a task executes application code on a CPU.
+func (c *Calls) Inside(cpu int) bool { return c.cpus[cpu].state.Load()&inApp != 0 }
+
 // Leave is called by a task that has entered when it has returned from application
 // code. It runs what the CPU was called for meanwhile.
 func (c *Calls) Leave(cpu int) {

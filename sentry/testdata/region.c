@@ -118,7 +118,7 @@ struct arg {
 	uint64_t offset, deadline, expect, new;
 	uint32_t id, count, flags, pad;
 };
-enum { JOIN, LEAVE, ALIVE, WAIT, WAKE, LOCK, UNLOCK, CAS };
+enum { JOIN, LEAVE, ALIVE, WAIT, WAKE, LOCK, UNLOCK, CAS, COMMIT, MAP };
 #define CALL(n) _IOC(_IOC_READ | _IOC_WRITE, 'A', 64 + (n), sizeof(struct arg))
 
 static uint32_t id;
@@ -160,9 +160,16 @@ static int thread_lock(unsigned long off)
 
 static int synchronise(const char *line)
 {
-	unsigned long off, v;
+	unsigned long off, v, at;
 	int ms;
 	uint32_t n;
+	if (sscanf(line, "mapcall %u %lu %lu %lu", &n, &off, &v, &at) == 4) { // with these flags, so many bytes from there, at that address
+		struct arg a = {.flags = n, .offset = off, .new = v, .expect = at};
+		if (ioctl(fd, CALL(MAP), &a))
+			return errno;
+		mem = (char *)a.expect, size = a.new;
+		return at && a.expect != at ? -1 : 0;
+	}
 	if (!strncmp(line, "join", 4))
 		return call(JOIN, (struct arg){.flags = strstr(line, "process") ? 1 : 0});
 	if (!strncmp(line, "leave", 5))
@@ -268,6 +275,8 @@ static int churn(void)
 static int does(const char *line)
 {
 	char a[300], b[32];
+	if (!strncmp(line, "mapcall ", 8)) // Else it is read as "map".
+		return synchronise(line);
 	unsigned long off = 0;
 	int byte = 0, sig;
 	if ((sig = sigsetjmp(back, 1)))
