@@ -51,7 +51,7 @@ func misadvised(root *cobra.Command, line string) string {
 // TestAdviceNamesCommands looks at every command that a text in the code tells people
 // to type.
 func TestAdviceNamesCommands(t *testing.T) {
-	root := newBench(t).app.root()
+	root := newBench(t).app.root("")
 	for line, want := range map[string]string{
 		"ps -a": "", "fabric show %s": "", "sched web": "", "cap grant %s net:*": "", "run -- ls --color": "", "vm set %s swap=1M": "", "spawn --help": "",
 		"pss": "names no command", "fabric versions %s": "names no command of aiosctl fabric", "ps --al": "has no flag --al", "ps -z": "has no flag -z",

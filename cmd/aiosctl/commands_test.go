@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -313,9 +314,44 @@ func walk(c *cobra.Command, f func(*cobra.Command)) {
 	}
 }
 
+// A command line makes the command that it names, and none but that.
+func TestCommandsAreNamed(t *testing.T) {
+	a := newBench(t).app
+	all := a.root("").Commands()
+	for _, c := range all {
+		one := a.root(c.Name()).Commands()
+		want := 1
+		if c.Name() == "completion" {
+			want = len(all) // It tells of the others.
+		}
+		if len(one) != want || !slices.ContainsFunc(one, func(o *cobra.Command) bool { return o.Name() == c.Name() && o.GroupID == c.GroupID }) {
+			t.Errorf("%s: %d commands", c.Name(), len(one))
+		}
+	}
+	a.root("").PersistentFlags().VisitAll(func(f *pflag.Flag) {
+		if f.NoOptDefVal == "" != slices.Contains(globalFlags, "--"+f.Name) {
+			t.Errorf("--%s is not known as what it is", f.Name)
+		}
+	})
+	for _, c := range []struct{ line, want string }{
+		{"", ""}, {"ps -a", "ps"}, {"--state-dir /x domain ls", "domain"}, {"--state-dir=/x domain ls", "domain"},
+		{"--help", ""}, {"-h run", ""}, {"--token-file", ""}, {"--state-dir run", ""}, {"-- run", ""}, {"ls", "ls"},
+		{"__complete run", "__complete"},
+	} {
+		if got := named(strings.Fields(c.line)); got != c.want {
+			t.Errorf("%q names %q, want %q", c.line, got, c.want)
+		}
+	}
+	for _, line := range []string{"ls", "nothing", "__complete"} {
+		if n := len(a.root(line).Commands()); n < len(all) {
+			t.Errorf("%s: %d commands of %d", line, n, len(all))
+		}
+	}
+}
+
 func TestEveryCommandExplainsItself(t *testing.T) {
 	b := newBench(t)
-	root := b.app.root()
+	root := b.app.root("")
 	walk(root, func(c *cobra.Command) {
 		if c.Short == "" || c.Example == "" || c.RunE == nil {
 			t.Errorf("%s: short %q, example %q", c.CommandPath(), c.Short, c.Example)
@@ -327,7 +363,7 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 		for _, line := range strings.Split(c.Example, "\n") {
 			for _, rest := range strings.Split(line, "aiosctl ")[1:] {
 				words := strings.Fields(rest)
-				target, args, err := b.app.root().Find(words)
+				target, args, err := b.app.root("").Find(words)
 				if err != nil || target == nil || !target.HasParent() {
 					t.Errorf("%s: example %q names no command: %v", c.CommandPath(), line, err)
 					continue

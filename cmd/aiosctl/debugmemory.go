@@ -54,11 +54,11 @@ func (a *app) memory(cmd *cobra.Command, o memoryOptions) error {
 		} else {
 			data, err = g.ReadMemory(t, addr, n)
 		}
+		if gone := g.Detach(); err == nil {
+			err = gone // It goes on by the time that this returns, whatever came of it.
+		}
 		if errdefs.CodeOf(err) == errdefs.InvalidArgument {
 			return errdefs.Wrap(err, errdefs.InvalidArgument, "debug", errdefs.Fix("`aiosctl debug %s maps` shows what there is", o.agent))
-		}
-		if err == nil {
-			err = g.Detach() // It goes on by the time that this returns.
 		}
 		if err != nil || o.write != "" {
 			return err

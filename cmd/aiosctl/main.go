@@ -18,6 +18,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -88,7 +90,7 @@ func (a *app) address() string {
 
 // main runs one command line and returns the exit status.
 func (a *app) main(args []string) int {
-	root := a.root()
+	root := a.root(named(args))
 	root.SetArgs(args)
 	err := root.ExecuteContext(context.Background())
 	var s status
@@ -131,7 +133,90 @@ func (a *app) with(cmd *cobra.Command, f func(context.Context, *client.Client) e
 	return f(cmd.Context(), c)
 }
 
-func (a *app) root() *cobra.Command {
+// command is one of the commands, in its group.
+type command struct {
+	group, name string
+	make        func() *cobra.Command
+}
+
+// commands are all of them, in the order of the help.
+func (a *app) commands() []command {
+	return []command{
+		{"agents", "run", a.runCmd},
+		{"agents", "spawn", a.spawnCmd},
+		{"agents", "ps", a.psCmd},
+		{"agents", "inspect", a.inspectCmd},
+		{"agents", "logs", a.logsCmd},
+		{"agents", "exec", a.execCmd},
+		{"agents", "attach", a.attachCmd},
+		{"agents", "wait", a.waitCmd},
+		{"agents", "kill", a.killCmd},
+		{"agents", "pause", a.pauseCmd},
+		{"agents", "resume", a.resumeCmd},
+		{"agents", "clone", a.cloneCmd},
+		{"agents", "specialize", a.specializeCmd},
+		{"agents", "split", a.splitCmd},
+		{"agents", "upgrade", a.upgradeCmd},
+		{"agents", "merge", a.mergeCmd},
+		{"agents", "template", a.templateCmd},
+		{"agents", "rm", a.rmCmd},
+		{"agents", "stats", a.statsCmd},
+		{"agents", "vm", a.vmCmd},
+		{"agents", "hibernate", a.hibernateCmd},
+		{"agents", "top", a.topCmd},
+		{"agents", "sched", a.schedCmd},
+		{"agents", "hint", a.hintCmd},
+		{"agents", "clock", a.clockCmd},
+		{"authority", "cap", a.capCmd},
+		{"authority", "profile", a.profileCmd},
+		{"authority", "audit", a.auditCmd},
+		{"authority", "token", a.tokenCmd},
+		{"objects", "image", a.imageCmd},
+		{"objects", "domain", a.domainCmd},
+		{"objects", "fabric", a.fabricCmd},
+		{"objects", "memory", a.memoryCmd},
+		{"debugging", "events", a.eventsCmd},
+		{"debugging", "sink", a.sinkCmd},
+		{"debugging", "alert", a.alertCmd},
+		{"debugging", "hook", a.hookCmd},
+		{"debugging", "klog", a.klogCmd},
+		{"debugging", "irq", a.irqCmd},
+		{"debugging", "crash", a.crashCmd},
+		{"debugging", "debug", a.debugCmd},
+		{"system", "health", a.healthCmd},
+		{"system", "time", a.timeCmd},
+		{"system", "doctor", a.doctorCmd},
+		{"system", "cpus", a.cpusCmd},
+		{"system", "errors", a.errorsCmd},
+		{"system", "daemon", a.daemonCmd},
+		{"system", "version", a.versionCmd},
+		{"system", "completion", a.completionCmd},
+	}
+}
+
+// globalFlags take a value, and can come before the command.
+var globalFlags = []string{"--state-dir", "--connect", "--token-file"}
+
+// named returns the first word of a command line that is not a flag: the command, if
+// there is nothing but global flags before it.
+func named(args []string) string {
+	for i := 0; i < len(args); i++ {
+		name, _, whole := strings.Cut(args[i], "=")
+		switch {
+		case !strings.HasPrefix(args[i], "-"):
+			return args[i]
+		case !slices.Contains(globalFlags, name):
+			return ""
+		case !whole:
+			i++
+		}
+	}
+	return ""
+}
+
+// root makes the tree of commands: that of one alone, if only is its name. All of them
+// have some hundred flags, and a millisecond is a good part of what a command takes.
+func (a *app) root(only string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "aiosctl",
 		Short: "Run and manage agents on AIOS",
@@ -176,18 +261,15 @@ its own namespaces, files and limits. It starts the daemon when none runs.`,
 		&cobra.Group{ID: "debugging", Title: "Debugging:"},
 		&cobra.Group{ID: "system", Title: "System:"},
 	)
-	add := func(group string, cmds ...*cobra.Command) {
-		for _, c := range cmds {
-			c.GroupID = group
-			root.AddCommand(c)
-		}
+	all := a.commands()
+	if i := slices.IndexFunc(all, func(c command) bool { return c.name == only && c.name != "completion" }); i >= 0 {
+		all = all[i : i+1]
 	}
-	add("agents", a.runCmd(), a.spawnCmd(), a.psCmd(), a.inspectCmd(), a.logsCmd(), a.execCmd(), a.attachCmd(),
-		a.waitCmd(), a.killCmd(), a.pauseCmd(), a.resumeCmd(), a.cloneCmd(), a.specializeCmd(), a.splitCmd(), a.upgradeCmd(), a.mergeCmd(), a.templateCmd(), a.rmCmd(), a.statsCmd(), a.vmCmd(), a.hibernateCmd(), a.topCmd(), a.schedCmd(), a.hintCmd(), a.clockCmd())
-	add("authority", a.capCmd(), a.profileCmd(), a.auditCmd(), a.tokenCmd())
-	add("objects", a.imageCmd(), a.domainCmd(), a.fabricCmd(), a.memoryCmd())
-	add("debugging", a.eventsCmd(), a.sinkCmd(), a.alertCmd(), a.hookCmd(), a.klogCmd(), a.irqCmd(), a.crashCmd(), a.debugCmd())
-	add("system", a.healthCmd(), a.timeCmd(), a.doctorCmd(), a.cpusCmd(), a.errorsCmd(), a.daemonCmd(), a.versionCmd(), a.completionCmd())
+	for _, c := range all {
+		cmd := c.make()
+		cmd.GroupID = c.group
+		root.AddCommand(cmd)
+	}
 	root.SetHelpCommandGroupID("system")
 	root.SetHelpCommand(a.helpCmd())
 	return root
