@@ -2,125 +2,11 @@ package e2e
 
 import (
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
-
-// cloneCorpus are programs that end by themselves and print what they have seen,
-// the same every time.
-var cloneCorpus = []struct {
-	name string
-	need string
-	argv []string
-}{
-	{"python threads", "python3", []string{"python3", "/p/threads.py"}},
-	{"python asyncio", "python3", []string{"python3", "/p/loop.py"}},
-	{"python multiprocessing", "python3", []string{"python3", "/p/processes.py"}},
-	{"python manager", "python3", []string{"python3", "/p/manager.py"}},
-	{"sqlite with a journal", "python3", []string{"python3", "/p/transactions.py"}},
-	{"sqlite with a write-ahead log", "python3", []string{"env", "WAL=1", "python3", "/p/transactions.py"}},
-	{"node", "node", []string{"node", "/p/node.js"}},
-	{"gcc", "gcc", []string{"sh", "/p/compile.sh"}},
-	{"git", "git", []string{"bash", "/p/git.sh"}},
-	{"pipelines and jobs", "bash", []string{"bash", "/p/jobs.sh"}},
-	{"calls of C", "gcc", []string{"/built/calls-c"}},
-	{"vfork", "gcc", []string{"/built/vfork-c"}},
-	{"calls of Go", "sh", []string{"/built/calls-go"}},
-	{"server of Go", "sh", []string{"/built/server-go"}},
-	{"TCP of Python", "python3", []string{"python3", "/p/tcp.py"}},
-	{"redis", "redis-server", []string{"sh", "/p/redis.sh"}},
-	{"nginx", "nginx", []string{"sh", "/p/nginx.sh"}},
-	{"make", "gcc", []string{"sh", "/p/make.sh"}},
-	{"perl", "perl", []string{"perl", "/p/perl.pl"}},
-	{"python pools", "python3", []string{"python3", "/p/pool.py"}},
-	{"python waits", "python3", []string{"python3", "/p/waits.py"}},
-	{"shared memory and locks", "python3", []string{"python3", "/p/shared.py"}},
-	{"xargs and fifos", "sh", []string{"bash", "/p/xargs.sh"}},
-	{"server of node", "node", []string{"node", "/p/server.js"}},
-	{"inotify", "python3", []string{"python3", "/p/inotify.py"}},
-	{"datagrams", "python3", []string{"python3", "/p/datagrams.py"}},
-	{"terminals", "python3", []string{"python3", "/p/terminals.py"}},
-	{"System V", "python3", []string{"python3", "/p/sysv.py"}},
-	{"asynchronous I/O", "python3", []string{"python3", "/p/aio.py"}},
-}
-
-// Programs are caught at random moments, AIOS_INSTANTS of them on each platform:
-// original and copy both end as if nothing had happened. Without a number, each
-// program is caught once, on a platform that changes from run to run.
-func TestClonePrograms(t *testing.T) {
-	built, sources := t.TempDir(), absolute(t, "testdata/clone")
-	for _, name := range []string{"calls", "server"} {
-		if out, err := exec.Command("go", "build", "-o", filepath.Join(built, name+"-go"), "./testdata/clone/"+name).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
-	if hostHas("gcc") {
-		for _, name := range []string{"calls", "vfork"} {
-			if out, err := exec.Command("gcc", "-O1", "-o", filepath.Join(built, name+"-c"), "testdata/clone/"+name+".c", "-lpthread", "-lrt").CombinedOutput(); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
-		}
-	}
-	instants, turn := 1, rand.IntN(2)
-	if soak() {
-		instants, turn = 200, -1
-	}
-	if n, err := strconv.Atoi(os.Getenv("AIOS_INSTANTS")); err == nil {
-		instants, turn = n, -1
-	}
-	if len(platforms()) == 1 {
-		turn = -1
-	}
-	onEach(t, func(t *testing.T, in *install) {
-		flags := []string{"--grant", "net:loopback", "--grant", "fs:" + sources + ":ro,at=/p", "--grant", "fs:" + built + ":ro,at=/built"}
-		for i, p := range cloneCorpus {
-			if turn >= 0 && platforms()[(i+turn)%2] != in.platform {
-				continue
-			}
-			t.Run(p.name, func(t *testing.T) {
-				need(t, p.need)
-				began := time.Now()
-				r := in.agent(t, append(append(flags[:len(flags):len(flags)], "--"), p.argv...)...)
-				took := time.Since(began)
-				if r.status != 0 || len(r.stdout) == 0 {
-					t.Fatalf("alone: %s", r)
-				}
-				for range instants {
-					cloneAt(t, in, append(append(flags[:len(flags):len(flags)], "--"), p.argv...), time.Duration(rand.Float64()*0.9*float64(took)), string(r.stdout))
-				}
-			})
-		}
-	})
-}
-
-// cloneAt copies a program when it has run for a while, and checks what both print.
-func cloneAt(t *testing.T, in *install, args []string, after time.Duration, want string) {
-	t.Helper()
-	agent := in.spawn(t, args...)
-	time.Sleep(after)
-	both := []string{agent}
-	r := in.run(t, "clone", agent)
-	switch {
-	case r.status == 0:
-		both = append(both, strings.TrimSpace(string(r.stdout)))
-	case !strings.Contains(string(r.stderr), "has ended"):
-		t.Errorf("after %v: %s", after, r)
-	}
-	for i, id := range both {
-		in.run(t, "wait", id)
-		l := in.run(t, "logs", id)
-		// What was written before is the original's.
-		if got := string(l.stdout); got != want && (i == 0 || !strings.HasSuffix(want, got)) || len(l.stderr) != 0 {
-			t.Errorf("after %v, %s: %s, want %q", after, []string{"the original", "the copy"}[i], l, want)
-		}
-		in.ok(t, "rm", "-f", id)
-	}
-}
 
 // What has to be known of a program before it can be copied is known after it was
 // saved and goes on.
@@ -256,8 +142,20 @@ def tcp(last):
 kept = [tcp(lambda c: None), tcp(lambda c: c.shutdown(socket.SHUT_WR)), tcp(lambda c: c.close())]
 pairs = [unix(kind, n, keep) for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET) for n in (1, 3) for keep in (False, True)] + [unix(socket.SOCK_DGRAM, 3)] + [unix(socket.SOCK_STREAM, n, False, True) for n in (0, 2)]
 both = socket.socketpair(); [both[0].send(b'x%d' % i) for i in range(5)]; both[0].sendmsg([b'f'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, os.open('/etc/passwd', os.O_RDONLY).to_bytes(4, 'little'))])
+def udp(family, at, connected):
+    r, w = socket.socket(family, socket.SOCK_DGRAM), socket.socket(family, socket.SOCK_DGRAM)
+    r.bind((at, 0)); r.settimeout(5)
+    w.connect(('127.0.0.1', r.getsockname()[1]) if family == socket.AF_INET else ('::ffff:127.0.0.1' if at == '::' else '::1', r.getsockname()[1]))
+    if connected: r.connect(w.getsockname())
+    for i in range(3): w.send(b'%d;' % i * i * 100)
+    return r, w
+packets = [udp(socket.AF_INET, '127.0.0.1', False), udp(socket.AF_INET, '0.0.0.0', True), udp(socket.AF_INET6, '::', False), udp(socket.AF_INET6, '::1', True)]
 print('ready', flush=True)
 while not os.path.exists('/tmp/go'): time.sleep(0.01)
+for r, w in packets:
+    w.send(b'more')
+    got = [r.recvfrom(1000) for n in range(4)]
+    print([len(d) for d, _ in got], {who == w.getsockname() for _, who in got})
 for s, c, sent in kept:
     data = b''
     while len(data) < sent: data += s.recv(1 << 20)
@@ -274,7 +172,7 @@ print(both[1].recv(10), len(socket.recv_fds(both[1], 10, 1)[1]), flush=True)
 func TestCloneKeepsWhatWaits(t *testing.T) {
 	// Linux says the same.
 	open := " [True, 'EPIPE'] b'back0back1back2moredup' b'' [True]\n"
-	want := "ready\nTrue True\nTrue True\nTrue True\nb'' b''\nb'more'\n" +
+	want := "ready\n" + strings.Repeat("[0, 200, 400, 4] {True}\n", 4) + "True True\nTrue True\nTrue True\nb'' b''\nb'more'\n" +
 		"[2000, 0]\n[2001, 1]" + open + "[6000, 0]\n[6001, 1]" + open +
 		"[(1500, 0), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0)]\n[(1500, 0), (1, 1), (0, 0), (0, 0), (0, 0), (0, 0)]" + open +
 		"[(1500, 0), (1500, 0), (1500, 0), (0, 0), (0, 0), (0, 0)]\n[(1500, 0), (1500, 0), (1500, 0), (1, 1), (0, 0), (0, 0)]" + open +

@@ -113,7 +113,7 @@ func (f *follower) wait(t testing.TB, topic string, match func(eventLine) bool) 
 		i := slices.IndexFunc(all, func(e eventLine) bool { return e.topic() == topic && (match == nil || match(e)) })
 		if i < 0 {
 			var topics []string
-			for _, e := range all {
+			for _, e := range all[max(0, len(all)-200):] {
 				if e.topic() == "file.open" && topic != "file.open" {
 					continue
 				}

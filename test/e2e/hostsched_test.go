@@ -102,12 +102,13 @@ func groupCPU(t testing.TB, pid int) time.Duration {
 
 // TestTheKernelComesFirst looks at the host's policies of a domain's threads: where
 // the domain has a share of the CPUs of its own, agents' code makes way for the
-// kernel process.
+// kernel process, and is in the group below the domain's that gets what is left.
 func TestTheKernelComesFirst(t *testing.T) {
 	onEach(t, func(t *testing.T, in *install) {
 		if in.platform != "systrap" {
 			t.Skip("this platform's threads have the kernel's policy")
 		}
+		in.config(t, "version: 1\ndomains:\n  spare: off\n") // Its stubs are in a group of its own.
 		in.spawn(t, "--", "sh", "-c", "while :; do :; done")
 		boxes := strings.Join(strings.Fields(string(in.ok(t, "domain", "ls", "-o", "json"))), "")
 		if !strings.Contains(boxes, `{"box":"cgroup","ok":true}`) {
@@ -124,6 +125,9 @@ func TestTheKernelComesFirst(t *testing.T) {
 				continue
 			}
 			stubs++
+			if g := cpuGroup(t, p.pid); g != cpuGroup(t, kernel)+"/idle" {
+				t.Errorf("%v is in the group %s, the kernel process in %s", p, g, cpuGroup(t, kernel))
+			}
 			if got := policies(t, p.pid); got[schedIdle] == 0 || len(got) != 1 {
 				t.Errorf("%v: threads by policy: %v", p, got)
 			}
@@ -132,4 +136,18 @@ func TestTheKernelComesFirst(t *testing.T) {
 			t.Errorf("no stub process among %v", in.processes())
 		}
 	})
+}
+
+// cpuGroup is the host cgroup by which a process has CPU time.
+func cpuGroup(t testing.TB, pid int) (group string) {
+	t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	must(t, err)
+	for _, line := range strings.Fields(string(raw)) {
+		f := strings.SplitN(line, ":", 3)
+		if slices.Contains(strings.Split(f[1], ","), "cpu") || f[0] == "0" && group == "" {
+			group = f[2]
+		}
+	}
+	return group
 }

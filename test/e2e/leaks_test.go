@@ -62,7 +62,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 				in.ok(t, "rm", "-f", "short")
 			}
 		}
-		cycle(20)
+		cycle(10)
 		// What a cycle began may take a moment to end.
 		settled := func(enough func(last, now usage) bool) usage {
 			last := in.usage(t)
@@ -77,7 +77,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 			return last
 		}
 		before := settled(func(last, now usage) bool { return now == last })
-		n := 100
+		n := 40
 		if soak() {
 			n = 2000
 		}
@@ -102,7 +102,7 @@ func (u usage) fits(before usage) bool {
 // TestSpawnsInARow runs short agents from two clients at once.
 func TestSpawnsInARow(t *testing.T) {
 	onEach(t, func(t *testing.T, in *install) {
-		n := 150
+		n := 50
 		if soak() {
 			n = 5000
 		}

@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,6 +14,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	apiv1 "aios.dev/aios/api/v1"
+	"aios.dev/aios/client"
+	"aios.dev/aios/config"
 )
 
 // counter is a program that prints numbers from 1 on, twenty a second.
@@ -31,7 +37,41 @@ func lastNumber(out string) int {
 // counted returns how far a counter has come, by its log.
 func (in *install) counted(t *testing.T, agent string) int {
 	t.Helper()
-	return lastNumber(string(in.ok(t, "logs", "--tail", "3", agent)))
+	return lastNumber(in.wrote(t, agent, 3))
+}
+
+// wrote returns what an agent has written, or its last lines only. It asks by the
+// API, for those who ask again and again: a command takes longer to begin.
+func (in *install) wrote(t testing.TB, agent string, lines int64) string {
+	t.Helper()
+	paths, err := config.Resolve(in.state)
+	must(t, err)
+	if door, err := client.Dial(t.Context(), client.Options{Paths: paths, NoStart: true}); err == nil {
+		defer door.Close()
+		if out, err := logged(t.Context(), door, agent, lines); err == nil {
+			return string(out[0])
+		}
+	}
+	return string(in.ok(t, "logs", "--tail", fmt.Sprint(lines), agent)) // It starts the daemon, or says what is wrong.
+}
+
+// logged returns what an agent has written: output, and errors.
+func logged(ctx context.Context, door *client.Client, agent string, lines int64) (out [2][]byte, err error) {
+	stream, err := door.Logs(ctx, &apiv1.LogsRequest{Agent: agent, TailLines: lines})
+	for err == nil {
+		var m *apiv1.LogsResponse
+		if m, err = stream.Recv(); err == nil {
+			i := 0
+			if m.GetStderr() {
+				i = 1
+			}
+			out[i] = append(out[i], m.GetData()...)
+		}
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return out, err
 }
 
 // countsOn waits until a counter has gone ten numbers on.

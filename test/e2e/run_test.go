@@ -37,7 +37,7 @@ func (in *install) share(t testing.TB, files map[string][]byte) string {
 }
 
 func TestExitStatus(t *testing.T) {
-	onEach(t, func(t *testing.T, in *install) {
+	onOne(t, func(t *testing.T, in *install) {
 		// Two at a time, as many as small hosts have processors.
 		codes := make(chan int)
 		var wg sync.WaitGroup

@@ -63,7 +63,7 @@ func TestTop(t *testing.T) {
 		in.spawn(t, "--name", "capped", "--limit", "cpu=0.2", "--", "python3", "-c", spinning)
 		in.spawn(t, "--name", "sleeper", "--", "sleep", "1000")
 		eventually(t, "what they get is what they should", 40*time.Second, func() (bool, string) {
-			v, by := in.top(t, "-i", "1s")
+			v, by := in.top(t, "-i", "500ms")
 			busy, shares := 0.0, 0.0
 			for _, c := range v.Domains[0].CPUs {
 				if c.Online {
@@ -190,7 +190,7 @@ func TestSchedSet(t *testing.T) {
 		share := func(agent string, least, most float64) {
 			t.Helper()
 			eventually(t, fmt.Sprintf("%s has %.2f to %.2f", agent, least, most), 40*time.Second, func() (bool, string) {
-				_, by := in.top(t, "-i", "1s")
+				_, by := in.top(t, "-i", "500ms")
 				return by[agent].CPUs > least && by[agent].CPUs < most, fmt.Sprintf("%+v", by)
 			})
 		}

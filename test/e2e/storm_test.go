@@ -13,7 +13,7 @@ import (
 // TestStorm has clients do everything to the same few agents at once. Any of
 // it may be refused; none of it may hang, crash or leave something odd.
 func TestStorm(t *testing.T) {
-	steps := 60
+	steps := 25
 	if soak() {
 		steps = 1000
 	}

@@ -72,7 +72,7 @@ import time; time.sleep(1000)`
 		in.ok(t, "clone", "small", "--name", "copy")
 		has("copy", 48<<20)
 		has("small", 48<<20)
-		in.ok(t, "upgrade", "small", "--image", "host", "--", "sleep", "1000")
+		in.ok(t, "upgrade", "small", "--image", "host", "--timeout", "500ms", "--", "sleep", "1000")
 		has("small", 48<<20)
 		in.ok(t, "domain", "hibernate", "default")
 		in.ok(t, "domain", "restore", "default")

@@ -15,6 +15,7 @@ int main(void)
 		}
 		waitpid(p, &status, 0);
 		printf("%d\n", WEXITSTATUS(status));
+		usleep(30000); /* Only here can it be copied. */
 	}
 	return 0;
 }
