@@ -16,8 +16,9 @@ const warmImports = "import json, asyncio, urllib.request"
 const templateCopies = 50
 
 // template measures how soon a program runs that begins from a template, from the
-// request to its first line; beside it, the same program in a fresh agent, in the
-// same rounds; and what copies take of the host's memory.
+// request to its first line; beside it, in the same rounds, from a template that makes
+// nothing ahead, and the same program in a fresh agent; and what copies take of the
+// host's memory.
 func (h *harness) template() error {
 	if h.aios == nil {
 		return nil
@@ -33,6 +34,12 @@ sys.stdin.read()`)
 		return err
 	}
 	defer h.aios.TemplateRemove(context.WithoutCancel(h.ctx), &apiv1.TemplateRemoveRequest{Template: name})
+	const lazy = "bench-lazy"
+	warm.Template = &apiv1.TemplatePolicy{Ahead: new(uint32)}
+	if _, err := h.aios.TemplateCreate(h.ctx, &apiv1.TemplateCreateRequest{Name: lazy, Spec: warm}); err != nil {
+		return err
+	}
+	defer h.aios.TemplateRemove(context.WithoutCancel(h.ctx), &apiv1.TemplateRemoveRequest{Template: lazy})
 	until := func(spec func() *apiv1.SpawnRequest) func(context.Context) (map[string]float64, error) {
 		return func(ctx context.Context) (map[string]float64, error) {
 			began := time.Now()
@@ -49,7 +56,9 @@ sys.stdin.read()`)
 			return map[string]float64{elapsed: milliseconds(took)}, nil
 		}
 	}
-	from := func() *apiv1.SpawnRequest { return h.copyOf(name) }
+	from := func(name string) func() *apiv1.SpawnRequest {
+		return func() *apiv1.SpawnRequest { return h.copyOf(name) }
+	}
 	fresh := func() *apiv1.SpawnRequest {
 		return h.aios.spec("", "python3", "-c", warmImports+`
 import sys
@@ -57,12 +66,16 @@ print("ready", flush=True)
 sys.stdin.read()`)
 	}
 	const own, bare = aios, "fresh"
-	got := h.compare(max(20, h.rounds), []contender{{own, until(from)}, {bare, until(fresh)}})[elapsed]
+	got := h.compare(max(20, h.rounds), []contender{{own, until(from(name))}, {lazy, until(from(lazy))}, {bare, until(fresh)}})[elapsed]
 	if len(got[own]) == 0 || len(got[bare]) == 0 {
 		return fmt.Errorf("nothing was measured")
 	}
 	h.table.add(row{Figure: "template: python begins, to its first line", Unit: "ms", Runs: len(got[own]),
 		Values: ours(percentile(got[own], 50)), P99: ours(percentile(got[own], 99)), Goal: &goal{Limit: 4}})
+	if len(got[lazy]) > 0 {
+		h.table.add(row{Figure: "template: the same with nothing made ahead", Unit: "ms", Runs: len(got[lazy]),
+			Values: ours(percentile(got[lazy], 50)), P99: ours(percentile(got[lazy], 99))})
+	}
 	h.table.add(row{Figure: "template: the same in a fresh agent", Unit: "ms", Runs: len(got[bare]),
 		Values: ours(percentile(got[bare], 50)), P99: ours(percentile(got[bare], 99))})
 	h.table.note("template: a fresh agent takes %.1f times as long", percentile(got[bare], 50)/percentile(got[own], 50))
