@@ -28,6 +28,8 @@ type Crowd struct {
 	watch    atomic.Uint32           // watchCalls and others
 	// interrupts is immutable once a task runs; nil if nobody counts.
 	interrupts *irq.Source
+	// runs is immutable once a task runs; nil if nobody wants to know.
+	runs func()
 }
 
 // NewCrowd returns a crowd without tasks, whose tasks will be g's.
@@ -45,6 +47,10 @@ func (g *Crowd) Resolved() FaultTotals { return g.resolved.Totals() }
 // Interrupts has it count what makes the crowd's tasks return from application
 // code. It must be called before any of them runs.
 func (g *Crowd) Interrupts(src *irq.Source) { g.interrupts = src }
+
+// Runs has f called when a task of the crowd is about to execute application code that
+// had no CPU before, on its goroutine. It must be called before any of them runs.
+func (g *Crowd) Runs(f func()) { g.runs = f }
 
 // place is what a context knows of its task's CPU.
 type place struct {
@@ -97,10 +103,15 @@ func (g *Crowd) returned(p *place, kick int64) {
 // enter returns when c may run, or is interrupted.
 func (g *Crowd) enter(c *taskContext) {
 	p := &c.place
-	if p.task.Must() && !p.await() {
-		// Interrupted. Were the interrupt an old one that was seen long ago,
-		// c would now run without a CPU.
-		c.Context.Interrupt()
+	if p.task.Must() {
+		if !p.await() {
+			// Interrupted. Were the interrupt an old one that was seen long ago,
+			// c would now run without a CPU.
+			c.Context.Interrupt()
+		}
+		if g.runs != nil {
+			g.runs()
+		}
 	}
 	if p.kick.Load() != 0 { // It came after the last return.
 		p.kick.Store(0)

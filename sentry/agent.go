@@ -283,6 +283,7 @@ func (s *Kernel) addAgent(req control.SpawnRequest, ns *namespaces, logFile *os.
 		irq:    s.irq.NewSource(req.ID),
 	}
 	a.crowd.Interrupts(a.irq)
+	a.crowd.Runs(a.runs)
 	a.initTellings()
 	a.hinted.timer.Init(a.s.wheel, a.tellHint)
 	a.orph.timer.Init(a.s.wheel, func() { go a.sweep() })

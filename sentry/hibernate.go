@@ -5,6 +5,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/hostarch"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
+	"gvisor.dev/gvisor/pkg/sentry/usage"
 
 	"aios.dev/aios/abi"
 	"aios.dev/aios/control"
@@ -20,6 +21,10 @@ const (
 	idlePause = 2 * time.Millisecond
 	// hibernateTimeout bounds how long tasks may take to stand still.
 	hibernateTimeout = 2 * time.Second
+	// releaseTimeout bounds how long is waited until memory that nobody has any more
+	// went back to the host, and releasePause is how often that is looked at.
+	releaseTimeout = 2 * time.Second
+	releasePause   = time.Millisecond
 )
 
 // Hibernate swaps all memory of an idle agent out that can be. Its tasks go on
@@ -67,6 +72,7 @@ func (s *Kernel) Hibernate(req control.HibernateRequest) (control.HibernateReply
 		return r, err
 	}
 	a.demoteAll(sw)
+	a.awaitReleased(s.cfg.Clock.Now().Add(releaseTimeout))
 	u := sw.store.Usage()
 	r.Before, r.After = before, a.snapshot().Memory.Now
 	r.Taken, r.Compressed, r.File = k.moved, u.MemoryData, u.FileData
@@ -102,6 +108,19 @@ func (a *Agent) busy() (runs *kernel.Task) {
 		}
 	}
 	return runs
+}
+
+// awaitReleased returns when memory that was the agent's went back to the host, or it is
+// late. gVisor gives it back from behind, piece by piece, and until then it counts.
+func (a *Agent) awaitReleased(late time.Time) {
+	clock := a.s.cfg.Clock
+	for clock.Now().Before(late) {
+		stats, _ := usage.MemoryAccounting.CopyPerCg(a.memID)
+		if stats.System == 0 {
+			return
+		}
+		nap(clock, releasePause)
+	}
 }
 
 // takePages takes the pages of the agent's mappings that pick wants from its address

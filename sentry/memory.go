@@ -316,16 +316,20 @@ type memoryWatch struct {
 	// were looked at.
 	size, last uint64    // +checklocks:mu
 	counted    time.Time // +checklocks:mu
-	// Whether the timer is set to a soon look, and until when there is to be
-	// one after the other; as memoryAccount.soon.
-	hurried bool  // +checklocks:mu
-	soon    int64 // +checklocks:mu
+	// Until when there is to be one soon look after the other; as memoryAccount.soon.
+	soon int64 // +checklocks:mu
+	// hurried says that the next look is a soon one. It is set with mu held.
+	hurried atomic.Bool
 }
 
 const (
 	watchEvery    = 50 * time.Millisecond
 	watchSoon     = 5 * time.Millisecond // while memory grows fast
 	watchThorough = 500 * time.Millisecond
+	// An agent that can grow unseen is looked at before it can have touched what it
+	// has left, in bytes per millisecond, but no more often than watchNext.
+	watchNext    = time.Millisecond
+	unseenGrowth = 4 << 20
 	// watchGrowth is how much the memory file must grow before agents are
 	// looked at, in bytes.
 	watchGrowth = 4 << 20
@@ -352,15 +356,33 @@ func (w *memoryWatch) add(a *Agent) {
 // hurry has a looked at often for a while: a single call may be about to fill
 // what it has mapped.
 func (w *memoryWatch) hurry(a *Agent) {
-	clock := w.s.cfg.Clock
-	until := int64(clock.Since(w.s.started) + soonFor)
+	until := int64(w.s.cfg.Clock.Since(w.s.started) + soonFor)
 	a.account.memory.soon.Store(until)
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.soon = max(w.soon, until)
-	if w.timer != nil && !w.hurried && w.timer.Stop() {
-		w.timer = clock.AfterFunc(watchSoon, w.tick)
-		w.hurried = true
+	w.mu.Unlock()
+	w.lookSoon()
+}
+
+// lookSoon has the next look be a soon one.
+func (w *memoryWatch) lookSoon() {
+	if w.hurried.Load() {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer == nil || w.hurried.Swap(true) {
+		return
+	}
+	if w.timer.Stop() { // Else there is a look now, and what follows it comes soon.
+		w.timer = w.s.cfg.Clock.AfterFunc(watchSoon, w.tick)
+	}
+}
+
+// runs is told that a task of an agent runs that did not.
+func (a *Agent) runs() {
+	if a.account.memory.silent.Load() {
+		a.s.watch.lookSoon()
 	}
 }
 
@@ -373,10 +395,17 @@ func (w *memoryWatch) remove(a *Agent) {
 // tick looks at the agents and arms the next look.
 func (w *memoryWatch) tick() {
 	w.s.dogs.memory.Busy()
+	w.mu.Lock()
+	w.hurried.Store(false)
+	w.mu.Unlock()
 	next := w.look()
 	w.s.dogs.memory.Idle()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.hurried.Load() { // While it looked.
+		next = min(next, watchSoon)
+	}
+	w.hurried.Store(next <= watchSoon)
 	w.timer = nil
 	if len(w.agents) > 0 {
 		w.timer = w.s.cfg.Clock.AfterFunc(next, w.tick)
@@ -398,7 +427,6 @@ func (w *memoryWatch) look() time.Duration {
 	since := int64(now.Sub(w.s.started))
 	w.mu.Lock()
 	hurry := since < w.soon
-	w.hurried = hurry
 	grown := total - min(total, w.size)
 	w.size = total
 	thorough := now.Sub(w.counted) >= watchThorough
@@ -406,11 +434,15 @@ func (w *memoryWatch) look() time.Duration {
 		w.counted = now
 	}
 	var agents []*Agent
+	next := watchSoon
 	grew := total > w.last+watchGrowth
 	for a := range w.agents {
 		m := &a.account.memory
 		silent := m.silent.Load() && a.crowd.Group().Active() > 0
-		hurry = hurry || silent
+		if silent {
+			hurry = true
+			next = min(next, a.unseenFor(total))
+		}
 		if total+a.beside() <= a.memoryLimit() {
 			continue // It cannot be above it.
 		}
@@ -433,9 +465,18 @@ func (w *memoryWatch) look() time.Duration {
 		m.mu.Unlock()
 	}
 	if hurry || len(agents) > 0 && grown > watchGrowth {
-		return watchSoon
+		return next
 	}
 	return watchEvery
+}
+
+// unseenFor is how long the agent may be unseen, when all memory of the domain is of
+// that size: watchNext to watchSoon.
+func (a *Agent) unseenFor(size uint64) time.Duration {
+	m := &a.account.memory
+	left := a.memoryLimit()
+	left -= min(left, m.counted.Load()+size-min(size, m.file.Load()))
+	return min(max(time.Duration(left/unseenGrowth)*time.Millisecond, watchNext), watchSoon)
 }
 
 // resident adds up the agent's address spaces, shared pages as often as they
