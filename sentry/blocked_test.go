@@ -16,7 +16,7 @@ import (
 )
 
 // blockedImage makes the image "blocked" known, once: its programs are
-// testdata/blocked.c and testdata/backlog.c.
+// testdata/blocked.c, testdata/backlog.c and testdata/stops.c.
 var blockedImage = sync.OnceValue(func() error {
 	dir, err := os.MkdirTemp("", "aios-blocked")
 	if err != nil {
@@ -29,7 +29,7 @@ var blockedImage = sync.OnceValue(func() error {
 				return err
 			}
 		}
-		for _, name := range []string{"blocked", "backlog"} {
+		for _, name := range []string{"blocked", "backlog", "stops"} {
 			out, err := exec.Command("gcc", "-O1", "-static", "-pthread", "-o", filepath.Join(root, "bin", name), "testdata/"+name+".c").CombinedOutput()
 			if err != nil {
 				return fmt.Errorf("gcc: %w: %s", err, out)
@@ -96,6 +96,30 @@ func TestCloneOfABacklog(t *testing.T) {
 		if out, _, e := s.output(); out != "seen 31\n" || e.Code != 0 {
 			t.Errorf("%q: the original says %q, and ended with %+v", argv, out, e)
 		}
+	}
+}
+
+// A copy is not told again that a child of it has stopped, and can wait for a stop if its
+// original could; also one that begins paused.
+func TestCloneOfStops(t *testing.T) {
+	t.Parallel()
+	needBlocked(t)
+	const says = "heard 0\na ffffffff\nb 137f, then ffffffff\nended 300 and 400\n"
+	s := spawn(t, []string{"/bin/stops"}, inBlocked)
+	s.expect("ready\n")
+	c := s.clone(1)[0]
+	paused := c.clone(1, func(r *control.CloneRequest) { r.Pause = true })[0]
+	paused.resume()
+	for _, x := range []*spawned{paused, s, c} {
+		x.signal(int32(linux.SIGUSR1))
+	}
+	for _, x := range []*spawned{c, paused} {
+		if e := x.wait(); e.Code != 0 || x.logged() != says {
+			t.Errorf("a copy says %q, and ended with %+v", x.logged(), e)
+		}
+	}
+	if out, _, e := s.output(); out != says || e.Code != 0 {
+		t.Errorf("the original says %q, and ended with %+v", out, e)
 	}
 }
 

@@ -257,6 +257,7 @@ func (a *Agent) copyAs(f *family, ns *namespaces, req control.SpawnRequest, log 
 		s: s, f: f, src: a, dst: dst, ctx: dst.ctx, ahead: ahead,
 		handlers: make(map[*kernel.SignalHandlers]*kernel.SignalHandlers), images: make(map[*mm.MemoryManager]*kernel.Task),
 		dirs: make(map[*kernel.FSContext]*kernel.FSContext), tables: make(map[*kernel.FDTable]*kernel.FDTable),
+		begun: make(map[*kernel.Task]bool),
 	}
 	if req.From != "" {
 		c.fresh = &req
@@ -319,7 +320,7 @@ func (c *copying) make(req control.SpawnRequest, rest uint64) error {
 	if err := c.consoles(); err != nil {
 		return err
 	}
-	for _, step := range []func() error{c.tasks, c.files.tables, c.sysv, c.memory, c.devices, c.bury, c.timers} {
+	for _, step := range []func() error{c.tasks, c.files.tables, c.sysv, c.memory, c.devices, c.bury, c.stops, c.timers} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -458,7 +459,9 @@ func (c *copying) run(after abi.State) {
 		c.learn()
 	}
 	for _, t := range c.made {
-		t.Start(root.IDOfTask(t))
+		if !c.begun[t] {
+			t.Start(root.IDOfTask(t))
+		}
 	}
 	if a.killed.Load() != nil { // The domain was stopped meanwhile, and found no process.
 		for _, p := range procs {

@@ -31,8 +31,9 @@ type copying struct {
 	images   map[*mm.MemoryManager]*kernel.Task // the first task with the copy of each
 	dirs     map[*kernel.FSContext]*kernel.FSContext
 	tables   map[*kernel.FDTable]*kernel.FDTable
-	made     []*kernel.Task // not started
-	doomed   []*kernel.Task // to end before the copy runs
+	made     []*kernel.Task        // not started
+	doomed   []*kernel.Task        // to end before the copy runs
+	begun    map[*kernel.Task]bool // of those made, which have run until they were stopped
 	files    *fileCopier
 	shm      map[uint64]*shm.Shm // of System V, by number
 }
@@ -519,13 +520,7 @@ func (c *copying) bury() error {
 			nap(c.s.cfg.Clock, 20*time.Microsecond)
 		}
 	}
-	for _, t := range c.made {
-		for { // Whoever waited for the end of a child has heard of it before.
-			if info, err := t.Sigtimedwait(linux.SignalSetOf(linux.SIGCHLD), 0); err != nil || info == nil {
-				break
-			}
-		}
-	}
+	c.unheard()
 	c.doomed = nil
 	return nil
 }
@@ -547,9 +542,6 @@ func (c *copying) signals() {
 		}
 		for _, tw := range g.tasks { // Not before: leaders that only take a number have ended since.
 			tw.new.SetParentDeathSignal(tw.old.ParentDeathSignal())
-		}
-		if g.stopped {
-			g.leader.new.SendGroupSignal(&linux.SignalInfo{Signo: int32(linux.SIGSTOP)})
 		}
 	}
 }
@@ -589,7 +581,9 @@ func (c *copying) abandon() {
 	for _, list := range [][]*kernel.Task{c.doomed, c.made} {
 		for _, t := range list {
 			doom(t)
-			t.Start(root.IDOfTask(t))
+			if !c.begun[t] {
+				t.Start(root.IDOfTask(t))
+			}
 		}
 	}
 	c.made, c.doomed = nil, nil
