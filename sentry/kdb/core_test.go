@@ -62,18 +62,41 @@ func TestCore(t *testing.T) {
 }
 
 func TestCommonXState(t *testing.T) {
-	x := make([]byte, closeEnd)
-	for i := range x {
-		x[i] = byte(i * 7)
+	// AVX-512 with and without protection keys; these with AVX alone, where there is
+	// room for AVX-512 and where there is none.
+	for _, c := range []struct {
+		may  uint64
+		size int
+	}{{0xe7, closeEnd}, {0x2e7, closeEnd + pkruLen}, {0x207, closeEnd + pkruLen}, {0x207, avxEnd + pkruLen}} {
+		x := make([]byte, c.size)
+		for i := range x {
+			x[i] = byte(i * 7)
+		}
+		le.PutUint64(x[xcr0Offset:], c.may)
+		got := commonXState(x)
+		size := commonEnd
+		if c.may&xcr0PKRU != 0 {
+			size += pkruLen
+		}
+		if len(got) != size || !bytes.Equal(got[:avxEnd], x[:avxEnd]) {
+			t.Errorf("%x: %d bytes, or not those of AVX", c.may, len(got))
+			continue
+		}
+		if c.may&xcr0AVX512 != 0 && (!bytes.Equal(got[commonMask:commonMask+maskLen], x[closeMask:closeZMM]) ||
+			!bytes.Equal(got[commonZMM:commonHigh], x[closeZMM:closeHigh]) || !bytes.Equal(got[commonHigh:commonEnd], x[closeHigh:closeEnd])) {
+			t.Errorf("%x: AVX-512 is not where debuggers look", c.may)
+		}
+		if c.may&xcr0PKRU != 0 && !bytes.Equal(got[commonEnd:], x[c.size-pkruLen:]) {
+			t.Errorf("%x: protection keys are not where debuggers look", c.may)
+		}
+		if again := commonXState(got); !bytes.Equal(again, got) {
+			t.Errorf("%x: the common layout was changed", c.may)
+		}
 	}
-	le.PutUint64(x[xcr0Offset:], xcr0AVX512)
-	got := commonXState(x)
-	if len(got) != commonEnd || !bytes.Equal(got[:avxEnd], x[:avxEnd]) || !bytes.Equal(got[commonMask:commonMask+maskLen], x[closeMask:closeZMM]) ||
-		!bytes.Equal(got[commonZMM:commonHigh], x[closeZMM:closeHigh]) || !bytes.Equal(got[commonHigh:], x[closeHigh:]) {
-		t.Error("parts are not where debuggers look")
-	}
-	if again := commonXState(got); !bytes.Equal(again, got) {
-		t.Error("the common layout was changed")
+	for _, x := range [][]byte{nil, make([]byte, 512), make([]byte, avxEnd)} {
+		if got := commonXState(x); !bytes.Equal(got, x) {
+			t.Errorf("%d bytes were changed", len(x))
+		}
 	}
 }
 
