@@ -182,6 +182,7 @@ func (a *Agent) reclaimOnce(sw *agentSwap, limit uint64) (freed int64, still boo
 		})
 		return freed, still, err
 	}
+	defer a.stopWhen(shortly)()
 	if err := a.heldStill(0, func() error { return a.takeAll(sw) }); err != nil {
 		return 0, false, err
 	}
@@ -196,6 +197,28 @@ func (a *Agent) reclaimOnce(sw *agentSwap, limit uint64) (freed int64, still boo
 	}
 	a.dropStale(sw)
 	return a.putAwayOld(sw, sw.round.Load(), reclaimTo(limit)), false, nil
+}
+
+// stopWhen has the agent stand still from when short is closed until what it returns is
+// called: it must not grow as fast as its pages are put away.
+func (a *Agent) stopWhen(short <-chan struct{}) (release func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-done:
+			return
+		case <-short:
+		}
+		defer a.stalled(&a.pressure.memory)()
+		h := a.halt(nil)
+		defer h.release()
+		<-done
+	}()
+	return func() {
+		close(done)
+		<-ended
+	}
 }
 
 // awaitShort returns what is closed when the agent is over its limit.
